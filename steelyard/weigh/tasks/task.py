@@ -1,0 +1,140 @@
+"""What a task is: samples to put to an arm, and a scorer that turns each output into metrics.
+
+A sample makes one of three requests: `Ask` (generate an answer), `Choose` (log-probability of given continuations), or
+`Read` (log-probability of raw text). The runner executes requests and keeps records; scoring reads records only, so it can
+be repeated without generating again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import pydantic
+
+from steelyard.core.protocols import AnswerSettings, Citation, Message, Score, Token, Usage
+
+Axis = Literal[
+    "quality", "truthfulness", "calibration", "format", "repeatability", "diversity", "speed", "memory", "energy", "money"
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number per arm.
+
+    Attributes:
+        name: what tables call it.
+        axis: the axis it belongs to; the first metric of an axis in a task's list is that axis's default.
+        unit: `share`, `bits/byte`, `tokens/s`, `MB`, ...
+        higher_is_better: direction of good.
+        margin: equivalence margin, in the metric's unit, or as a share of the base's value where `relative`.
+        relative: whether the margin is a share of the base's value.
+        kind: `mean` averages per-sample numbers; `ratio` divides the sum of numerators by the sum of denominators
+            (a sample then gives a pair).
+        floor: value at which an arm does no better than chance, or None where there is no such value.
+        binary: per-sample values are 0 or 1 (exact McNemar and Wilson apply).
+    """
+
+    name: str
+    axis: Axis
+    unit: str
+    higher_is_better: bool
+    margin: float
+    relative: bool = False
+    kind: Literal["mean", "ratio"] = "mean"
+    floor: float | None = None
+    binary: bool = False
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Generate an answer to a conversation."""
+
+    conversation: tuple[Message, ...]
+    settings: AnswerSettings = AnswerSettings()
+
+
+@dataclass(frozen=True)
+class Choose:
+    """Log-probability of each continuation as the assistant's next words."""
+
+    conversation: tuple[Message, ...]
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """Log-probability of raw text, scored by the engine below the wraps."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One item.
+
+    Attributes:
+        id: stable across runs and machines: equal id, equal content.
+        request: what to put to the arm.
+        reference: what the scorer compares with (JSON-like); never shown to the arm.
+        cluster: samples that share one (a passage, an entity) count as dependent in the statistics; "" = its own.
+        tags: labels for breakdowns (`{"kind": "capital", "invented": "no"}`).
+    """
+
+    id: str
+    request: Ask | Choose | Read
+    reference: Any = None
+    cluster: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an arm gave for one sample, as kept in its record.
+
+    Attributes:
+        text: the answer (empty for `Choose` and `Read`).
+        tokens: generated tokens with log-probabilities (empty where the arm has none, e.g. an endpoint).
+        scores: one per continuation for `Choose`, exactly one for `Read`.
+        citations: passages the arm was given.
+        usage: tokens read and written.
+        reason: how the answer ended.
+        seconds: wall time of this request inside its batch (descriptive only; speed has its own pass).
+        failure: the error of a sample whose execution failed; such a sample scores None everywhere.
+    """
+
+    text: str = ""
+    tokens: tuple[Token, ...] = ()
+    scores: tuple[Score, ...] = ()
+    citations: tuple[Citation, ...] = ()
+    usage: Usage | None = None
+    reason: str = ""
+    seconds: float = 0.0
+    failure: str | None = None
+
+
+Value = float | tuple[float, float] | None
+
+
+class Task(pydantic.BaseModel):
+    """Base of all tasks: settings as fields, samples by seed, a scorer over outputs.
+
+    Class variables: `name` as recipes call it, `summary` one sentence, `metrics` in order (the first is the primary one).
+    Entry-point group `steelyard.tasks`.
+    """
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    metrics: ClassVar[tuple[Metric, ...]]
+
+    def samples(self, seed: int) -> list[Sample]:
+        """The samples for a seed; the same seed gives the same samples in the same order on every machine."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what its samples are")
+
+    def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
+        """Metric name -> value for one sample; None where the metric does not apply to it."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how to score")
