@@ -1,0 +1,64 @@
+"""Token inputs: a row of a table for each token id, plus learned positions and token types where a family has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelyard.core.errors import ContextLengthError
+from steelyard.model.norms import NormPlan
+from steelyard.model.step import Step
+
+
+@dataclass(frozen=True)
+class TokensPlan:
+    """Settings of the token inputs.
+
+    Attributes:
+        vocabulary: rows of the table.
+        scale: factor on token vectors (Gemma: sqrt(width)).
+        positions: rows of a learned position table; 0 = none.
+        types: rows of a token-type table (BERT; every token is of type 0); 0 = none.
+        norm: normalisation of the sum, or None.
+    """
+
+    vocabulary: int
+    scale: float = 1.0
+    positions: int = 0
+    types: int = 0
+    norm: NormPlan | None = None
+
+    def build(self, width: int) -> Tokens:
+        return Tokens(width, self)
+
+
+class Tokens(nn.Module):
+    """ids int64 [b, t] -> [b, t, width] in `stream` (the residual stream's type)."""
+
+    def __init__(self, width: int, plan: TokensPlan):
+        super().__init__()
+        self.plan = plan
+        self.stream = torch.float32
+        self.weight = nn.Parameter(torch.empty(plan.vocabulary, width))
+        self.positions = nn.Parameter(torch.empty(plan.positions, width)) if plan.positions else None
+        self.types = nn.Parameter(torch.empty(plan.types, width)) if plan.types else None
+        for table in (self.weight, self.positions, self.types):
+            if table is not None and not table.is_meta:
+                nn.init.normal_(table, std=0.02)
+        self.norm = plan.norm.build(width) if plan.norm else None
+
+    def forward(self, ids_bt: Tensor, step: Step) -> Tensor:
+        x = F.embedding(ids_bt, self.weight).to(self.stream)
+        if self.plan.scale != 1.0:
+            x = x * self.plan.scale
+        if self.positions is not None:
+            longest = max(start + length for start, length in zip(step.starts, step.lengths, strict=True))
+            if longest > self.plan.positions:
+                raise ContextLengthError(f"{longest} tokens, but the model has {self.plan.positions} learned positions", do="Shorten the text.")
+            x = x + F.embedding(step.positions.clamp(max=self.plan.positions - 1), self.positions).to(x.dtype)
+        if self.types is not None:
+            x = x + self.types[0].to(x.dtype)
+        return x if self.norm is None else self.norm(x)

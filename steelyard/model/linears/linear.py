@@ -1,0 +1,77 @@
+"""A linear map: one storage (how the weights are kept and multiplied) plus branches added to its output.
+
+y = storage(x) + sum of branch(x). Every architecture's maps are of this class, so a lever that changes a storage
+(quantize) or adds a branch (LoRA) reaches every architecture.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelyard.model.step import Step
+
+
+class Branch(Protocol):
+    """Something added to a linear's output; it may choose by row (`step.adapters`)."""
+
+    def __call__(self, x: Tensor, step: Step | None) -> Tensor: ...
+
+
+class DenseStorage(nn.Module):
+    """Weights [out, in] as floats. Where they are narrower than the stream, x is rounded to their type and the product
+    comes back in the stream's type (accumulation is in float32)."""
+
+    kind = "dense"
+
+    def __init__(self, inputs: int, outputs: int, bias: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        if not self.weight.is_meta:
+            nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if x.dtype == weight.dtype:
+            return F.linear(x, weight, self.bias)
+        product = F.linear(x.to(weight.dtype), weight).to(x.dtype)
+        return product if self.bias is None else product + self.bias.to(x.dtype)
+
+    def dense(self) -> Tensor:
+        """The weights as one float tensor [out, in]."""
+        return self.weight
+
+    def bytes(self) -> int:
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters())
+
+
+class Linear(nn.Module):
+    """x [..., in] -> [..., out]."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False):
+        super().__init__()
+        self.inputs, self.outputs = inputs, outputs
+        self.storage: nn.Module = DenseStorage(inputs, outputs, bias)
+        self.branches = nn.ModuleDict()
+
+    def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
+        y = self.storage(x)
+        for branch in self.branches.values():
+            y = y + branch(x, step)
+        return y
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights as one float tensor [out, in] (a copy where the storage is packed)."""
+        return self.storage.dense()  # type: ignore[operator]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.storage.bias  # type: ignore[return-value]
+
+    def extra_repr(self) -> str:
+        return f"{self.inputs} -> {self.outputs}, {self.storage.kind}"

@@ -1,0 +1,150 @@
+"""Attention: every token takes a weighted mean of values, weighted by how well its query meets their keys.
+
+softmax(Q K^T * scale) V, with grouped queries (arXiv:2305.13245), rotary positions, sliding windows (arXiv:2004.05150),
+normalised queries and keys (arXiv:2302.05442) and soft-capped scores (Gemma 2, arXiv:2408.00118).
+Cost: time O(t * s * width), memory O(s * key_value_heads * head_width) per slot.
+
+Shapes: b rows, t time, s keys, h query heads, k key/value heads, d head width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers.rotary import Rotary
+from steelyard.model.norms import NormPlan
+from steelyard.model.state import KeyValuePool, Storage
+from steelyard.model.step import Step
+
+QUERY_TILE = 8
+"""Matrix products of fewer rows than this take other kernels with another order of summation (measured with MKL and
+oneDNN on AVX-512); deterministic calls therefore pad queries to it."""
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Settings of one attention layer.
+
+    Attributes:
+        heads, key_value_heads, head_width: as in the shapes above.
+        bias: biases on query, key and value maps.
+        output_bias: bias on the output map.
+        rotary: positions, or None (learned or absent positions).
+        window: tokens a query may look back, itself included; None = all.
+        scale: factor on scores; None = 1 / sqrt(head_width).
+        softcap: scores become softcap * tanh(scores / softcap); None = off.
+        query_key_norm: norm of queries and keys per head, over the full width, or None.
+        norm: the norm's plan where `query_key_norm` is set.
+        causal: whether later tokens are hidden.
+    """
+
+    heads: int
+    key_value_heads: int
+    head_width: int
+    bias: bool = False
+    output_bias: bool = False
+    rotary: Rotary | None = None
+    window: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    query_key_norm: Literal["head", "full"] | None = None
+    norm: NormPlan = NormPlan()
+    causal: bool = True
+
+    def build(self, width: int) -> Attention:
+        return Attention(width, self)
+
+
+class Attention(nn.Module):
+    """x [b, t, width] -> [b, t, width]. Its state is a `KeyValuePool`."""
+
+    grid = 1
+
+    def __init__(self, width: int, plan: AttentionPlan):
+        super().__init__()
+        self.plan = plan
+        self.causal = plan.causal
+        inner, outer = plan.heads * plan.head_width, plan.key_value_heads * plan.head_width
+        self.query = Linear(width, inner, plan.bias)
+        self.key = Linear(width, outer, plan.bias)
+        self.value = Linear(width, outer, plan.bias)
+        self.output = Linear(inner, width, plan.output_bias)
+        if plan.query_key_norm == "head":
+            self.query_norm, self.key_norm = plan.norm.build(plan.head_width), plan.norm.build(plan.head_width)
+        elif plan.query_key_norm == "full":
+            self.query_norm, self.key_norm = plan.norm.build(inner), plan.norm.build(outer)
+        else:
+            self.query_norm = self.key_norm = None
+        self.scale = plan.scale if plan.scale is not None else 1 / math.sqrt(plan.head_width)
+
+    def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
+        plan = self.plan
+        keys = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width)
+        values = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width)
+        return KeyValuePool(keys, values, slots)
+
+    def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
+        plan = self.plan
+        q, k, v = self.query(x_btd, step), self.key(x_btd, step), self.value(x_btd, step)
+        if plan.query_key_norm == "full":
+            q, k = self.query_norm(q), self.key_norm(k)  # type: ignore[misc]
+        q = q.unflatten(-1, (plan.heads, plan.head_width)).transpose(1, 2)
+        k = k.unflatten(-1, (plan.key_value_heads, plan.head_width)).transpose(1, 2)
+        v = v.unflatten(-1, (plan.key_value_heads, plan.head_width)).transpose(1, 2)
+        if plan.query_key_norm == "head":
+            q, k = self.query_norm(q), self.key_norm(k)  # type: ignore[misc]
+        if plan.rotary is not None:
+            q, k = plan.rotary.apply(q, step), plan.rotary.apply(k, step)
+        if state is None:
+            mixed = self._attend(q, k, v, step, slice(None))
+        else:
+            state.write(step, k, v)
+            mixed = self._attend_cached(q, step, state)
+        return self.output(mixed.transpose(1, 2).flatten(2), step)
+
+    def _attend_cached(self, q_bhtd: Tensor, step: Step, state: KeyValuePool) -> Tensor:
+        groups = step.extents
+        if len(groups) == 1:
+            rows, extent = groups[0]
+            return self._attend(q_bhtd, state.keys.read(step, rows, extent), state.values.read(step, rows, extent), step, rows)
+        mixed = torch.empty_like(q_bhtd)
+        for rows, extent in groups:
+            keys, values = state.keys.read(step, rows, extent), state.values.read(step, rows, extent)
+            mixed[list(rows)] = self._attend(q_bhtd[list(rows)], keys, values, step, rows)  # type: ignore[arg-type]
+        return mixed
+
+    def _attend(self, q_bhtd: Tensor, k_bksd: Tensor, v_bksd: Tensor, step: Step, rows: slice | tuple[int, ...]) -> Tensor:
+        plan = self.plan
+        if step.deterministic or plan.softcap is not None:
+            return self._attend_readably(q_bhtd, k_bksd, v_bksd, step, rows)
+        k_bksd, v_bksd = k_bksd.to(q_bhtd.dtype), v_bksd.to(q_bhtd.dtype)
+        grouped = plan.heads != plan.key_value_heads
+        plain = not step.slots and step.segments is None and plan.window is None and min(step.lengths) == step.time
+        if plain:
+            return F.scaled_dot_product_attention(q_bhtd, k_bksd, v_bksd, is_causal=plan.causal, scale=self.scale, enable_gqa=grouped)
+        mask = step.mask(rows, k_bksd.shape[2], causal=plan.causal, window=plan.window)
+        return F.scaled_dot_product_attention(q_bhtd, k_bksd, v_bksd, attn_mask=mask, scale=self.scale, enable_gqa=grouped)
+
+    def _attend_readably(self, q_bhtd: Tensor, k_bksd: Tensor, v_bksd: Tensor, step: Step, rows: slice | tuple[int, ...]) -> Tensor:
+        """The equation itself. The queries of one key/value head are stacked, so that grouped queries need no copies of keys."""
+        plan = self.plan
+        b, h, t, d = q_bhtd.shape
+        groups = h // plan.key_value_heads
+        q = q_bhtd.reshape(b, plan.key_value_heads, groups * t, d)
+        mask = step.mask(rows, k_bksd.shape[2], causal=plan.causal, window=plan.window).repeat(1, 1, groups, 1)
+        padding = max(0, QUERY_TILE - groups * t) if step.deterministic else 0
+        if padding:
+            q, mask = F.pad(q, (0, 0, 0, padding)), F.pad(mask, (0, 0, 0, padding), value=True)
+        scores = (q.float() @ k_bksd.float().transpose(-1, -2)) * self.scale
+        if plan.softcap is not None:
+            scores = plan.softcap * torch.tanh(scores / plan.softcap)
+        weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
+        mixed = (weights @ v_bksd.float())[:, :, : groups * t]
+        return mixed.reshape(b, h, t, d).to(q_bhtd.dtype)

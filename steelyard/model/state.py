@@ -1,0 +1,188 @@
+"""What a model remembers between calls: pools of slots, one pool for each part with memory.
+
+A sequence owns one slot. The verbs act on slots, so the engine never asks what kind of memory a part has: attention's is
+its keys and values, a recurrence's its hidden state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from steelyard.model.step import Step
+
+
+class TokenStore(Protocol):
+    """One tensor per token and slot, kept in some way (dense, paged, quantized, offloaded)."""
+
+    def write(self, step: Step, x_bhtd: Tensor) -> None:
+        """Puts this call's tokens at their positions."""
+        ...
+
+    def read(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Tensor:
+        """The first `extent` tokens of the given rows' slots: [rows, h, extent, d]."""
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None: ...
+
+    def export(self, slot: int, length: int) -> Tensor: ...
+
+    def load(self, slot: int, x_hsd: Tensor) -> None: ...
+
+    def bytes(self) -> int: ...
+
+
+class Storage(Protocol):
+    """Makes token stores."""
+
+    def tokens(self, slots: int, heads: int, tokens: int, width: int) -> TokenStore: ...
+
+
+class Pool(Protocol):
+    """The memory of one part, for all slots."""
+
+    def free(self, slot: int) -> None: ...
+
+    def fork(self, source: int, target: int) -> None: ...
+
+    def rewind(self, slot: int, position: int) -> None:
+        """Forgets everything from `position` on; holds for the last `horizon` tokens."""
+        ...
+
+    def export(self, slot: int) -> dict[str, Any]: ...
+
+    def load(self, slot: int, data: Mapping[str, Any]) -> None: ...
+
+    def bytes(self) -> int: ...
+
+
+class DenseStore:
+    """One tensor [slots, h, tokens, d]; consecutive slots are read without a copy."""
+
+    def __init__(self, slots: int, heads: int, tokens: int, width: int, dtype: torch.dtype, device: torch.device):
+        self.data = torch.zeros(slots, heads, tokens, width, dtype=dtype, device=device)
+
+    def write(self, step: Step, x_bhtd: Tensor) -> None:
+        x_bhtd = x_bhtd.to(self.data.dtype)
+        starts, place = set(step.starts), step.slot_range
+        if len(starts) == 1 and place is not None and min(step.lengths) == step.time:
+            start = step.starts[0]
+            self.data[place, :, start : start + step.time] = x_bhtd
+            return
+        rows, columns, times = step.cached("scatter", lambda: scatter_index(step))
+        self.data[rows, :, columns] = x_bhtd.transpose(1, 2)[times]
+
+    def read(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Tensor:
+        if isinstance(rows, slice) and step.slot_range is not None:
+            return self.data[step.slot_range, :, :extent]
+        slots = step.slots if isinstance(rows, slice) else tuple(step.slots[row] for row in rows)
+        return self.data[list(slots), :, :extent]
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self.data[target, :, :length] = self.data[source, :, :length]
+
+    def export(self, slot: int, length: int) -> Tensor:
+        return self.data[slot, :, :length].clone()
+
+    def load(self, slot: int, x_hsd: Tensor) -> None:
+        self.data[slot, :, : x_hsd.shape[1]] = x_hsd
+
+    def bytes(self) -> int:
+        return self.data.numel() * self.data.element_size()
+
+
+def scatter_index(step: Step) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Slots and positions of the real (not padding) tokens, and where they stand in the call."""
+    rows = [row for row, length in enumerate(step.lengths) for _ in range(length)]
+    times = [time for length in step.lengths for time in range(length)]
+    slots = torch.tensor([step.slots[row] for row in rows], device=step.device)
+    places = torch.tensor([step.starts[row] + time for row, time in zip(rows, times, strict=True)], device=step.device)
+    return slots, places, (torch.tensor(rows, device=step.device), torch.tensor(times, device=step.device))
+
+
+class Dense:
+    """Storage that keeps everything in plain tensors."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
+        self.dtype, self.device = dtype, torch.device(device)
+
+    def tokens(self, slots: int, heads: int, tokens: int, width: int) -> DenseStore:
+        return DenseStore(slots, heads, tokens, width, self.dtype, self.device)
+
+
+class KeyValuePool:
+    """Attention's memory: keys and values of every token, and how many a slot holds in this layer."""
+
+    def __init__(self, keys: TokenStore, values: TokenStore, slots: int):
+        self.keys, self.values = keys, values
+        self.lengths = [0] * slots
+
+    def write(self, step: Step, k_bhtd: Tensor, v_bhtd: Tensor) -> None:
+        self.keys.write(step, k_bhtd)
+        self.values.write(step, v_bhtd)
+        for slot, start, length in zip(step.slots, step.starts, step.lengths, strict=True):
+            self.lengths[slot] = start + length
+
+    def free(self, slot: int) -> None:
+        self.lengths[slot] = 0
+
+    def fork(self, source: int, target: int) -> None:
+        for store in (self.keys, self.values):
+            store.copy(source, target, self.lengths[source])
+        self.lengths[target] = self.lengths[source]
+
+    def rewind(self, slot: int, position: int) -> None:
+        self.lengths[slot] = min(self.lengths[slot], position)
+
+    def export(self, slot: int) -> dict[str, Any]:
+        length = self.lengths[slot]
+        return {"keys": self.keys.export(slot, length), "values": self.values.export(slot, length)}
+
+    def load(self, slot: int, data: Mapping[str, Any]) -> None:
+        self.keys.load(slot, data["keys"])
+        self.values.load(slot, data["values"])
+        self.lengths[slot] = data["keys"].shape[1]
+
+    def bytes(self) -> int:
+        return self.keys.bytes() + self.values.bytes()
+
+
+class State:
+    """The pools of a whole trunk, by the name of the part they belong to."""
+
+    def __init__(self, pools: Mapping[str, Pool], slots: int, tokens: int):
+        self.pools, self.slots, self.tokens = dict(pools), slots, tokens
+
+    def __getitem__(self, part: str) -> Any:
+        return self.pools[part]
+
+    def __contains__(self, part: str) -> bool:
+        return part in self.pools
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.pools)
+
+    def free(self, slot: int) -> None:
+        for pool in self.pools.values():
+            pool.free(slot)
+
+    def fork(self, source: int, target: int) -> None:
+        for pool in self.pools.values():
+            pool.fork(source, target)
+
+    def rewind(self, slot: int, position: int) -> None:
+        for pool in self.pools.values():
+            pool.rewind(slot, position)
+
+    def export(self, slot: int) -> dict[str, dict[str, Any]]:
+        return {name: pool.export(slot) for name, pool in self.pools.items()}
+
+    def load(self, slot: int, data: Mapping[str, Mapping[str, Any]]) -> None:
+        for name, pool in self.pools.items():
+            pool.load(slot, data[name])
+
+    def bytes(self) -> int:
+        return sum(pool.bytes() for pool in self.pools.values())

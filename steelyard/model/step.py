@@ -1,0 +1,145 @@
+"""One call of the trunk, described: which rows, which slots, which positions.
+
+Legend for shapes: b rows, t time (tokens of a row in this call, padded), s cached tokens attention looks at, h heads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from steelyard.model.sites import SiteProgram
+
+T = TypeVar("T")
+
+EXTENT = 64
+"""Cached keys are read in multiples of this many tokens, so that kernels see few distinct shapes."""
+
+DETERMINISTIC_EXTENT = 256
+"""In deterministic calls every row's keys are read up to a multiple of this many tokens that depends on the row alone."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every part with memory needs to know about this call.
+
+    Attributes:
+        slots: the state slot of each row; () when there is no state.
+        starts: tokens already in each row's slot.
+        lengths: tokens of each row in this call (the rest of `t` is padding).
+        time: t.
+        device: where index tensors live.
+        segments: document of each token, int64 [b, t], -1 for padding; attention never crosses documents.
+        adapters: index of each row's adapter, or None for none.
+        side: side inputs by name (images, neighbours).
+        program: what to do at sites, or None.
+        deterministic: results of a row must not depend on the other rows.
+        capacity: tokens a slot holds; 0 when there is no state.
+    """
+
+    slots: tuple[int, ...]
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+    time: int
+    device: torch.device
+    segments: Tensor | None = None
+    adapters: tuple[int, ...] | None = None
+    side: Mapping[str, Any] = field(default_factory=dict)
+    program: SiteProgram | None = None
+    deterministic: bool = False
+    capacity: int = 0
+    _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def whole(cls, rows: int, time: int, device: torch.device, segments: Tensor | None = None, program: SiteProgram | None = None) -> Step:
+        """Whole sequences without state: training, encoding, plain logits."""
+        return cls((), (0,) * rows, (time,) * rows, time, device, segments=segments, program=program)
+
+    @property
+    def rows(self) -> int:
+        return len(self.lengths)
+
+    def cached(self, key: Hashable, make: Callable[[], T]) -> T:
+        """A value computed once per call and shared by all layers (masks, rotary angles)."""
+        if key not in self._cache:
+            self._cache[key] = make()
+        return self._cache[key]
+
+    @property
+    def positions(self) -> Tensor:
+        """Absolute position of every token, int64 [b, t]; within its document where there are segments."""
+        return self.cached("positions", self._positions)
+
+    def _positions(self) -> Tensor:
+        index = torch.arange(self.time, device=self.device)
+        if self.segments is not None:
+            change = torch.zeros_like(self.segments, dtype=torch.bool)
+            change[:, 1:] = self.segments[:, 1:] != self.segments[:, :-1]
+            first = torch.where(change, index, torch.zeros_like(index)).cummax(1).values
+            return index - first
+        return torch.tensor(self.starts, device=self.device)[:, None] + index
+
+    @property
+    def slot_range(self) -> slice | None:
+        """The slots as a slice where they are consecutive: then reading a pool needs no copy."""
+        if self.slots and self.slots == tuple(range(self.slots[0], self.slots[0] + len(self.slots))):
+            return slice(self.slots[0], self.slots[0] + len(self.slots))
+        return None
+
+    @property
+    def extents(self) -> tuple[tuple[slice | tuple[int, ...], int], ...]:
+        """Groups of rows and how many cached tokens each group looks at.
+
+        Normally one group with the longest row's extent. In deterministic calls a row's extent depends on that row
+        alone, because the reduction order over keys may depend on their number.
+        """
+        return self.cached("extents", self._extents)
+
+    def _extents(self) -> tuple[tuple[slice | tuple[int, ...], int], ...]:
+        ends = [start + self.time for start in self.starts]
+        if not self.deterministic:
+            return ((slice(None), self._round(max(ends), EXTENT)),)
+        groups: dict[int, list[int]] = {}
+        for row, (start, length) in enumerate(zip(self.starts, self.lengths, strict=True)):
+            groups.setdefault(self._round(start + max(length, 1), DETERMINISTIC_EXTENT), []).append(row)
+        if len(groups) == 1:
+            return ((slice(None), next(iter(groups))),)
+        return tuple((tuple(rows), extent) for extent, rows in sorted(groups.items()))
+
+    def _round(self, tokens: int, multiple: int) -> int:
+        rounded = -(-tokens // multiple) * multiple
+        return min(rounded, self.capacity) if self.capacity else rounded
+
+    def mask(self, rows: slice | Sequence[int], keys: int, *, causal: bool, window: int | None) -> Tensor:
+        """Which keys each query may see: bool [b, 1, t, s].
+
+        With state the keys are the slot's tokens 0..s-1; without, the call's own tokens. `window` counts the token itself.
+        """
+        group = "all" if isinstance(rows, slice) else tuple(rows)
+        return self.cached(("mask", group, keys, causal, window), lambda: self._mask(rows, keys, causal, window))
+
+    def _mask(self, rows: slice | Sequence[int], keys: int, causal: bool, window: int | None) -> Tensor:
+        pick = rows if isinstance(rows, slice) else torch.tensor(rows, device=self.device)
+        key = torch.arange(keys, device=self.device)
+        query = torch.arange(self.time, device=self.device)
+        starts = torch.tensor(self.starts, device=self.device)[pick, None, None] if self.slots else 0
+        place = query[None, :, None] + starts  # [b, t, 1]: the query's index among the keys
+        lengths = torch.tensor(self.lengths, device=self.device)[pick, None, None]
+        allowed = (key < (lengths + starts)) & torch.ones_like(place, dtype=torch.bool)
+        if causal:
+            allowed = allowed & (key <= place)
+        if window is not None:
+            allowed = allowed & (key > place - window)
+            if not causal:
+                allowed = allowed & (key < place + window)
+        if self.segments is not None:
+            segments = self.segments[pick]
+            allowed = allowed & (segments[:, :, None] == segments[:, None, :])
+        # A padding query sees its own place, so that no softmax is over nothing (its result is never read).
+        padding = query[None, :, None] >= lengths
+        own = key == torch.minimum(place, torch.tensor(keys - 1, device=self.device))
+        return (allowed | (padding & own))[:, None]

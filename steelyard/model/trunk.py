@@ -1,0 +1,106 @@
+"""The trunk every model is: inputs -> blocks -> norm -> heads. No technique has a flag here; plans say what is built.
+
+Shapes: b rows, t time, d width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.model.depth.stacked import StackedPlan
+from steelyard.model.heads.lm import LMHeadPlan
+from steelyard.model.heads.pool import PoolPlan
+from steelyard.model.inputs.tokens import TokensPlan
+from steelyard.model.norms import NormPlan
+from steelyard.model.state import Storage, State
+from steelyard.model.step import Step
+
+
+@dataclass(frozen=True)
+class TrunkPlan:
+    """What a trunk is built from.
+
+    Attributes:
+        width: of the residual stream.
+        inputs: token ids to vectors.
+        depth: the blocks.
+        heads: by name (`lm`, `pool`).
+        norm: the final norm, or None.
+        context: most tokens of a text the model was made for.
+    """
+
+    width: int
+    inputs: TokensPlan
+    depth: StackedPlan
+    heads: Mapping[str, LMHeadPlan | PoolPlan]
+    norm: NormPlan | None = field(default_factory=NormPlan)
+    context: int = 2048
+
+    def build(self) -> Trunk:
+        return Trunk(self)
+
+
+class Trunk(nn.Module):
+    """A model's body and heads.
+
+    `forward` gives hidden states after the final norm; heads turn them into what one wants. Training, prefill, decode and
+    encoding are all this one call.
+    """
+
+    def __init__(self, plan: TrunkPlan):
+        super().__init__()
+        self.plan = plan
+        self.inputs = plan.inputs.build(plan.width)
+        self.blocks = plan.depth.build(plan.width)
+        self.norm = plan.norm.build(plan.width) if plan.norm else None
+        heads = {}
+        for name, head in plan.heads.items():
+            heads[name] = head.build(plan.width, self.inputs.weight) if isinstance(head, LMHeadPlan) else head.build(plan.width)
+        self.heads = nn.ModuleDict(heads)
+
+    @property
+    def device(self) -> torch.device:
+        return self.inputs.weight.device
+
+    def forward(self, ids_bt: Tensor, step: Step, state: State | None = None) -> Tensor:
+        """Hidden states [b, t, d] after the final norm."""
+        x = self.blocks(self.inputs(ids_bt, step), step, state)
+        if self.norm is not None:
+            x = self.norm(x)
+        return step.program.at("final_norm", x) if step.program else x
+
+    def logits(self, ids_bt: Tensor, step: Step | None = None, state: State | None = None) -> Tensor:
+        """float32 logits [b, t, vocabulary] of every token."""
+        step = step or Step.whole(*ids_bt.shape, ids_bt.device)
+        return self.heads["lm"](self(ids_bt, step, state), step)
+
+    def training_logits(self, ids_bt: Tensor, segments_bt: Tensor | None = None) -> Tensor:
+        """Logits without state; attention stays within a segment, and segment -1 is padding."""
+        return self.logits(ids_bt, Step.whole(*ids_bt.shape, ids_bt.device, segments=segments_bt))
+
+    def new_state(self, slots: int, tokens: int, storage: Storage) -> State:
+        """Empty memory for `slots` sequences of at most `tokens` tokens."""
+        parts = self.blocks.parts_with_memory()
+        return State({name: part.new_pool(slots, tokens, storage) for name, part in parts.items()}, slots, tokens)
+
+    def with_weights(self, dtype: torch.dtype) -> Trunk:
+        """A trunk whose matrices are of another float type; vectors (norms, biases) stay as they are and packed storages too."""
+        memo: dict[int, object] = {}
+        for parameter in self.parameters():
+            if parameter.dim() >= 2 and parameter.is_floating_point():
+                memo[id(parameter)] = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+            else:
+                memo[id(parameter)] = parameter
+        for buffer in self.buffers():
+            memo[id(buffer)] = buffer
+        return copy.deepcopy(self, memo)
+
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as they are kept (a tied table counts once)."""
+        seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in [*self.parameters(), *self.buffers()]}
+        return sum(seen.values())
