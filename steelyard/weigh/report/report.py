@@ -15,6 +15,7 @@ class Cell:
 
     `low` and `high` bound `difference` (value - base) at the stated confidence, adjusted for the primary cells.
     `task` is "" for metrics of the whole arm (speed, memory, energy, money). Numbers are None where not measurable.
+    `margin` is in the metric's unit, also where the metric declared it as a share of the base's value.
     """
 
     arm: str
@@ -41,13 +42,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """Who an arm was and what it cost to weigh."""
+    """Who an arm was and what it cost to weigh. `parameters` counts its model's weights, where they are known."""
 
     fingerprint: str
     levers: list[dict[str, Any]]
     cost: dict[str, Any]
     kernels: str = ""
     note: str = ""
+    parameters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,22 @@ class Flip:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything a weighing found. The first arm is the base."""
+    """Everything a weighing found. The first arm is the base.
+
+    Attributes:
+        arms: who was weighed, base first.
+        cells: one per arm, task and metric.
+        checks: `a_a` and `planted_defect`: cells that show whether the balance itself is true.
+        machine: what it ran on; plain values.
+        versions: package name -> version.
+        recipe: the resolved recipe (`base`, `tasks`, `seed`, ...).
+        flips: samples whose outcome changed, most telling first.
+        notes: further limits, one plain sentence each.
+        title: what a person would call this weighing; "" = made from base and arms.
+        started: when it began, ISO 8601 with offset.
+        seconds: wall time of the whole weighing.
+        confidence: of every interval, before adjustment.
+    """
 
     arms: dict[str, ArmSummary]
     cells: list[Cell]
@@ -78,6 +95,10 @@ class Report:
     recipe: dict[str, Any]
     flips: list[Flip] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    title: str = ""
+    started: str = ""
+    seconds: float | None = None
+    confidence: float = 0.95
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""
