@@ -1,0 +1,126 @@
+"""What a public model family is to us: a plan from its config, and where each of its tensors stands in our trunk.
+
+Their tensors and ours differ only by name, by a transpose, and by the order of rows (fused maps are rows of several of
+ours; some formats permute the rows of queries and keys). So one list of entries serves loading and saving, weights,
+biases and the per-row scales of packed weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard.core.errors import ModelFileError, nearest
+from steelyard.model.families.config import Config
+from steelyard.model.trunk import TrunkPlan
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One of their tensors.
+
+    Attributes:
+        theirs: its name in the file.
+        ours: the parameters it holds (`blocks.0.mixer.query.weight`), one or, where maps are fused, several.
+        rows: for each of ours, which of their rows it takes (after the transpose), int64; None = all, in order.
+        transposed: theirs is [in, out].
+        optional: files may leave it out.
+    """
+
+    theirs: str
+    ours: tuple[str, ...]
+    rows: Callable[[], Sequence[Tensor]] | None = None
+    transposed: bool = False
+    optional: bool = False
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        """Their tensor -> ours."""
+        if self.transposed and tensor.dim() == 2:
+            tensor = tensor.t().contiguous()
+        if self.rows is None:
+            return [tensor]
+        return [tensor.index_select(0, index) for index in self.rows()]
+
+    def join(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Ours -> their tensor."""
+        if self.rows is None:
+            (tensor,) = tensors
+        else:
+            indexes = self.rows()
+            tensor = tensors[0].new_empty(sum(len(index) for index in indexes), *tensors[0].shape[1:])
+            for index, part in zip(indexes, tensors, strict=True):
+                tensor[index] = part
+        if self.transposed and tensor.dim() == 2:
+            tensor = tensor.t()
+        return tensor.contiguous()
+
+
+def stacked_rows(*sizes: int) -> Callable[[], list[Tensor]]:
+    """Rows of several maps, one after the other."""
+
+    def rows() -> list[Tensor]:
+        return list(torch.arange(sum(sizes)).split(list(sizes)))
+
+    return rows
+
+
+@dataclass(frozen=True)
+class Family:
+    """A public family.
+
+    Attributes:
+        name: `model_type` in config.json.
+        architecture: the class `transformers` opens it with.
+        plan: config -> trunk plan.
+        entries: trunk plan -> tensors of a Hugging Face directory.
+        prefixes: written before every name by some checkpoints and left out by others (`transformer.`).
+        gguf: GGUF architecture name -> (metadata -> config); None where the family has no GGUF form here.
+        gguf_entries: trunk plan -> tensors of a GGUF file.
+    """
+
+    name: str
+    architecture: str
+    plan: Callable[[Config], TrunkPlan]
+    entries: Callable[[TrunkPlan], list[Entry]]
+    prefixes: tuple[str, ...] = ()
+    gguf: str | None = None
+    gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    gguf_entries: Callable[[TrunkPlan], list[Entry]] | None = None
+
+
+# model_type -> the file that knows it. A file is imported when its family is met.
+FILES = {
+    "llama": "llama",
+}
+
+GGUF_FILES = {"llama": "llama"}
+"""GGUF architecture -> the file that knows it."""
+
+
+def find(model_type: Any, where: str) -> Family:
+    """The family of a config's `model_type`.
+
+    Raises:
+        ModelFileError: when nobody here knows it.
+    """
+    if model_type not in FILES:
+        raise ModelFileError(f"unknown model_type {model_type!r}", where=where, do=nearest(str(model_type), FILES))
+    return _load(FILES[model_type], model_type)
+
+
+def find_gguf(architecture: Any, where: str) -> Family:
+    """The family of a GGUF file's `general.architecture`."""
+    if architecture not in GGUF_FILES:
+        raise ModelFileError(f"unknown GGUF architecture {architecture!r}", where=where, do=nearest(str(architecture), GGUF_FILES))
+    module = importlib.import_module(f"steelyard.model.families.{GGUF_FILES[architecture]}")
+    return next(family for family in module.FAMILIES if family.gguf == architecture)
+
+
+def _load(file: str, model_type: str) -> Family:
+    module = importlib.import_module(f"steelyard.model.families.{file}")
+    return next(family for family in module.FAMILIES if family.name == model_type)

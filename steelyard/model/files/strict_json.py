@@ -1,0 +1,55 @@
+"""JSON from files that are not trusted: one object, no key twice, no text that cannot be written out again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from steelyard.core.errors import ModelFileError
+from steelyard.model.files.extent import ExtentFile
+from steelyard.model.files.source import quoted
+
+MOST_BYTES = 100_000_000  # the safetensors format's own bound on its header
+
+
+def parse_object(data: bytes, where: str) -> dict[str, Any]:
+    """The JSON object in `data`.
+
+    Raises:
+        ModelFileError: when it is not UTF-8, not JSON, nested beyond reason, not an object, or names a key twice.
+    """
+    try:
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ModelFileError("JSON nested beyond reason", where=where, do="Download or copy the file again.") from None
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits, and our own below
+        raise ModelFileError(f"not valid JSON ({error})", where=where, do="Download or copy the file again.") from None
+    if not isinstance(value, dict):
+        raise ModelFileError("expected a JSON object", where=where, do="Download or copy the file again.")
+    return value
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of at most 100 MB."""
+    with ExtentFile(path) as file:
+        if file.size > MOST_BYTES:
+            raise ModelFileError(f"{file.size} bytes of JSON; at most {MOST_BYTES} are read", where=str(path))
+        return parse_object(file.read(0, file.size), str(path))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"key {quoted(twice)} appears twice")
+    for key, value in pairs:
+        for text in (key, value):
+            if isinstance(text, str) and not text.isascii():
+                text.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError, a ValueError
+    return out
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")

@@ -1,0 +1,74 @@
+"""Int8 linears: weights in 8 bits per output channel, activations rounded to 8 bits per token as they arrive.
+
+W8 = round(W / s_w), s_w = max|W_row| / 127;  x8 = round(x / s_x), s_x = max|x_token| / 127;
+y = (x8 W8^T) * s_x * s_w + b.   Products are summed in int32, so they are exact and do not depend on the batch.
+(LLM.int8's vector-wise scheme without its outlier columns, arXiv:2208.07339, section 2; kernel: torch._int_mm.)
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from steelyard.core.errors import UnsupportedError
+
+LARGEST = 127
+CUDA_ROWS = 17
+"""torch._int_mm on CUDA wants more than 16 rows."""
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rounds each row to 8 bits: float [n, d] -> int8 [n, d], float32 scale [n, 1]."""
+    x = x.float()
+    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-10) / LARGEST
+    return torch.round(x / scale).to(torch.int8), scale
+
+
+class Int8Storage(nn.Module):
+    """`weight` int8 [out, in], `scale` float32 [out, 1]."""
+
+    kind = "int8"
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None):
+        super().__init__()
+        if weight.dtype != torch.int8 or scale.shape != (weight.shape[0], 1):
+            raise UnsupportedError(f"int8 weights {tuple(weight.shape)} of {weight.dtype} with scales {tuple(scale.shape)}", do="Give one scale per output row.")
+        self.register_buffer("weight", weight.contiguous())
+        self.register_buffer("scale", scale.float().contiguous())
+        self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor | None = None) -> Int8Storage:
+        """Rounds float weights [out, in] to the nearest of 255 levels per row."""
+        with torch.no_grad():
+            packed, scale = quantize_rows(weight.detach())
+            return cls(packed, scale, None if bias is None else bias.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        packed, scale = quantize_rows(rows)
+        padding = max(0, CUDA_ROWS - len(packed)) if x.is_cuda else 0
+        if padding:
+            packed = F.pad(packed, (0, 0, 0, padding))
+        product = torch._int_mm(packed, self.weight.t())[: len(rows)]  # int32 [n, out]
+        y = product.float() * scale * self.scale.t()
+        if self.bias is not None:
+            y = y + self.bias.float()
+        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+    def forward_readably(self, x: Tensor) -> Tensor:
+        """The equation in float64, with the same rounding: the twin `forward` is tested against."""
+        packed, scale = quantize_rows(x.reshape(-1, x.shape[-1]))
+        y = (packed.double() @ self.weight.double().t()) * scale.double() * self.scale.double().t()
+        if self.bias is not None:
+            y = y + self.bias.double()
+        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+
+    def dense(self) -> Tensor:
+        """Float32 [out, in]."""
+        return self.weight.float() * self.scale
+
+    def bytes(self) -> int:
+        tensors = [self.weight, self.scale] + ([self.bias] if self.bias is not None else [])
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
