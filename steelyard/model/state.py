@@ -6,9 +6,11 @@ its keys and values, a recurrence's its hidden state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -59,11 +61,19 @@ class Pool(Protocol):
     def bytes(self) -> int: ...
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros whose memory, on a CPU, the operating system hands out only as it is touched: a long context costs nothing unused."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    count = math.prod(shape) * dtype.itemsize
+    return torch.from_numpy(numpy.zeros(count, numpy.uint8)).view(dtype).view(shape)
+
+
 class DenseStore:
     """One tensor [slots, h, tokens, d]; consecutive slots are read without a copy."""
 
     def __init__(self, slots: int, heads: int, tokens: int, width: int, dtype: torch.dtype, device: torch.device):
-        self.data = torch.zeros(slots, heads, tokens, width, dtype=dtype, device=device)
+        self.data = zeros((slots, heads, tokens, width), dtype, device)
 
     def write(self, step: Step, x_bhtd: Tensor) -> None:
         x_bhtd = x_bhtd.to(self.data.dtype)

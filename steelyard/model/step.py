@@ -38,6 +38,7 @@ class Step:
         side: side inputs by name (images, neighbours).
         program: what to do at sites, or None.
         deterministic: results of a row must not depend on the other rows.
+        readable: attention by its equation rather than a fused kernel.
         capacity: tokens a slot holds; 0 when there is no state.
     """
 
@@ -51,6 +52,7 @@ class Step:
     side: Mapping[str, Any] = field(default_factory=dict)
     program: SiteProgram | None = None
     deterministic: bool = False
+    readable: bool = False
     capacity: int = 0
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
 

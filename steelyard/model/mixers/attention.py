@@ -122,7 +122,7 @@ class Attention(nn.Module):
 
     def _attend(self, q_bhtd: Tensor, k_bksd: Tensor, v_bksd: Tensor, step: Step, rows: slice | tuple[int, ...]) -> Tensor:
         plan = self.plan
-        if step.deterministic or plan.softcap is not None:
+        if step.deterministic or step.readable or plan.softcap is not None:
             return self._attend_readably(q_bhtd, k_bksd, v_bksd, step, rows)
         k_bksd, v_bksd = k_bksd.to(q_bhtd.dtype), v_bksd.to(q_bhtd.dtype)
         grouped = plan.heads != plan.key_value_heads

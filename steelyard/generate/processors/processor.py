@@ -1,0 +1,87 @@
+"""Processors: what shapes logits between the model and the draw.
+
+A processor starts one session per request; the session sees logits and its own sequence. Order is fixed by class, not by the
+order of levers: constraints first (what may be said at all), then penalties, then everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from steelyard.core.fingerprint import digest
+from steelyard.core.protocols import AnswerSettings
+
+CONSTRAINT, PENALTY, SHAPE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class View:
+    """What a session may look at: the prompt's tokens and the tokens generated so far."""
+
+    prompt: list[int]
+    generated: list[int]
+
+
+class Session(Protocol):
+    """One request's processor state."""
+
+    def __call__(self, logits: Tensor, view: View) -> Tensor:
+        """float32 [vocabulary] -> float32 [vocabulary]; it must not change its argument in place."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """This token was drawn."""
+        ...
+
+    def rewind(self, count: int) -> None:
+        """The last `count` tokens did not happen."""
+        ...
+
+
+class Processor(Protocol):
+    """Starts sessions. `order` is one of CONSTRAINT, PENALTY, SHAPE."""
+
+    order: int
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def start(self, settings: AnswerSettings) -> Session | None:
+        """A session, or None where the request does not need one."""
+        ...
+
+
+class FunctionProcessor:
+    """Adapts a plain callable `f(tokens, logits) -> logits` (tokens: prompt and generated ids)."""
+
+    order = SHAPE
+
+    def __init__(self, function: Callable[[list[int], Tensor], Tensor]):
+        self.function = function
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(["function", self.function.__module__, self.function.__qualname__])
+
+    def start(self, settings: AnswerSettings) -> Session:
+        return FunctionSession(self.function)
+
+
+@dataclass(frozen=True)
+class FunctionSession:
+    """A plain callable as a session without memory."""
+
+    function: Callable[[list[int], Tensor], Tensor]
+
+    def __call__(self, logits: Tensor, view: View) -> Tensor:
+        return self.function(view.prompt + view.generated, logits)
+
+    def advance(self, token: int) -> None:
+        """Nothing to remember: the tokens are in the view."""
+
+    def rewind(self, count: int) -> None:
+        """Nothing to forget."""

@@ -1,0 +1,125 @@
+"""Drawing a token: filters on probabilities, then noise keyed by (seed, position).
+
+The draw inverts the distribution function at one uniform number u(seed, position): token = min{i: F(i) > u}. A token is thus a
+function of logits, seed and position alone, so batching, speculation and resumption cannot change it.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steelyard.core.errors import SteelyardError
+from steelyard.core.protocols import AnswerSettings
+from steelyard.core.seeds import derive
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A drawn token and its natural log-probability under the filtered distribution (0 when greedy)."""
+
+    token: int
+    logprob: float
+
+
+def check(settings: AnswerSettings) -> None:
+    """Refuses settings that mean nothing."""
+    limits = {
+        "max_tokens": settings.max_tokens >= 1,
+        "temperature": 0 <= settings.temperature < 1e4,
+        "top_k": settings.top_k >= 0,
+        "top_p": 0 < settings.top_p <= 1,
+        "min_p": 0 <= settings.min_p <= 1,
+        "repetition_penalty": 0 < settings.repetition_penalty < 1e4,
+        "presence_penalty": abs(settings.presence_penalty) <= 1e4,
+        "frequency_penalty": abs(settings.frequency_penalty) <= 1e4,
+        "alternatives": 0 <= settings.alternatives <= 100,
+    }
+    for name, fine in limits.items():
+        if not fine:
+            value = getattr(settings, name)
+            raise SteelyardError(f"{name} is {value}", where="answer settings", do="See steelyard.core.protocols.AnswerSettings for what it means.")
+    if any(not stop for stop in settings.stop):
+        raise SteelyardError("an empty stop string", where="answer settings", do="Leave it out.")
+
+
+@functools.lru_cache(maxsize=4096)
+def uniform(seed: int, position: int, purpose: str = "sample") -> float:
+    """A number in [0, 1) that depends on its keys alone."""
+    return (derive(seed, position, purpose) >> 10) / 2**53
+
+
+def filtered(logits: Tensor, settings: AnswerSettings) -> Tensor:
+    """Probabilities float32 [vocabulary] after temperature, top-k, top-p and min-p, in this order; they sum to 1.
+
+    Ties at a threshold are all kept, so that the outcome does not depend on the order of tokens.
+    """
+    probabilities = torch.softmax(logits.float() / settings.temperature, -1)
+    if settings.top_k and settings.top_k < probabilities.numel():
+        least = torch.topk(probabilities, settings.top_k).values[-1]
+        probabilities = torch.where(probabilities >= least, probabilities, 0.0)
+    if settings.top_p < 1:
+        probabilities = nucleus(probabilities, settings.top_p)
+    if settings.min_p:
+        probabilities = torch.where(probabilities >= settings.min_p * probabilities.max(), probabilities, 0.0)
+    return probabilities / probabilities.sum()
+
+
+def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
+    """Keeps the smallest set of likeliest tokens whose share reaches `top_p` (arXiv:1904.09751).
+
+    The candidates are looked for among a growing number of the likeliest tokens: a full sort is rarely needed.
+    """
+    total, count = float(probabilities.sum()), 64
+    while True:
+        count = min(count, probabilities.numel())
+        top = torch.topk(probabilities, count).values
+        share = top.cumsum(0)
+        if float(share[-1]) >= top_p * total or count == probabilities.numel():
+            reached = int((share < top_p * total).sum())
+            least = top[min(reached, count - 1)]
+            return torch.where(probabilities >= least, probabilities, 0.0)
+        count *= 8
+
+
+def draw(logits: Tensor, settings: AnswerSettings, position: int) -> Draw:
+    """One token from float32 logits [vocabulary].
+
+    Args:
+        position: index of the token in the whole sequence; with the seed it keys the noise.
+    """
+    if settings.temperature == 0:
+        return Draw(int(logits.argmax()), 0.0)
+    probabilities = filtered(logits, settings)
+    shares = probabilities.double().cumsum(0)
+    u = uniform(settings.seed, position) * float(shares[-1])
+    token = int(torch.searchsorted(shares, torch.tensor(u, dtype=torch.float64, device=shares.device), right=True))
+    token = min(token, probabilities.numel() - 1)
+    if probabilities[token] == 0:  # u landed on the last cumulative value by rounding
+        token = int(probabilities.nonzero()[-1])
+    return Draw(token, math.log(float(probabilities[token])))
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """The model's own view of a token, before any processing: natural log-probability, entropy (nats), likeliest others."""
+
+    logprob: float
+    entropy: float
+    alternatives: tuple[tuple[int, float], ...]
+
+
+def confidence(logits: Tensor, tokens: list[int], alternatives: int) -> list[Confidence]:
+    """For rows of float32 logits [n, vocabulary] and the token drawn from each."""
+    logprobs = torch.log_softmax(logits, -1)
+    picked = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    entropies = torch.special.entr(logprobs.exp()).sum(-1).tolist()
+    others: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
+    if alternatives:
+        top = logprobs.topk(min(alternatives, logprobs.shape[-1]), -1)
+        others = [tuple(zip(ids, values, strict=True)) for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return [Confidence(logprob, entropy, other) for logprob, entropy, other in zip(picked, entropies, others, strict=True)]

@@ -1,0 +1,104 @@
+"""What an engine is built from, as data that decode levers may change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import torch
+
+from steelyard.core.errors import UnsupportedError
+from steelyard.core.fingerprint import digest
+from steelyard.generate.processors.processor import Processor
+from steelyard.model.model import Model
+from steelyard.model.template import ChatTemplate
+
+
+class SpeculationSession(Protocol):
+    """Guesses for one sequence."""
+
+    def propose(self, most: int) -> list[int]:
+        """At most `most` tokens that may come next."""
+        ...
+
+    def advance(self, tokens: list[int]) -> None:
+        """These tokens have really come."""
+        ...
+
+
+class Speculation(Protocol):
+    """Makes guesses that the engine verifies in one pass. `horizon` is the longest guess."""
+
+    horizon: int
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def start(self, tokens: list[int]) -> SpeculationSession: ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """Settings of an engine.
+
+    Attributes:
+        model: the model that answers.
+        threads: CPU threads; None leaves PyTorch's own number.
+        dtype: type of the weights in products (`float32`, `bfloat16`); None = the fastest this machine multiplies natively.
+        kernels: `auto`, or `reference` for the readable path.
+        deterministic: the same seed gives the same text whatever else runs.
+        slots: sequences that run at once.
+        context: most tokens of a sequence; None = the model's.
+        prefill: tokens read in one piece.
+        processors: shape logits before sampling.
+        speculation: guesses tokens ahead, or None.
+        template: replaces the model's chat template, or None.
+        companions: other models a lever needs, by name.
+    """
+
+    model: Model
+    threads: int | None = None
+    dtype: str | None = None
+    kernels: Literal["auto", "reference"] = "auto"
+    deterministic: bool = False
+    slots: int = 8
+    context: int | None = None
+    prefill: int = 256
+    processors: tuple[Processor, ...] = ()
+    speculation: Speculation | None = None
+    template: ChatTemplate | None = None
+    companions: Mapping[str, Model] = field(default_factory=dict)
+
+    @property
+    def weight_type(self) -> torch.dtype:
+        """The float type weights are multiplied in."""
+        name = self.dtype or ("float32" if self.kernels == "reference" else native_type(self.model.trunk.device))
+        types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        if name not in types:
+            raise UnsupportedError(f"dtype {name!r}", do=f"Known: {', '.join(types)}.")
+        return types[name]
+
+    @property
+    def numerics(self) -> dict[str, str]:
+        """Weights x activations x cache, declared once for prefill, decode, verification and scoring."""
+        weights = str(self.weight_type).removeprefix("torch.")
+        stream = weights if self.model.trunk.device.type == "cuda" else "float32"
+        return {"weights": weights, "activations": stream, "cache": stream, "kernels": self.kernels}
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that can change an answer."""
+        template = (self.template or self.model.template) and (self.template or self.model.template).source  # type: ignore[union-attr]
+        companions = {name: model.fingerprint for name, model in self.companions.items()}
+        processors = [processor.fingerprint for processor in self.processors]
+        speculation = self.speculation.fingerprint if self.speculation else None
+        return digest([self.model.fingerprint, self.numerics, self.deterministic, template, processors, speculation, companions, torch.__version__])
+
+
+def native_type(device: torch.device) -> str:
+    """bfloat16 where the hardware multiplies it, else float32."""
+    if device.type == "cuda":
+        return "bfloat16"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native else "float32"

@@ -1,0 +1,127 @@
+"""Writing a model as a Hugging Face directory: under its family's names, beside the old one, then renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard.core.errors import SteelyardError, UnsupportedError
+from steelyard.core.files import write_json, write_text
+from steelyard.model.files.check import write_digests
+from steelyard.model.files.safetensors_file import write_safetensors
+from steelyard.model.linears.int8 import Int8Storage
+from steelyard.model.linears.linear import Linear
+from steelyard.model.load import find_parameter
+from steelyard.model.model import Model
+
+QUANTIZATION = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
+            "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
+        }
+    },
+}
+
+
+def save(model: Model, directory: Path) -> Path:
+    """Writes the directory whole or not at all; an existing model there is replaced only when the new one is complete.
+
+    Raises:
+        SteelyardError: the disk is full, or something that is not a model stands in the way.
+        UnsupportedError: branches (LoRA) that are not merged.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
+        raise SteelyardError("the folder exists and holds no model", where=str(directory), do="Choose another folder.")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
+    try:
+        write_files(model, temporary)
+        put_in_place(temporary, directory)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SteelyardError("the disk is full", where=str(directory), do="Free some space and save again; what stood there before is untouched.") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return directory
+
+
+def put_in_place(new: Path, directory: Path) -> None:
+    """Swaps directories; a crash between the two renames leaves both under names that say what they are."""
+    old = directory.with_name(f".{directory.name}.old")
+    if old.exists():
+        shutil.rmtree(old)
+    if directory.exists():
+        os.rename(directory, old)
+    try:
+        os.rename(new, directory)
+    except OSError:
+        if old.exists():
+            os.rename(old, directory)
+        raise
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(old)
+
+
+def write_files(model: Model, directory: Path) -> None:
+    """Everything a model directory holds."""
+    tensors = dict(their_tensors(model))
+    write_safetensors(directory, tensors)
+    write_json(directory / "config.json", config(model, tensors.values()))
+    if model.tokenizer is not None:
+        model.tokenizer.save(directory)
+    if model.template is not None:
+        model.template.save(directory)
+    write_json(directory / "steelyard.json", model.record | {"files": write_digests(directory)})
+    if card := model.record.get("card"):
+        write_text(directory / "README.md", card)
+
+
+def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
+    """config.json, saying how the tensors are stored."""
+    stored = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.dim() >= 2 and tensor.shape[-1] > 1}
+    dtype = str(stored.pop()).removeprefix("torch.") if len(stored) == 1 else "float32"
+    out = {key: value for key, value in model.config.items() if key not in ("quantization_config", "torch_dtype", "dtype")}
+    out |= {"architectures": [model.family.architecture], "model_type": model.family.name, "dtype": dtype}
+    packed = [name for name, module in model.trunk.named_modules() if isinstance(module, Linear) and isinstance(module.storage, Int8Storage)]
+    if packed:
+        out["quantization_config"] = QUANTIZATION | {"ignore": [] if "heads.lm.linear" in packed else ["lm_head"]}
+    return out
+
+
+def their_tensors(model: Model):
+    """(name, tensor) under the family's public names."""
+    for name, module in model.trunk.named_modules():
+        if isinstance(module, Linear) and module.branches:
+            raise UnsupportedError(f"`{name}` has branches that are not merged", do="Merge the adapter before saving, or save the adapter alone.")
+    for entry in model.family.entries(model.trunk.plan):
+        held = [find_parameter(model.trunk, ours) for ours in entry.ours]
+        parts = [getattr(module, last) for module, last in held]
+        if any(part is None for part in parts):
+            continue
+        yield entry.theirs, entry.join([part.detach() for part in parts]).cpu()
+        if all(isinstance(module, Int8Storage) and last == "weight" for module, last in held):
+            scales = [module.scale for module, _ in held]
+            plain = torch.cat(scales) if entry.rows is None else permuted(scales, entry.rows())
+            yield f"{entry.theirs}_scale", plain.cpu()
+
+
+def permuted(scales: list[Tensor], indexes) -> Tensor:
+    out = scales[0].new_empty(sum(len(index) for index in indexes), 1)
+    for index, part in zip(indexes, scales, strict=True):
+        out[index] = part
+    return out
