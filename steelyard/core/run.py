@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.core.errors import SteelyardError
+from steelyard.core.files import append_line
 from steelyard.core.references import Reference
 from steelyard.core.seeds import derive
 
@@ -29,6 +30,7 @@ class Run:
         resolve: turns a reference into what it names (shared: same name, same object).
         say: receives one-line progress messages for a person.
         cancelled: polled between steps; True ends the run cleanly.
+        progress: receives (task, done, total, note) as long work goes on; see `core.progress.shown` for a terminal's bar.
     """
 
     directory: Path
@@ -37,6 +39,7 @@ class Run:
     resolve: Callable[[Reference], Any] = _unresolvable
     say: Callable[[str], None] = lambda line: None
     cancelled: Callable[[], bool] = lambda: False
+    progress: Callable[[str, int, int, str], None] = lambda task, done, total, note: None
     started: float = field(default_factory=time.time)
 
     def derive_seed(self, *keys: object) -> int:
@@ -51,15 +54,19 @@ class Run:
 
     def log(self, line: str) -> None:
         """Appends a line with its time to `log.txt`."""
-        with self.path("log.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+        append_line(self.directory / "log.txt", f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}")
 
     def metric(self, **values: Any) -> None:
         """Appends one JSON object to `metrics.jsonl`."""
-        with self.path("metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values, allow_nan=False) + "\n")
+        append_line(self.directory / "metrics.jsonl", json.dumps(values, allow_nan=False))
 
     def inner(self, name: str, **changes: Any) -> Run:
         """A run inside this one: its own directory and seed, the same resolver and console."""
-        fields: Mapping[str, Any] = {"resolve": self.resolve, "say": self.say, "cancelled": self.cancelled, "device": self.device}
+        fields: Mapping[str, Any] = {
+            "resolve": self.resolve,
+            "say": self.say,
+            "cancelled": self.cancelled,
+            "progress": self.progress,
+            "device": self.device,
+        }
         return Run(self.directory / name, **{"seed": self.derive_seed(name), **fields, **changes})

@@ -1,0 +1,1 @@
+"""Data: rows of files and generators become conversations, token rows and batches; every iterator yields (batch, state)."""

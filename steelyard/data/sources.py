@@ -1,0 +1,115 @@
+"""Where examples come from: a JSONL file, a folder of them, or a generator named `generated:NAME`."""
+
+from __future__ import annotations
+
+import importlib
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from steelyard.core.errors import DataError, nearest
+from steelyard.core.fingerprint import digest
+from steelyard.core.protocols import Message
+from steelyard.core.seeds import derive
+from steelyard.data.formats import Example, Kind, Turn, read_jsonl, settle
+
+GENERATED = "generated:"
+GENERATORS: Mapping[str, str] = {"json_forms": "steelyard.data.generated.forms:training_pair"}
+"""Generator name -> function (random.Random) -> (question, answer). Each draws from its training split only, so a task of the
+same name stays unseen."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Examples with their origin.
+
+    Attributes:
+        name: as the recipe names it.
+        examples: in the source's order.
+        fingerprint: digest over the content of every example, in order.
+        notes: lines for a person (rows left out and why).
+    """
+
+    name: str
+    examples: tuple[Example, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+def open_source(
+    name: str,
+    *,
+    kind: Kind | Literal["auto"] = "auto",
+    count: int | None = None,
+    seed: int = 0,
+    bad_rows: Literal["stop", "skip"] = "stop",
+    quarantine: Path | None = None,
+) -> Source:
+    """Reads or generates examples.
+
+    Args:
+        name: a .jsonl file, a folder with .jsonl files (all are read, by name), or `generated:NAME`.
+        kind: the files' kind of rows; "auto" recognises it in each file.
+        count: at most this many examples (the first ones); how many to generate, 200 if None.
+        seed: of the generator.
+        bad_rows: whether rows that cannot be used stop the run or are skipped; either way they are all named.
+        quarantine: file that receives the bad rows.
+
+    Raises:
+        DataError: nothing to read, bad rows under "stop", or an unknown generator.
+    """
+    if name.startswith(GENERATED):
+        examples, notes = _generate(name.removeprefix(GENERATED), 200 if count is None else count, seed), []
+    else:
+        examples, notes = _read(Path(name).expanduser(), kind, bad_rows, quarantine)
+        examples = examples[:count]
+    if not examples:
+        raise DataError("there is no example to learn from", where=name)
+    return Source(name, tuple(examples), digest([example.fingerprint for example in examples]), tuple(notes))
+
+
+def _read(
+    path: Path, kind: Kind | Literal["auto"], bad_rows: Literal["stop", "skip"], quarantine: Path | None
+) -> tuple[list[Example], list[str]]:
+    if path.is_dir():
+        files = sorted(path.glob("*.jsonl"))
+        if not files:
+            raise DataError("the folder holds no .jsonl file", where=str(path), do="Put the examples there, one JSON object a line.")
+    elif path.exists():
+        files = [path]
+    else:
+        known = ", ".join(f"{GENERATED}{generator}" for generator in GENERATORS)
+        raise DataError(
+            "there is no such file or folder", where=str(path), do=f"Name a JSONL file, a folder of them, or a generator ({known})."
+        )
+    read = [read_jsonl(file, kind) for file in files]
+    if len(read) == 1:
+        notes = settle(read[0], bad_rows, quarantine)
+        return read[0].examples, notes
+    notes = []
+    failures: list[DataError] = []
+    for rows in read:
+        # Every file's bad rows are named before anything stops, each file with a quarantine of its own.
+        aside = quarantine and quarantine.with_name(f"{quarantine.stem}-{Path(rows.origin).stem}{quarantine.suffix}")
+        try:
+            notes += settle(rows, bad_rows, aside)
+        except DataError as failure:
+            failures.append(failure)
+    if failures:
+        raise DataError("\n".join(f"{failure.where}: {failure.what}" for failure in failures), where=str(path), do=failures[0].do)
+    return [example for rows in read for example in rows.examples], notes
+
+
+def _generate(name: str, count: int, seed: int) -> list[Example]:
+    if name not in GENERATORS:
+        raise DataError(f"no generator is called `{name}`", where=f"{GENERATED}{name}", do=nearest(name, GENERATORS))
+    module, _, function = GENERATORS[name].partition(":")
+    draw: Callable[[random.Random], tuple[str, str]] = getattr(importlib.import_module(module), function)
+    examples = []
+    for number in range(count):
+        question, answer = draw(random.Random(derive(seed, name, "training", number)))
+        turns = (Turn(Message("user", question), learned=False), Turn(Message("assistant", answer), learned=True))
+        examples.append(Example(turns, f"{GENERATED}{name}:{number + 1}"))
+    return examples
