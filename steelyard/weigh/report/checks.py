@@ -1,0 +1,89 @@
+"""Is the balance itself true? What the A/A comparison and the planted defect say, in plain language."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from steelyard.weigh.report.report import Cell, Report
+
+# With so little probability, an A/A comparison on a true balance shows more false differences than we let pass.
+ALARM = 0.005
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of the balance. `outcome` is "absent" where it was not run: then nothing vouches for the balance on this point."""
+
+    name: str
+    title: str
+    outcome: Literal["passed", "failed", "absent"]
+    sentence: str
+    meaning: str
+    cells: tuple[Cell, ...] = ()
+
+
+def checks(report: Report) -> list[Check]:
+    """Both checks, whether or not they were run."""
+    return [
+        _same_against_itself(report.checks.get("a_a", []), 1 - report.confidence),
+        _planted_defect(report.checks.get("planted_defect", [])),
+    ]
+
+
+def _same_against_itself(cells: list[Cell], error_rate: float) -> Check:
+    title = "A/A: the base against itself"
+    meaning = "Nothing was changed here, so a true balance may find a difference only as often as its stated error rate."
+    compared = [cell for cell in cells if cell.verdict not in ("floor", "not measurable")]
+    if not compared:
+        return Check("a_a", title, "absent", "Not run in this weighing.", meaning, tuple(cells))
+    false = [cell for cell in compared if cell.verdict in ("better", "worse")]
+    # Where records could not differ (all identical), chance had no say.
+    chances = sum(cell.verdict != "identical" for cell in compared)
+    allowed = _most_by_chance(chances, error_rate)
+    failed = len(false) > allowed
+    sentence = f"{_count(cells, compared)}: {_tally(compared)}."
+    if false:
+        named = ", ".join(_address(cell) for cell in false[:4]) + (" ..." if len(false) > 4 else "")
+        sentence += f" A difference where there is none: {named}; chance alone explains up to {allowed}."
+    if failed:
+        sentence += " That is more than chance explains: do not rely on the verdicts of this report."
+    return Check("a_a", title, "failed" if failed else "passed", sentence, meaning, tuple(cells))
+
+
+def _planted_defect(cells: list[Cell]) -> Check:
+    title = "Planted defect: a change known to be bad"
+    meaning = "A balance that misses a gross fault would also miss yours; what it calls equivalent would then mean little."
+    if not cells:
+        return Check("planted_defect", title, "absent", "Not run in this weighing.", meaning)
+    telling = [cell for cell in cells if cell.primary] or cells
+    caught = [cell for cell in telling if cell.verdict == "worse"]
+    if caught:
+        sentence = f"Caught: worse in {', '.join(_address(cell) for cell in caught[:4])}{' ...' if len(caught) > 4 else ''}."
+    else:
+        sentence = f"Missed ({_tally(telling)}): at this sample size do not read `equivalent` as harmless."
+    return Check("planted_defect", title, "passed" if caught else "failed", sentence, meaning, tuple(cells))
+
+
+def _most_by_chance(chances: int, rate: float) -> int:
+    """The fewest false differences whose excess has a probability below ALARM."""
+    tail, count = 1.0, -1
+    while tail > ALARM and count < chances:
+        count += 1
+        tail -= math.comb(chances, count) * rate**count * (1 - rate) ** (chances - count)
+    return count if chances else 0
+
+
+def _count(cells: list[Cell], compared: list[Cell]) -> str:
+    skipped = len(cells) - len(compared)
+    return f"{len(compared)} comparison{'s' * (len(compared) != 1)}" + (f" ({skipped} more not comparable)" if skipped else "")
+
+
+def _tally(cells: list[Cell]) -> str:
+    return ", ".join(f"{count} {verdict}" for verdict, count in Counter(cell.verdict for cell in cells).most_common())
+
+
+def _address(cell: Cell) -> str:
+    return f"{cell.task} {cell.metric}".strip()

@@ -1,0 +1,94 @@
+"""Which results head the report: per axis its primary results, on the whole few enough to be read at a glance."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import get_args
+
+from steelyard.weigh.report.figures import finite
+from steelyard.weigh.report.report import Cell, Report
+from steelyard.weigh.tasks.task import Axis
+
+AXES: tuple[str, ...] = get_args(Axis)
+COSTS = ("speed", "memory", "energy", "money")
+MOST_QUALITY_TASKS = 4
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of one task (task "" = of the whole arm), the same for all arms."""
+
+    axis: str
+    task: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+
+    @property
+    def name(self) -> str:
+        """Task and metric, as a person would say them."""
+        return f"{self.task} · {self.metric}" if self.task else self.metric
+
+    @property
+    def is_cost(self) -> bool:
+        return self.axis in COSTS
+
+
+def column_of(cell: Cell) -> Column:
+    """The column a cell stands in."""
+    return Column(cell.axis, cell.task, cell.metric, cell.unit, cell.higher_is_better)
+
+
+def all_columns(report: Report) -> list[Column]:
+    """Every column there is, by axis in their canonical order (axes nobody knows here come last), then as measured."""
+    seen = list(dict.fromkeys(column_of(cell) for cell in report.cells))
+    rank = {axis: place for place, axis in enumerate(AXES)}
+    return sorted(seen, key=lambda column: rank.get(column.axis, len(AXES)))
+
+
+def headline(report: Report) -> list[Column]:
+    """Of every axis its primary results; of quality each task's first; else the first one that could be measured."""
+    columns, primary = all_columns(report), {column_of(cell) for cell in report.cells if cell.primary}
+    measured = {column_of(cell) for cell in report.cells if cell.verdict != "not measurable"}
+    chosen: list[Column] = []
+    for axis in dict.fromkeys(column.axis for column in columns):
+        mine = [column for column in columns if column.axis == axis]
+        heads = [column for column in mine if column in primary]
+        if axis == "quality":
+            firsts = {column.task: column for column in reversed(mine)}
+            heads += [c for c in mine if c in firsts.values() and c.task not in {h.task for h in heads}][
+                : max(0, MOST_QUALITY_TASKS - len(heads))
+            ]
+        chosen += heads or [next((column for column in mine if column in measured), mine[0])]
+    return chosen
+
+
+def grid(report: Report) -> dict[tuple[Column, str], Cell]:
+    """(column, arm) -> cell, with the base's side read off the arms' cells where the base has none of its own.
+
+    Such a cell of the base carries value, interval and n only; it was compared with nothing.
+    """
+    base, found = base_name(report), {}
+    for cell in report.cells:
+        column = column_of(cell)
+        found.setdefault((column, cell.arm), cell)
+        if (column, base) not in found and finite(cell.base) is not None:
+            found[column, base] = dataclasses.replace(
+                cell, arm=base, value=cell.base, value_interval=cell.base_interval, base=None, base_interval=None, difference=None,
+                low=None, high=None, primary=False, note="", samples_to_settle=None,
+            )  # fmt: skip
+    for cell in report.cells:
+        if cell.arm == base:
+            found[column_of(cell), base] = cell
+    return found
+
+
+def base_name(report: Report) -> str:
+    """The first arm."""
+    return next(iter(report.arms), "base")
+
+
+def others(report: Report) -> list[str]:
+    """The arms that are compared with the base, in the recipe's order."""
+    return [arm for arm in report.arms if arm != base_name(report)]

@@ -1,0 +1,173 @@
+"""Numbers as a person should read them: scaled, rounded to what the interval supports, with unit and sign.
+
+A number gets as many decimals as give half its interval's width one significant digit, or two where it begins below 3.55
+(the rule of the Particle Data Group): more would claim a precision that was not measured. A bound that is not zero is never
+rounded to zero, since whether an interval excludes zero is the point.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from steelyard.weigh.report.report import Cell
+
+MOST_DECIMALS = 8
+MISSING = "—"
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How a unit is shown: stored numbers times `factor`, the unit of values, and the unit of differences."""
+
+    factor: float
+    unit: str
+    difference_unit: str
+    least_decimals: int = 0
+
+
+def scale(unit: str) -> Scale:
+    """Shares are read as percent, and differences between them as percentage points (pp); other units stay as they are."""
+    return Scale(100.0, "%", "pp", 1) if unit == "share" else Scale(1.0, unit, unit)
+
+
+def finite(value: float | None) -> float | None:
+    """The number, or None where there is none to show."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def pair(low: float | None, high: float | None) -> Interval | None:
+    """An interval, or None where a bound is missing."""
+    low, high = finite(low), finite(high)
+    return (low, high) if low is not None and high is not None else None
+
+
+def decimals(value: float, interval: Interval | None = None, least: int = 0) -> int:
+    """How many decimals a number of this size and uncertainty deserves.
+
+    Args:
+        value: the number, already scaled.
+        interval: its interval, already scaled.
+        least: fewest decimals.
+    """
+    half = abs(interval[1] - interval[0]) / 2 if interval else 0.0
+    if half > 0 and math.isfinite(half):
+        count = -_magnitude(half) + (half / 10.0 ** _magnitude(half) < 3.55)
+    else:
+        count = 3 - _magnitude(value) if value else 0
+        count = min(count, 3) if abs(value) >= 1e-3 else count
+    count = max(least, min(count, MOST_DECIMALS))
+    for bound in interval or ():
+        while bound and count < MOST_DECIMALS and round(bound, count) == 0:
+            count += 1
+    return count
+
+
+def _magnitude(value: float) -> int:
+    return math.floor(math.log10(abs(value)))
+
+
+def number(value: float, places: int, signed: bool = False, plain: bool = False) -> str:
+    """A number with grouped thousands and a true minus sign (`plain`: ASCII only)."""
+    sign = "+" if signed and round(value, places) != 0 else ""
+    extreme = abs(value) >= 1e9 or (value != 0 and round(value, places) == 0 and places >= MOST_DECIMALS)
+    text = f"{value:{sign}.3g}" if extreme else f"{value:{sign},.{places}f}"
+    if not extreme and round(value, places) == 0:
+        text = text.lstrip("-+")
+    return text if plain else text.replace("-", "−")
+
+
+def span(interval: Interval, places: int, signed: bool = False, plain: bool = False) -> str:
+    """An interval in brackets."""
+    low, high = (number(bound, places, signed, plain) for bound in interval)
+    return f"[{low}, {high}]"
+
+
+def with_unit(text: str, unit: str) -> str:
+    """A number and its unit: percent signs touch, other units stand off."""
+    return f"{text}{unit}" if unit == "%" else f"{text} {unit}".rstrip()
+
+
+def relative(cell: Cell, plain: bool = False) -> tuple[str, str]:
+    """The difference and its interval in percent of the base's measured value, or ("", "") where that says nothing."""
+    base, difference = finite(cell.base), finite(cell.difference)
+    if not base or difference is None or cell.unit == "share" or abs(difference) > 1e4 * abs(base):
+        return "", ""
+    change, interval = 100 * difference / abs(base), _scaled(pair(cell.low, cell.high), 100 / abs(base))
+    places = min(decimals(change, interval), 1 if abs(change) < 100 else 0)
+    return number(change, places, True, plain) + "%", span(interval, places, True, plain) + "%" if interval else ""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A cell in words. What is not there is "" (or a dash for the value itself).
+
+    Attributes:
+        value, base: with unit; `value_interval`, `base_interval` in brackets, in the same unit.
+        difference: value - base, signed, with unit; `interval` its interval; `relative` and `relative_interval` the same
+            as a share of the base's measured value ("" for shares).
+        margin: the equivalence margin, with unit.
+        unit: as shown; `difference_unit` that of differences.
+    """
+
+    value: str
+    value_interval: str
+    base: str
+    base_interval: str
+    difference: str
+    interval: str
+    relative: str
+    relative_interval: str
+    margin: str
+    unit: str
+    difference_unit: str
+
+    @property
+    def difference_number(self) -> str:
+        """The difference without its unit."""
+        return self.difference.removesuffix(self.difference_unit).rstrip()
+
+
+def words(cell: Cell, plain: bool = False) -> Words:
+    """A cell's numbers, each rounded to what its own interval supports."""
+    shown = scale(cell.unit)
+
+    def level(value: float | None, interval: Interval | None) -> tuple[str, str]:
+        value, interval = finite(value), pair(*interval) if interval else None
+        if value is None:
+            return ("-" if plain else MISSING), ""
+        value, interval = value * shown.factor, _scaled(interval, shown.factor)
+        places = decimals(value, interval, shown.least_decimals)
+        text = with_unit(number(value, places, plain=plain), shown.unit)
+        return text, span(interval, places, plain=plain) if interval else ""
+
+    value, value_interval = level(cell.value, cell.value_interval)
+    base, base_interval = level(cell.base, cell.base_interval)
+    difference = interval_text = ""
+    if (change := finite(cell.difference)) is not None:
+        change, interval = change * shown.factor, _scaled(pair(cell.low, cell.high), shown.factor)
+        places = decimals(change, interval, shown.least_decimals)
+        difference = with_unit(number(change, places, signed=True, plain=plain), shown.difference_unit)
+        interval_text = span(interval, places, signed=True, plain=plain) if interval else ""
+    margin = ""
+    if (half := finite(cell.margin)) is not None:
+        margin = with_unit(f"{'+/-' if plain else '±'}{half * shown.factor:.3g}", shown.difference_unit)
+    units = (shown.unit, shown.difference_unit)
+    return Words(value, value_interval, base, base_interval, difference, interval_text, *relative(cell, plain), margin, *units)
+
+
+def _scaled(interval: Interval | None, factor: float) -> Interval | None:
+    return (interval[0] * factor, interval[1] * factor) if interval else None
+
+
+def duration(seconds: float | None) -> str:
+    """Wall time as a person says it: `48 s`, `3 min 42 s`, `2 h 5 min`."""
+    if (seconds := finite(seconds)) is None:
+        return ""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (rest if not hours else 0, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in parts if count)

@@ -1,0 +1,36 @@
+"""Text that came out of a model, made safe to look at: what would be invisible or reorder its surroundings is shown by name.
+
+Escaping for HTML is the template's business; this is about characters that no escaping makes harmless: a right-to-left
+override turns a line around, a NUL is dropped by parsers, half a surrogate pair cannot be written as UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+
+# C0 and C1 controls (without tab and newline), soft hyphen, bidirectional controls, invisible separators and fillers,
+# interlinear marks, tag characters, non-characters, halves of surrogate pairs. The zero-width joiners stay: Persian, Hindi
+# and emoji are written with them.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\u3164\ufeff\uffa0\ufff0-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f\U0001bca0-\U0001bca3]"
+)
+_PICTURES = 0x2400  # Unicode's own pictures of the control characters
+
+
+def visible(text: str) -> str:
+    """The text with unseen characters replaced by a picture (`␀`) or their code point (`⟨U+202E⟩`). Line ends become newlines."""
+    text = str(text).replace("\r\n", "\n")
+    return _UNSEEN.sub(_name, text)
+
+
+def _name(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code < 0x20:
+        return chr(_PICTURES + code)
+    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def clip(text: str, limit: int) -> tuple[str, int]:
+    """The first `limit` characters and how many were left out."""
+    return (text, 0) if len(text) <= limit else (text[:limit], len(text) - limit)
