@@ -134,7 +134,8 @@ class KeyValuePool:
         self.keys.write(step, k_bhtd)
         self.values.write(step, v_bhtd)
         for slot, start, length in zip(step.slots, step.starts, step.lengths, strict=True):
-            self.lengths[slot] = start + length
+            if length:  # a row without tokens only fills the batch
+                self.lengths[slot] = start + length
 
     def free(self, slot: int) -> None:
         self.lengths[slot] = 0

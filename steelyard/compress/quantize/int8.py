@@ -1,0 +1,64 @@
+"""Quantize to 8 bits: one scale per output channel for weights, one per token for activations, products in integers.
+
+W8 = round(W / s), s = max|W_row| / 127. Weights rest in memory and on disk as int8; `torch._int_mm` multiplies them.
+Source: LLM.int8's vector-wise quantization (arXiv:2208.07339, section 2.1.2), without outlier columns.
+Cost: linears take half the bytes of bfloat16; each call rounds its activations.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from steelyard.core.errors import UnsupportedError
+from steelyard.core.levers import Lever
+from steelyard.core.run import Run
+from steelyard.model.linears.int8 import Int8Storage
+from steelyard.model.linears.linear import Linear
+from steelyard.model.model import Model
+
+
+class Quantize(Lever):
+    """Weights and activations of linears in 8 bits."""
+
+    name: ClassVar[str] = "quantize"
+    idea: ClassVar[str] = (
+        "Store each linear's weights as 8-bit integers with one scale per output channel, and round activations to 8 bits per token as they "
+        "arrive. Products are integer sums, so they are exact and fast; only the rounding costs quality."
+    )
+    equation: ClassVar[str] = "y = (round(x / s_x) round(W / s_w)^T) s_x s_w;  s = max|row| / 127"
+    paper: ClassVar[str] = "arXiv:2208.07339"
+    cost: ClassVar[str] = "Half the weight bytes of bfloat16 in linears; rounding of activations in every call; no calibration."
+    main: ClassVar[str] = "bits"
+    presets: ClassVar[dict] = {"int8": {"bits": 8}}
+    needs: ClassVar[frozenset[str]] = frozenset({"weights"})
+    provides: ClassVar[frozenset[str]] = frozenset({"packed_weights"})
+    conflicts: ClassVar[frozenset[str]] = frozenset({"packed_weights"})
+    identity: ClassVar[str] = "none: rounding to 8 bits always changes weights; its effect is weighed, not assumed"
+    maturity: ClassVar = "stable"
+    evidence: ClassVar = "real model"
+
+    bits: Literal[8] = Field(8, description="bits per weight; 8 is what this lever stores and multiplies")
+    head: bool = Field(False, description="also the language-model head; a head tied to the token table is then kept twice")
+
+    def compress(self, model: Model, calibration: object, run: Run | None = None) -> Model:
+        """The model with packed linears. The original is left as it was; what is not packed is shared with it."""
+        head = model.trunk.heads["lm"].linear if "lm" in model.trunk.heads else None
+        shared = {id(tensor): tensor for tensor in [*model.trunk.parameters(), *model.trunk.buffers()]}
+        trunk = copy.deepcopy(model.trunk, shared)  # type: ignore[arg-type]
+        count = 0
+        for name, module in trunk.named_modules():
+            if not isinstance(module, Linear) or (name == "heads.lm.linear" and not self.head):
+                continue
+            if module.branches:
+                raise UnsupportedError(f"`{name}` has branches that are not merged", where=model.name, do="Merge the adapter first.")
+            if not isinstance(module.storage, Int8Storage):
+                module.storage = Int8Storage.from_dense(module.weight, module.bias)
+                count += 1
+        if not count:
+            raise UnsupportedError("there is no linear to quantize", where=model.name)
+        if run is not None:
+            run.log(f"quantize: {count} linears in {self.bits} bits{'' if head is None or self.head else ', head left as it is'}")
+        return model.with_trunk(trunk)

@@ -1,0 +1,297 @@
+"""The engine: hosts a model on a thread of its own, keeps its slots full, and gives answers as events.
+
+`deterministic` promises that a request's text depends on nothing but the model, the request and its seed. It rests on row
+invariance (`invariance.py`), on reading every row's keys in stretches that depend on that row alone (`model/step.py`), and on
+noise keyed by position (`sampling.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+
+from steelyard.core.errors import SteelyardError, UnsupportedError
+from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
+from steelyard.generate import sampling
+from steelyard.generate.processors.penalties import Penalties
+from steelyard.generate.processors.processor import FunctionProcessor, Processor
+from steelyard.generate.scheduler import Scheduler
+from steelyard.generate.sequences import Generation, Scoring, Timing
+from steelyard.generate.spec import EngineSpec
+from steelyard.model.model import Model
+
+logger = logging.getLogger(__name__)
+
+Prompt = str | Sequence[int] | Sequence[Message | Mapping[str, Any]]
+Request = Generation
+"""A submitted request; `.cancel()` ends it."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished answer.
+
+    Attributes:
+        text: without end token and stop string.
+        tokens: generated tokens with their confidence (empty when `logprobs` was False).
+        finish_reason: stop, length, cancelled.
+        usage: tokens read and written.
+        timing: when it was submitted, gave its first token, and ended.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    finish_reason: str
+    usage: Usage
+    timing: Timing
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Natural log-probability of each token under the unprocessed distribution."""
+        return [token.logprob for token in self.tokens]
+
+
+class Engine:
+    """Generates and scores text with one model.
+
+    Args: see `EngineSpec`; `processors` may also be plain callables `f(tokens, logits) -> logits`.
+    """
+
+    def __init__(self, model: Model, processors: Sequence[Processor | Callable] = (), **settings: Any):
+        adapted = tuple(p if hasattr(p, "start") else FunctionProcessor(p) for p in processors)  # type: ignore[arg-type]
+        try:
+            spec = EngineSpec(model, processors=adapted, **settings)
+        except TypeError as error:
+            raise SteelyardError(f"engine settings: {error}", do="See steelyard.generate.spec.EngineSpec.") from None
+        self._start(spec)
+
+    @classmethod
+    def from_spec(cls, spec: EngineSpec) -> Engine:
+        """An engine as decode levers have specified it."""
+        engine = cls.__new__(cls)
+        engine._start(spec)
+        return engine
+
+    def _start(self, spec: EngineSpec) -> None:
+        model = spec.model
+        if model.tokenizer is None or "lm" not in model.trunk.heads:
+            raise UnsupportedError(f"{model.name} cannot generate text", do="Use a model with a tokenizer and a language-model head.")
+        if spec.slots < 1 or (spec.context is not None and spec.context < 2):
+            raise SteelyardError(f"{spec.slots} slots of {spec.context} tokens", where="engine settings", do="Use at least 1 slot of 2 tokens.")
+        if spec.threads is not None and spec.threads < 1:
+            raise SteelyardError(f"{spec.threads} threads", where="engine settings", do="Use at least 1.")
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        self.spec, self.model = spec, model
+        self.context = min(spec.context or model.context_length, model.context_length)
+        trunk = model.trunk.with_weights(spec.weight_type)
+        if trunk.device.type == "cuda":
+            trunk.inputs.stream = spec.weight_type
+        processors = (Penalties(), *spec.processors)
+        self.scheduler = Scheduler(trunk, replace(spec, processors=processors), self.context)
+        self._condition = threading.Condition()
+        self._arrived: list[Generation | Scoring] = []
+        self._closed = False
+        self._thread = threading.Thread(target=self._loop, name="steelyard-engine", daemon=True)
+        self._thread.start()
+
+    # What it is
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that can change an answer."""
+        return self.spec.fingerprint
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"logprobs", "score", "local", "sites"})
+
+    @property
+    def trunk(self):
+        """The trunk as it runs, in the engine's numerics."""
+        return self.scheduler.trunk
+
+    def render(self, messages: Sequence[Message | Mapping[str, Any]], **variables: Any) -> str:
+        """A conversation as text, by the spec's template where it has one."""
+        model = self.model if self.spec.template is None else replace(self.model, template=self.spec.template)
+        return model.render(messages, **variables)
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a text, a conversation, or ids themselves (checked)."""
+        tokenizer = self.model.tokenizer
+        assert tokenizer is not None
+        if isinstance(prompt, str):
+            ids = tokenizer.encode(prompt)
+            starts = tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]
+            ids = [tokenizer.bos_id, *ids] if starts else ids
+        elif prompt and isinstance(prompt[0], int):
+            ids = [int(token) for token in prompt]  # type: ignore[arg-type]
+            rows = self.model.trunk.plan.inputs.vocabulary
+            if bad := [token for token in ids if not 0 <= token < rows]:
+                raise SteelyardError(f"token ids {bad[:5]} outside the vocabulary of {rows}", where="prompt")
+        else:
+            ids = tokenizer.encode(self.render(prompt))  # type: ignore[arg-type]
+        if not ids:
+            raise SteelyardError("the prompt is empty", where="prompt", do="Give at least one token.")
+        self.model.check_length(len(ids), 1)
+        if len(ids) >= self.context:
+            raise SteelyardError(f"{len(ids)} tokens, but this engine's slots hold {self.context}", where="prompt", do="Raise the engine's `context`.")
+        return ids
+
+    # What it does
+
+    def submit(self, prompt: Prompt, settings: AnswerSettings, on_event: Callable[[Event], None]) -> Request:
+        """Queues a request; events arrive on the engine's thread, the last is `Done`.
+
+        Raises:
+            ContextLengthError: the prompt leaves no room for an answer.
+            SteelyardError: settings that mean nothing, or a closed engine.
+        """
+        sampling.check(settings)
+        ids = self.encode(prompt)
+        tokenizer = self.model.tokenizer
+        assert tokenizer is not None
+        request = Generation(ids, settings, on_event, tokenizer.stream_decoder(), frozenset(tokenizer.eos_ids), self.context)
+        self._enqueue([request])
+        return request
+
+    def generate(
+        self, prompts: Sequence[Prompt], max_tokens: int = 256, *, logprobs: bool = True, settings: AnswerSettings | None = None, **options: Any
+    ) -> list[Completion]:
+        """Answers to several prompts, run together.
+
+        Args:
+            prompts: texts, conversations, or lists of ids.
+            max_tokens: most tokens of each answer.
+            logprobs: whether completions carry tokens with log-probabilities.
+            settings: all settings at once; else `options` are fields of `AnswerSettings`.
+
+        Raises:
+            SteelyardError: any prompt or setting that cannot be honoured, before anything runs; a failure while running.
+        """
+        try:
+            settings = settings or AnswerSettings(max_tokens=max_tokens, token_events=logprobs, **options)
+        except TypeError as error:
+            raise SteelyardError(f"{error}", where="answer settings", do="See steelyard.core.protocols.AnswerSettings.") from None
+        if isinstance(prompts, str):
+            raise SteelyardError("prompts is one string", do="Give a list: engine.generate([text]).")
+        encoded = [self.encode(prompt) for prompt in prompts]
+        pending: list[tuple[Future[list[Event]], Request]] = []
+        for ids in encoded:
+            done: Future[list[Event]] = Future()
+            pending.append((done, self.submit(ids, settings, _collector(done))))
+        return [_completion(done.result(), request) for done, request in pending]
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        """Log-probability of each continuation after its context.
+
+        Tokens are those of the joined text; spaces at the context's end belong to the continuation (as lm-eval does it). An
+        empty context is the model's begin- or end-of-text token.
+
+        Raises:
+            ContextLengthError: a pair longer than the context.
+        """
+        return self._score([self._pair(context, continuation) for context, continuation in pairs])
+
+    def score_text(self, texts: Sequence[str]) -> list[Score]:
+        """Log-probability of whole texts, each after the model's begin- or end-of-text token."""
+        return self.score([("", text) for text in texts])
+
+    def _pair(self, context: str, continuation: str) -> tuple[list[int], int, int]:
+        tokenizer = self.model.tokenizer
+        assert tokenizer is not None
+        if not continuation:
+            raise SteelyardError("an empty continuation has no probability to speak of", where="score", do="Leave the pair out.")
+        size = len(continuation.encode())
+        spaces = len(context) - len(context.rstrip())
+        if spaces:
+            context, continuation = context[:-spaces], context[-spaces:] + continuation
+        start = tokenizer.bos_id if tokenizer.bos_id is not None else next(iter(tokenizer.eos_ids), 0)
+        before = tokenizer.encode(context) if context else []
+        whole = tokenizer.encode(context + continuation)
+        prefix = [start] if not before or (tokenizer.add_bos and before[0] != start) else []
+        tokens, first = prefix + whole, len(prefix) + len(before)
+        first = min(first, len(tokens) - 1)  # a continuation that merged into the context's last token
+        self.model.check_length(len(tokens))
+        if len(tokens) > self.context:
+            raise SteelyardError(f"{len(tokens)} tokens, but this engine's slots hold {self.context}", where="score", do="Raise the engine's `context`.")
+        return tokens, first, size
+
+    def _score(self, items: list[tuple[list[int], int, int]]) -> list[Score]:
+        futures: list[Future[Score | str]] = [Future() for _ in items]
+        self._enqueue([Scoring(*item, future.set_result) for item, future in zip(items, futures, strict=True)])
+        scores = []
+        for future in futures:
+            result = future.result()
+            if isinstance(result, str):
+                raise SteelyardError(result, where="score")
+            scores.append(result)
+        return scores
+
+    # How it runs
+
+    def _enqueue(self, sequences: Sequence[Generation | Scoring]) -> None:
+        with self._condition:
+            if self._closed:
+                raise SteelyardError("the engine is closed", do="Make a new one.")
+            self._arrived.extend(sequences)
+            self._condition.notify()
+
+    def _loop(self) -> None:
+        while True:
+            with self._condition:
+                while not (self._arrived or self.scheduler.busy or self._closed):
+                    self._condition.wait()
+                arrived, self._arrived = self._arrived, []
+                closed = self._closed
+            for sequence in arrived:
+                self.scheduler.add(sequence)
+            if closed:
+                self.scheduler.fail_all([*self.scheduler.waiting, *self.scheduler.running], "the engine was closed")
+                return
+            try:
+                with torch.inference_mode():
+                    self.scheduler.turn()
+            except Exception as error:  # one bad batch must not take the engine down; the requests in it are told
+                logger.exception("a step failed")
+                self.scheduler.fail_all(list(self.scheduler.running), f"{type(error).__name__}: {error}")
+
+    def close(self) -> None:
+        """Ends everything that runs and frees the memory. Closing twice is fine."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _collector(done: Future[list[Event]]) -> Callable[[Event], None]:
+    events: list[Event] = []
+
+    def on_event(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, Done):
+            done.set_result(events)
+
+    return on_event
+
+
+def _completion(events: list[Event], request: Request) -> Completion:
+    for event in events:
+        if isinstance(event, Failure):
+            raise SteelyardError(event.message, where="generate")
+    usage = next(event for event in events if isinstance(event, Usage))
+    done = next(event for event in events if isinstance(event, Done))
+    text = "".join(event.text for event in events if isinstance(event, Text))
+    return Completion(text, tuple(event for event in events if isinstance(event, Token)), done.reason, usage, request.timing)

@@ -1,0 +1,193 @@
+"""The scheduler: which sequences hold slots, and what each pass over the trunk computes.
+
+Each turn admits waiting sequences to free slots, reads some of their prompts in chunks, then takes one decoding step for every
+sequence that has read its prompt. A sequence that ends frees its slot at once and the next one takes it, so slots stay full.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from steelyard.generate.invariance import fewest_rows
+from steelyard.generate.sequences import Generation, Scoring, Sequence
+from steelyard.generate.spec import EngineSpec
+from steelyard.model.state import Dense
+from steelyard.model.step import DETERMINISTIC_EXTENT, Step
+from steelyard.model.trunk import Trunk
+
+READ_PER_TURN = 512
+"""Prompt tokens read between two decoding steps: long prompts must not starve answers that are under way."""
+
+
+class Scheduler:
+    """Runs sequences on one trunk. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(self, trunk: Trunk, spec: EngineSpec, context: int):
+        self.trunk, self.spec, self.context = trunk, spec, context
+        self.fewest = fewest_rows(trunk) if spec.deterministic else 1
+        slots = max(spec.slots, self.fewest)
+        storage = Dense(torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype, trunk.device)
+        self.state = trunk.new_state(slots, context, storage)
+        self.free = list(range(spec.slots))
+        self.held: dict[int, list[int]] = {}  # what a free slot still holds
+        self.waiting: collections.deque[Sequence] = collections.deque()
+        self.running: list[Sequence] = []
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    def turn(self) -> None:
+        """One round: cancel, admit, read, decode."""
+        for sequence in [*self.waiting, *self.running]:
+            if sequence.cancelled and not sequence.finished:
+                sequence.stop_early()  # type: ignore[attr-defined]
+        self.waiting = collections.deque(sequence for sequence in self.waiting if not sequence.finished)
+        self._release()
+        self._admit()
+        self._read()
+        self._decode()
+        self._release()
+
+    def fail_all(self, sequences: Iterable[Sequence], message: str) -> None:
+        """Ends sequences whose step could not be computed."""
+        for sequence in sequences:
+            if not sequence.finished:
+                sequence.fail(message)
+            if sequence.slot is not None:
+                self.held.pop(sequence.slot, None)
+                sequence.tokens = []
+        self._release()
+
+    def _release(self) -> None:
+        for sequence in [s for s in self.running if s.finished]:
+            assert sequence.slot is not None
+            self.held[sequence.slot] = sequence.tokens[: sequence.cached]
+            self.free.append(sequence.slot)
+            sequence.slot = None
+        self.running = [sequence for sequence in self.running if not sequence.finished]
+
+    def _admit(self) -> None:
+        while self.waiting and self.free:
+            sequence = self.waiting.popleft()
+            shared = {slot: common_prefix(self.held.get(slot, []), sequence.tokens) for slot in self.free}
+            slot = max(sorted(self.free), key=lambda slot: shared[slot])
+            self.free.remove(slot)
+            # The last token is always read again: its hidden state is needed.
+            reuse = min(shared[slot], sequence.read_until - 1, self._reusable(sequence))
+            self.held.pop(slot, None)
+            self.state.rewind(slot, reuse)
+            sequence.slot, sequence.cached = slot, reuse
+            if isinstance(sequence, Generation):
+                sequence.reused = reuse
+                sequence.begin(self.spec.processors, self.spec.speculation)
+            self.running.append(sequence)
+
+    @staticmethod
+    def _reusable(sequence: Sequence) -> int:
+        """Scoring needs the hidden states from the token before the first scored one."""
+        return sequence.first - 1 if isinstance(sequence, Scoring) else len(sequence.tokens)
+
+    def _read(self) -> None:
+        budget = READ_PER_TURN
+        for sequence in list(self.running):
+            while budget > 0 and not sequence.finished and not self._ready(sequence):
+                budget -= self._read_chunk(sequence)
+
+    @staticmethod
+    def _ready(sequence: Sequence) -> bool:
+        return sequence.cached >= sequence.read_until
+
+    def _read_chunk(self, sequence: Sequence) -> int:
+        start, grid = sequence.cached, DETERMINISTIC_EXTENT if self.spec.deterministic else self.spec.prefill
+        end = min(sequence.read_until, (start // grid + 1) * grid)
+        count = end - start
+        time = max(count, self.fewest)
+        ids = torch.zeros(1, time, dtype=torch.int64)
+        ids[0, :count] = torch.tensor(sequence.tokens[start:end])
+        hidden = self._forward(ids, (sequence.slot,), (start,), (count,))  # type: ignore[arg-type]
+        sequence.cached = end
+        sequence.took(hidden[0, :count], start, self._head)
+        return count
+
+    def _decode(self) -> None:
+        sequences = [s for s in self.running if isinstance(s, Generation) and not s.finished and s.generated and self._ready(s)]
+        if not sequences:
+            return
+        sequences.sort(key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
+        drafts = [sequence.draft(self._draft_room(sequence)) for sequence in sequences]
+        time = 1 + max(len(draft) for draft in drafts)
+        slots = self._rows([sequence.slot for sequence in sequences], time)  # type: ignore[misc]
+        place = {slot: row for row, slot in enumerate(slots)}
+        ids = torch.zeros(len(slots), time, dtype=torch.int64)
+        starts, lengths = [0] * len(slots), [0] * len(slots)
+        rows, times = [], []
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            row = place[sequence.slot]  # type: ignore[index]
+            tokens = [sequence.tokens[-1], *draft]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            starts[row], lengths[row] = sequence.cached, len(tokens)
+            rows += [row] * len(tokens)
+            times += range(len(tokens))
+        hidden = self._forward(ids, tuple(slots), tuple(starts), tuple(lengths))
+        logits = self._head(hidden[rows, times])
+        begin = 0
+        for sequence, draft in zip(sequences, drafts, strict=True):
+            sequence.accept(logits[begin : begin + 1 + len(draft)], draft)
+            self.state.rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
+            begin += 1 + len(draft)
+
+    def _draft_room(self, sequence: Generation) -> int:
+        """Longest guess that fits: into the context and, when deterministic, into the same stretch of keys."""
+        room = self.context - len(sequence.tokens)
+        if self.spec.deterministic:
+            room = min(room, DETERMINISTIC_EXTENT - 1 - sequence.cached % DETERMINISTIC_EXTENT)
+        return min(room, self.spec.speculation.horizon) if self.spec.speculation else 0
+
+    def _rows(self, slots: list[int], time: int) -> list[int]:
+        """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and enough for row invariance."""
+        low, high = slots[0], slots[-1]
+        if high - low + 1 > 2 * len(slots) and self.fewest == 1:
+            return slots
+        needed = -(-self.fewest // time)
+        while high - low + 1 < needed:
+            if high + 1 < self.state.slots:
+                high += 1
+            else:
+                low -= 1
+        return list(range(low, high + 1))
+
+    def _forward(self, ids: Tensor, slots: tuple[int, ...], starts: tuple[int, ...], lengths: tuple[int, ...]) -> Tensor:
+        step = Step(
+            slots,
+            starts,
+            lengths,
+            ids.shape[1],
+            self.trunk.device,
+            deterministic=self.spec.deterministic,
+            readable=self.spec.kernels == "reference",
+            capacity=self.context,
+        )
+        return self.trunk(ids.to(self.trunk.device), step, self.state)
+
+    def _head(self, hidden_nd: Tensor) -> Tensor:
+        """Logits float32 [n, vocabulary]; few rows are padded where row invariance wants it."""
+        count = len(hidden_nd)
+        if count < self.fewest:
+            hidden_nd = torch.cat((hidden_nd, hidden_nd.new_zeros(self.fewest - count, hidden_nd.shape[1])))
+        return self.trunk.heads["lm"](hidden_nd)[:count]
+
+
+def common_prefix(first: list[int], second: list[int]) -> int:
+    """How many tokens two lists begin with alike."""
+    for index, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return index
+    return min(len(first), len(second))

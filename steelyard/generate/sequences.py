@@ -1,0 +1,260 @@
+"""Sequences: what the scheduler runs. One generates an answer, another scores a given text; each owns one slot at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
+from steelyard.generate.processors.processor import Processor, Session, View
+from steelyard.generate.sampling import confidence, draw
+from steelyard.generate.spec import Speculation, SpeculationSession
+
+HEAD_ROWS = 128
+"""Most rows the head turns into logits at once: 128 rows over 50,000 tokens are 25 MB."""
+
+
+class StreamDecoder(Protocol):
+    """Turns ids into text piece by piece, holding back unfinished characters."""
+
+    def push(self, token: int) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+@dataclass
+class Timing:
+    """Clock readings in seconds (monotonic) of one request."""
+
+    submitted: float = field(default_factory=time.perf_counter)
+    first_token: float | None = None
+    finished: float | None = None
+
+    @property
+    def to_first_token(self) -> float | None:
+        return None if self.first_token is None else self.first_token - self.submitted
+
+    @property
+    def seconds(self) -> float | None:
+        return None if self.finished is None else self.finished - self.submitted
+
+
+class TextStream:
+    """Text from tokens, ending at a stop string; text that may begin one is held back until it is clear."""
+
+    def __init__(self, decoder: StreamDecoder, stops: tuple[str, ...]):
+        self.decoder, self.stops = decoder, stops
+        self.held = ""
+
+    def push(self, token: int) -> tuple[str, bool]:
+        """What can be shown after this token, and whether a stop string was met."""
+        return self._advance(self.decoder.push(token))
+
+    def flush(self) -> tuple[str, bool]:
+        """The rest, at the end."""
+        text, stopped = self._advance(self.decoder.flush())
+        return (text, True) if stopped else (text + self.held, False)
+
+    def _advance(self, new: str) -> tuple[str, bool]:
+        self.held += new
+        found = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
+        if found:
+            text, self.held = self.held[: min(found)], ""
+            return text, True
+        keep = max((self._overlap(stop) for stop in self.stops), default=0)
+        cut = len(self.held) - keep
+        text, self.held = self.held[:cut], self.held[cut:]
+        return text, False
+
+    def _overlap(self, stop: str) -> int:
+        """Length of the longest end of the held text that begins the stop string."""
+        for size in range(min(len(stop) - 1, len(self.held)), 0, -1):
+            if self.held.endswith(stop[:size]):
+                return size
+        return 0
+
+
+class Sequence:
+    """Tokens on their way through the trunk.
+
+    Attributes:
+        tokens: all tokens known so far.
+        cached: how many of them the slot holds.
+        slot: the slot it owns while it runs.
+        cancelled: set by anyone, honoured between steps.
+    """
+
+    def __init__(self, tokens: list[int]):
+        self.tokens = tokens
+        self.cached = 0
+        self.slot: int | None = None
+        self.cancelled = False
+        self.finished = False
+        self.timing = Timing()
+
+    @property
+    def read_until(self) -> int:
+        """Tokens to read before anything else can happen."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how far it reads")
+
+    def took(self, hidden_td: Tensor, start: int, head: Callable[[Tensor], Tensor]) -> None:
+        """Hidden states of tokens start.. have been computed."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it does with hidden states")
+
+    def fail(self, message: str) -> None:
+        raise NotImplementedError(f"{type(self).__name__} does not say how it fails")
+
+    def cancel(self) -> None:
+        """Asks for an end; the slot is freed before the next step."""
+        self.cancelled = True
+
+
+class Generation(Sequence):
+    """An answer being generated. Events go to `on_event`, on the engine's thread."""
+
+    def __init__(
+        self,
+        prompt: list[int],
+        settings: AnswerSettings,
+        on_event: Callable[[Event], None],
+        decoder: StreamDecoder,
+        eos: frozenset[int],
+        limit: int,
+    ):
+        super().__init__(list(prompt))
+        self.prompt, self.settings, self.on_event, self.eos = prompt, settings, on_event, eos
+        self.most = min(settings.max_tokens, limit - len(prompt))
+        self.stream = TextStream(decoder, settings.stop)
+        self.generated: list[int] = []
+        self.sessions: list[Session] = []
+        self.guesses: SpeculationSession | None = None
+        self.passes = 0
+        self.reused = 0
+
+    def begin(self, processors: tuple[Processor, ...], speculation: Speculation | None) -> None:
+        """Starts the sessions that shape and guess this answer."""
+        ordered = sorted(processors, key=lambda processor: processor.order)
+        self.sessions = [session for processor in ordered if (session := processor.start(self.settings)) is not None]
+        self.guesses = speculation.start(self.prompt) if speculation else None
+
+    @property
+    def read_until(self) -> int:
+        return len(self.prompt)
+
+    def took(self, hidden_td: Tensor, start: int, head: Callable[[Tensor], Tensor]) -> None:
+        """The prompt has been read so far; its last token's logits give the first token."""
+        if start + len(hidden_td) == len(self.prompt):
+            self.accept(head(hidden_td[-1:]), [])
+
+    def draft(self, most: int) -> list[int]:
+        """Guesses for the next tokens, at most `most`, never past the answer's end."""
+        most = min(most, self.most - len(self.generated) - 1)
+        return self.guesses.propose(most) if self.guesses and most > 0 else []
+
+    def accept(self, logits: Tensor, draft: list[int]) -> None:
+        """Draws from each row of logits [1 + len(draft), vocabulary] in turn while the draws agree with the draft."""
+        self.passes += 1
+        if self.timing.first_token is None:
+            self.timing.first_token = time.perf_counter()
+        view = View(self.prompt, self.generated)
+        tokens, drawn, ended = [], [], False
+        for index in range(len(draft) + 1):
+            row = logits[index]
+            for session in self.sessions:
+                row = session(row, view)
+            pick = draw(row, self.settings, len(self.tokens))
+            tokens.append(pick.token)
+            drawn.append(pick.logprob)
+            self.tokens.append(pick.token)
+            ended = pick.token in self.eos and not self.settings.ignore_eos
+            if not ended:
+                self.generated.append(pick.token)
+                for session in self.sessions:
+                    session.advance(pick.token)
+            if ended or len(self.generated) == self.most or index == len(draft) or pick.token != draft[index]:
+                break
+        # The slot holds everything up to the token before the last drawn one.
+        self.cached = len(self.tokens) - 1
+        if self.guesses:
+            self.guesses.advance(tokens)
+        self._emit(logits, tokens, drawn, ended)
+
+    def _emit(self, logits: Tensor, tokens: list[int], drawn: list[float], ended: bool) -> None:
+        shown = tokens[:-1] if ended else tokens
+        views = confidence(logits[: len(shown)], shown, self.settings.alternatives) if shown and self.settings.token_events else []
+        for index, token in enumerate(shown):
+            text, stopped = self.stream.push(token)
+            if views:
+                view = views[index]
+                self.on_event(Token(token, text, view.logprob, view.entropy, drawn[index], view.alternatives))
+            if text:
+                self.on_event(Text(text))
+            if stopped:
+                # Tokens drawn after the one that completed the stop string never happened.
+                del self.generated[len(self.generated) - (len(shown) - index - 1) :]
+                return self._finish("stop")
+        if ended:
+            self._finish("stop")
+        elif len(self.generated) >= self.most:
+            self._finish("length")
+
+    def _finish(self, reason) -> None:
+        if reason != "cancelled":
+            text, stopped = self.stream.flush()
+            if text:
+                self.on_event(Text(text))
+            reason = "stop" if stopped else reason
+        self.finished = True
+        self.timing.finished = time.perf_counter()
+        self.on_event(Usage(len(self.prompt), len(self.generated), verified=self.passes))
+        self.on_event(Done(reason))
+
+    def fail(self, message: str) -> None:
+        self.finished = True
+        self.timing.finished = time.perf_counter()
+        self.on_event(Failure(message))
+        self.on_event(Done("error"))
+
+    def stop_early(self) -> None:
+        """Ends a cancelled answer."""
+        self._finish("cancelled")
+
+
+class Scoring(Sequence):
+    """A given text being scored: the log-probability of tokens from `first` on."""
+
+    def __init__(self, tokens: list[int], first: int, size: int, on_score: Callable[[Score | str], None]):
+        super().__init__(tokens)
+        self.first, self.size, self.on_score = first, size, on_score
+        self.logprob = 0.0
+        self.greedy = True
+
+    @property
+    def read_until(self) -> int:
+        return len(self.tokens) - 1
+
+    def took(self, hidden_td: Tensor, start: int, head: Callable[[Tensor], Tensor]) -> None:
+        """The state at position p predicts token p + 1."""
+        begin = max(self.first - 1, start)
+        for low in range(begin, start + len(hidden_td), HEAD_ROWS):
+            high = min(low + HEAD_ROWS, start + len(hidden_td))
+            logits = head(hidden_td[low - start : high - start])
+            targets = torch.tensor(self.tokens[low + 1 : high + 1], device=logits.device)
+            picked = torch.log_softmax(logits, -1).gather(1, targets[:, None])
+            self.logprob += float(picked.double().sum())
+            self.greedy = self.greedy and bool((logits.argmax(-1) == targets).all())
+        if start + len(hidden_td) == self.read_until:
+            self.finished = True
+            self.on_score(Score(self.logprob, self.greedy, len(self.tokens) - self.first, self.size))
+
+    def fail(self, message: str) -> None:
+        self.finished = True
+        self.on_score(message)
+
+    def stop_early(self) -> None:
+        self.fail("cancelled")
