@@ -1,0 +1,57 @@
+"""What tests share: real models and data, got once a session, skipped with a reason where they cannot be had."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "2")  # before the first import of torch
+
+import pytest
+
+from steelyard.core.errors import DownloadError
+from steelyard.core.get import locate
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    """Results of sums depend on the number of threads; tests use at most two."""
+    if "torch" in sys.modules:
+        torch = sys.modules["torch"]
+        torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+def got(name: str) -> Path:
+    try:
+        return locate(name)
+    except DownloadError as error:
+        pytest.skip(f"{name} cannot be downloaded: {error}")
+
+
+@pytest.fixture(scope="session")
+def smollm() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file."""
+    return got("smollm2-135m-instruct")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """all-MiniLM-L6-v2 as a Hugging Face directory."""
+    return got("all-minilm-l6-v2")
+
+
+@pytest.fixture(scope="session")
+def encyclopedia() -> Path:
+    """The folder of the encyclopedia's JSON files."""
+    return got("encyclopedia")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of reference data beside the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"the reference data is not at {SHARED_DATA}")
+    return SHARED_DATA
