@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steelyard.core.errors import ModelFileError
+from steelyard.model.channels.activations import ACTIVATIONS
 from steelyard.model.mixers.rotary import Rotary, RotaryScaling
 
 MOST = {"hidden_size": 2**17, "num_hidden_layers": 1024, "vocab_size": 2**24, "max_position_embeddings": 2**26}
@@ -62,6 +63,10 @@ class Config:
         if value not in choices:
             raise self._refuse(key, value, f"one of {', '.join(choices)}")
         return value
+
+    def activation(self, key: str, default: str) -> str:
+        """The name of a nonlinearity we have."""
+        return self.choice(key, tuple(ACTIVATIONS), default)
 
     def words(self, key: str, count: int, default: Sequence[str]) -> tuple[str, ...]:
         """A list of `count` strings (layer types, say)."""

@@ -60,15 +60,6 @@ class Entry:
         return tensor.contiguous()
 
 
-def stacked_rows(*sizes: int) -> Callable[[], list[Tensor]]:
-    """Rows of several maps, one after the other."""
-
-    def rows() -> list[Tensor]:
-        return list(torch.arange(sum(sizes)).split(list(sizes)))
-
-    return rows
-
-
 @dataclass(frozen=True)
 class Family:
     """A public family.
