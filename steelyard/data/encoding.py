@@ -9,7 +9,7 @@ answer never merge.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -75,14 +75,12 @@ class Encoder:
     Attributes:
         tokenizer: the model's.
         template: the model's chat template; None reads every example as plain text (`plain`).
-        variables: template variables for every example.
         plain: join the turns' texts as they are, without the template; the answer ends with the end-of-text token.
         learn: "all" learned turns, or only the "last" one.
     """
 
     tokenizer: TokenizerLike
     template: TemplateLike | None
-    variables: Mapping[str, Any]
     plain: bool = False
     learn: Literal["all", "last"] = "all"
 
@@ -134,7 +132,7 @@ class Encoder:
                 "the model has no chat template", where=example.where, do="Set `plain: true` to train on the texts as they are."
             )
         messages = [turn.message.as_dict() for turn in example.turns]
-        variables = {**self.variables, **({"tools": list(example.tools)} if example.tools else {})}
+        variables = {"tools": list(example.tools)} if example.tools else {}
         before = self.template.render(messages[:turn], add_generation_prompt=True, **variables)
         return before, self.template.render(messages[: turn + 1], add_generation_prompt=False, **variables)
 

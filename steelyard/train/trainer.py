@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,8 @@ class TrainingStopped(SteelyardError):
     """Somebody stopped the training; everything up to its last step is saved."""
 
 
-class Objective(Protocol):
-    """Loss of a batch: the sum over its learned tokens (or pairs, or rewards), and their number."""
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, int]: ...
+Objective = Callable[[Batch], tuple[Tensor, int]]
+"""Loss of a batch: the sum over its learned tokens (or pairs, or rewards), and their number."""
 
 
 @dataclass(frozen=True)
