@@ -34,11 +34,15 @@ class ExtentFile:
                 raise ModelFileError("not a regular file", where=str(path), do="Give the path of a weights file.")
             self._file = path.open("rb", buffering=0)
         except OSError as error:
-            raise ModelFileError(f"cannot be opened ({error.strerror})", where=str(path), do="Check the path and its permissions.") from None
+            raise ModelFileError(
+                f"cannot be opened ({error.strerror})", where=str(path), do="Check the path and its permissions."
+            ) from None
         self.size = self._file.seek(0, 2)
         if self.read(0, min(self.size, len(LFS_POINTER))) == LFS_POINTER:
             self.close()
-            raise ModelFileError("a Git LFS pointer, not the weights themselves", where=str(path), do="Run `git lfs pull` where it was cloned.")
+            raise ModelFileError(
+                "a Git LFS pointer, not the weights themselves", where=str(path), do="Run `git lfs pull` where it was cloned."
+            )
 
     def read(self, offset: int, size: int) -> bytes:
         """`size` bytes from `offset`. The extent is checked against the file before anything is allocated."""
@@ -51,7 +55,7 @@ class ExtentFile:
         """The same bytes as uint8 [size] in fresh, aligned memory."""
         self._check(offset, size)
         out = torch.empty(size, dtype=torch.uint8)
-        self._fill(offset, memoryview(out.numpy()))
+        self._fill(offset, out.numpy().data)
         return out
 
     def _check(self, offset: int, size: int) -> None:
@@ -67,7 +71,12 @@ class ExtentFile:
             self._file.seek(offset)
             done = 0
             while done < len(out):
-                count = self._file.readinto(out[done:])
+                try:
+                    count = self._file.readinto(out[done:])
+                except OSError as error:
+                    raise ModelFileError(
+                        f"cannot be read ({error.strerror})", where=str(self.path), do="Check the disk it is on."
+                    ) from None
                 if not count:
                     raise ModelFileError("became shorter while it was read", where=str(self.path), do="Read it again once it is complete.")
                 done += count
