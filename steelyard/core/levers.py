@@ -16,14 +16,16 @@ This package's own levers and everybody else's are found the same way: entry-poi
 
 from __future__ import annotations
 
-import csv
+import dataclasses
 import functools
-import importlib.metadata
+import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
 import pydantic
 
+from steelyard.core import plugins
 from steelyard.core.errors import RecipeError, SteelyardError, nearest
 from steelyard.core.fingerprint import digest, source_digest
 from steelyard.core.references import Reference
@@ -105,94 +107,176 @@ class Lever(pydantic.BaseModel):
 
 
 @functools.cache
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
-    return {point.name: point for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+def _entry_points() -> dict[str, plugins.Point]:
+    return plugins.points(ENTRY_POINTS)
+
+
+def names() -> list[str]:
+    """The names of all declared levers, without importing any of them (shell completion asks often)."""
+    return sorted(_entry_points())
 
 
 def find(name: str) -> tuple[type[Lever], dict[str, Any]]:
-    """The lever class a name or preset stands for, and the settings the preset fills in."""
+    """The lever class a name or preset stands for, and the settings the preset fills in.
+
+    Raises:
+        RecipeError: nothing is called so; the nearest name is given.
+        SteelyardError: it is there but its package is broken.
+    """
     points = _entry_points()
     if name in points:
         return _load(points[name]), {}
-    for lever in all_levers().values():
-        if name in lever.presets:
-            return lever, dict(lever.presets[name])
-    known = [*points, *(preset for lever in all_levers().values() for preset in lever.presets)]
-    raise RecipeError(f"no lever is called `{name}`", do=nearest(name, known))
+    known = presets()
+    if name in known:
+        lever, settings = known[name]
+        return lever, dict(settings)
+    raise RecipeError(f"no lever is called `{name}`", do=nearest(name, [*points, *known]))
 
 
-def _load(point: importlib.metadata.EntryPoint) -> type[Lever]:
-    try:
-        lever = point.load()
-    except ImportError as error:
-        raise SteelyardError(
-            f"the lever `{point.name}` could not be imported: {error}",
-            where=f"entry point {point.value}",
-            do="Install what it needs, or remove the package that declares it.",
-        ) from error
-    if not (isinstance(lever, type) and issubclass(lever, Lever)):
-        raise SteelyardError(
-            f"the entry point `{point.name}` is not a Lever class", where=point.value, do="Point it at a subclass of steelyard.Lever."
-        )
-    return lever
+def presets() -> dict[str, tuple[type[Lever], Mapping[str, Any]]]:
+    """Every preset: its name, the lever behind it, and the settings it fills in."""
+    return _catalogue().presets
+
+
+def _load(point: plugins.Point) -> type[Lever]:
+    return plugins.load(point, Lever, "lever", required=("name", "idea", "identity"))
 
 
 def all_levers() -> dict[str, type[Lever]]:
-    """Every lever that is installed, by name."""
-    return {name: _load(point) for name, point in sorted(_entry_points().items())}
+    """Every lever that is installed and works, by name, in alphabetical order. `broken` tells of the others."""
+    return _catalogue().levers
+
+
+def broken() -> dict[str, str]:
+    """What is declared but cannot be used (a lever, a second lever of the same name, a preset), with the reason."""
+    return _catalogue().broken
+
+
+@dataclass(frozen=True)
+class _Catalogue:
+    levers: dict[str, type[Lever]]
+    presets: dict[str, tuple[type[Lever], Mapping[str, Any]]]
+    broken: dict[str, str]
+
+
+def _catalogue() -> _Catalogue:
+    """This package's levers come first, so that a preset of another package can never take the place of one of ours."""
+    catalogue = _Catalogue({}, {}, {})
+    for name, point in sorted(_entry_points().items(), key=lambda item: (item[1].package != plugins.OURS, item[0])):
+        if point.clash:
+            catalogue.broken[f"{name} ({point.clash})"] = f"{point.package} declares a lever of the same name, which stands"
+        try:
+            lever = _load(point)
+        except SteelyardError as error:
+            catalogue.broken[name] = error.what
+            continue
+        catalogue.levers[name] = lever
+        for preset, settings in lever.presets.items():
+            if preset in _entry_points() or preset in catalogue.presets:
+                catalogue.broken[f"{name}: preset {preset}"] = f"`{preset}` is already the name of something else"
+            else:
+                catalogue.presets[preset] = (lever, settings)
+    return dataclasses.replace(catalogue, levers=dict(sorted(catalogue.levers.items())))
 
 
 def parse(entry: str | Mapping[str, Any] | Lever, where: str = "lever") -> Lever:
-    """A lever from a recipe entry: `int8`, `{quantize: {bits: 8}}`, or one that is already there."""
+    """A lever from a recipe entry: `int8`, `{quantize: {bits: 8}}`, `{prompt: Be concise}`, or one that is already there."""
     if isinstance(entry, Lever):
         return entry
+    lever, settings = split(entry, where)
+    return make(lever, settings, where)
+
+
+def split(entry: str | Mapping[str, Any], where: str) -> tuple[type[Lever], dict[str, Any]]:
+    """The class and the unchecked settings that a recipe entry stands for, presets and main value filled in."""
     if isinstance(entry, str):
         name, settings = entry, {}
     elif isinstance(entry, Mapping) and len(entry) == 1:
         ((name, settings),) = entry.items()
         settings = {} if settings is None else settings
     else:
-        raise RecipeError(f"expected a lever's name or `{{name: {{settings}}}}`, not {entry!r}", where=where)
-    lever, preset = find(str(name))
+        raise RecipeError(f"expected a lever's name or `{{name: {{settings}}}}`, not {short(entry)}", where=where)
+    try:
+        lever, preset = find(str(name))
+    except SteelyardError as error:
+        raise error.at(where) from None
     if not isinstance(settings, Mapping):
         if lever.main is None:
-            raise RecipeError(f"`{name}` takes named settings, not {settings!r}", where=where, do=f"See `steelyard levers {lever.name}`.")
+            raise RecipeError(
+                f"`{name}` takes named settings, not {short(settings)}", where=where, do=f"See `steelyard levers {lever.name}`."
+            )
         settings = {lever.main: settings}
-    return make(lever, preset | dict(settings), where)
+    return lever, preset | dict(settings)
 
 
 def parse_try(text: str) -> list[Lever]:
-    """Levers from one `--try`: `int8,"prompt:Be concise"`. Commas separate, quotes protect, `LEVER:value` sets the main value."""
-    (fields,) = csv.reader([text], skipinitialspace=True) if text.strip() else ([],)
-    levers = []
-    for item in filter(None, (field.strip() for field in fields)):
-        name, colon, value = item.partition(":")
-        levers.append(parse({name: value} if colon else name, where=f"--try {item}"))
+    """Levers from one `--try`: `int8,"prompt:Be concise"`. Commas separate, double quotes protect, `LEVER:value` sets the main value."""
+    levers = [parse_try_item(item) for item in split_try(text)]
     if not levers:
         raise RecipeError("nothing to try", where="--try", do="Name a lever: --try int8")
     return levers
 
 
+def parse_try_item(item: str) -> Lever:
+    """The lever one item of a `--try` stands for."""
+    name, colon, value = (part.strip() for part in item.partition(":"))
+    return parse({name: value} if colon else name, where=f"--try {item}")
+
+
+def split_try(text: str) -> list[str]:
+    """The items between commas. Quotes may open anywhere (`prompt:"Short, please"`); a doubled quote inside stands for one."""
+    items, quoted = [""], False
+    for piece in re.split('("+|,)', text):
+        if piece.startswith('"'):
+            items[-1] += '"' * ((len(piece) - (not quoted)) // 2)
+            quoted ^= bool(len(piece) % 2)
+        elif piece == "," and not quoted:
+            items.append("")
+        else:
+            items[-1] += piece
+    if quoted:
+        raise RecipeError("a quote is opened and never closed", where=f"--try {text}", do="Close it, or double it to mean the character.")
+    return [item.strip() for item in items if item.strip()]
+
+
 def make(lever: type[Lever], settings: Mapping[str, Any], where: str) -> Lever:
     """Validates settings; an unknown key is told the nearest known one."""
     try:
-        return lever(**settings)
+        return lever.model_validate(dict(settings))
     except pydantic.ValidationError as error:
         raise settings_error(error, lever.model_fields, f"{where}: {lever.name}", f"See `steelyard levers {lever.name}`.") from None
 
 
 def settings_error(error: pydantic.ValidationError, known: Iterable[str], where: str, do: str) -> RecipeError:
     """A pydantic error in our own words: every wrong key, with what was wrong."""
-    lines, remedies = [], []
+    problems = explain(error, known)
+    return RecipeError("; ".join(what for _, what, _ in problems), where=where, do=" ".join([*(fix for _, _, fix in problems if fix), do]))
+
+
+def explain(error: pydantic.ValidationError, known: Iterable[str]) -> list[tuple[tuple[str | int, ...], str, str]]:
+    """Each wrong key of a pydantic error: its path, what was wrong, and the nearest known key where it is unknown."""
+    out = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        path = problem["loc"]
+        key = ".".join(str(part) for part in path)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"unknown key `{key}`")
-            remedies.append(nearest(key.rsplit(".")[-1], known))
+            out.append((path, f"unknown key `{key}`", nearest(str(path[-1]), known)))
+        elif problem["type"] in ("missing", "secret"):  # there is nothing to show, or it must not be shown
+            out.append((path, f"`{key}`: {_lowered(problem['msg'])}", ""))
         else:
-            given = "" if problem["type"] == "missing" else f" (given {problem['input']!r})"
-            lines.append(f"`{key}`: {problem['msg'][0].lower()}{problem['msg'][1:]}{given}")
-    return RecipeError("; ".join(lines), where=where, do=" ".join([*remedies, do]))
+            out.append((path, f"`{key}`: {_lowered(problem['msg'])} (given {short(problem['input'])})", ""))
+    return out
+
+
+def _lowered(text: str) -> str:
+    text = text.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return text[:1].lower() + text[1:]
+
+
+def short(value: object) -> str:
+    """A value as an error shows it: at most 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def check_chain(levers: Iterable[Lever], available: Iterable[str], where: str) -> None:
@@ -220,4 +304,3 @@ def check_chain(levers: Iterable[Lever], available: Iterable[str], where: str) -
             raise RecipeError(f"`{lever.name}` conflicts with {', '.join(sorted(clash))}", where=where, do="Put them in arms of their own.")
         have |= lever.provides
         earlier.append(lever)
-

@@ -13,11 +13,8 @@ from typing import Any, ClassVar, Literal
 
 import pydantic
 
+from steelyard.core.axes import Axis
 from steelyard.core.protocols import AnswerSettings, Citation, Message, Score, Token, Usage
-
-Axis = Literal[
-    "quality", "truthfulness", "calibration", "format", "repeatability", "diversity", "speed", "memory", "energy", "money"
-]
 
 
 @dataclass(frozen=True)

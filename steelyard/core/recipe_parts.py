@@ -1,0 +1,145 @@
+"""What a recipe is made of once it has been read: sources, arms, tasks."""
+
+from __future__ import annotations
+
+import functools
+import re
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import pydantic
+import pydantic_core
+
+from steelyard.core import plugins
+from steelyard.core.errors import RecipeError, nearest
+from steelyard.core.levers import Lever, explain
+
+TASKS = "steelyard.tasks"
+LOCAL = frozenset({"weights", "gradients", "logprobs", "sites"})
+
+
+class _Part(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ModelSource(_Part):
+    """A model that is already there: a got name, a directory, a .gguf file or hf:org/name."""
+
+    capabilities: ClassVar[frozenset[str]] = LOCAL
+
+    name: str = pydantic.Field(min_length=1, description="what `steelyard.core.get.locate` is asked for")
+
+    def written(self) -> dict[str, Any]:
+        """The recipe keys that say so."""
+        return {"base": self.name}
+
+
+class EndpointSource(_Part):
+    """An OpenAI-compatible server that answers. It has no weights here, so only `wrap` levers apply."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+
+    url: str = pydantic.Field(description="where the API begins, such as https://host/v1")
+    model: str = pydantic.Field(min_length=1, description="the model's name there")
+    key: str | None = pydantic.Field(None, description="name of the environment variable that holds the key")
+
+    @pydantic.field_validator("url")
+    @classmethod
+    def _is_web_address(cls, url: str) -> str:
+        try:
+            parts = urllib.parse.urlsplit(url)
+            host, login = parts.hostname, parts.username or parts.password
+        except ValueError:
+            host = login = None
+            parts = None
+        if parts is None or parts.scheme not in ("http", "https") or not host or re.search(r"\s", url):
+            raise ValueError("expected an address such as https://host/v1")
+        if login:
+            raise pydantic_core.PydanticCustomError(
+                "secret", "the address holds a password; name an environment variable under `key` instead"
+            )
+        return url.rstrip("/")
+
+    @pydantic.field_validator("key", mode="before")
+    @classmethod
+    def _is_a_variable_name(cls, key: Any) -> Any:
+        # the value is never shown: whoever pastes a key here must not find it in a log
+        if key is not None and not (isinstance(key, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", key)):
+            raise pydantic_core.PydanticCustomError("secret", "expected the name of an environment variable, not a key itself")
+        return key
+
+    def written(self) -> dict[str, Any]:
+        """The recipe keys that say so; the key is named, never held."""
+        return {"endpoint": self.model_dump(exclude_none=True)}
+
+
+class NewSource(_Part):
+    """A model that does not exist yet; `plan` is read by the model floor's decoder plan."""
+
+    capabilities: ClassVar[frozenset[str]] = LOCAL
+
+    plan: dict[str, Any]
+
+    def written(self) -> dict[str, Any]:
+        """The recipe keys that say so."""
+        return {"new": self.plan}
+
+
+Source = ModelSource | EndpointSource | NewSource
+
+
+class Arm(_Part):
+    """One variant: where it starts, and every lever pulled on it in order (the base's own steps included)."""
+
+    name: str
+    source: Source
+    levers: tuple[Lever, ...] = ()
+    seeds: tuple[int, ...] = ()
+
+
+class TaskSpec(_Part):
+    """A task by name with all its settings filled in."""
+
+    name: str
+    settings: dict[str, Any] = {}
+
+    def build(self) -> Any:
+        """The task itself (a `steelyard.weigh.tasks.task.Task`)."""
+        return task_class(self.name).model_validate(self.settings)
+
+
+@functools.cache
+def _task_points() -> dict[str, plugins.Point]:
+    return plugins.points(TASKS)
+
+
+def task_names() -> list[str]:
+    """The names of all declared tasks."""
+    return sorted(_task_points())
+
+
+def task_class(name: str) -> type[pydantic.BaseModel]:
+    """The class a task's name stands for.
+
+    Raises:
+        RecipeError: nothing is called so; the nearest name is given.
+        SteelyardError: it is there but its package is broken.
+    """
+    if name not in _task_points():
+        raise RecipeError(f"no task is called `{name}`", do=nearest(name, _task_points()))
+    return plugins.load(_task_points()[name], pydantic.BaseModel, "task", required=("metrics",))
+
+
+def written_lever(lever: Lever) -> dict[str, Any]:
+    """A lever as a recipe entry, every setting said."""
+    return {lever.name: lever.settings}
+
+
+def part_problems(kind: type[pydantic.BaseModel], value: Mapping[str, Any]) -> list[tuple[tuple[str | int, ...], str, str]]:
+    """What keeps a mapping from being a part: path, what was wrong, what to do. Empty when it is one."""
+    try:
+        kind.model_validate(value)
+    except pydantic.ValidationError as error:
+        return explain(error, kind.model_fields)
+    return []
