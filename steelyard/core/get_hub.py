@@ -18,6 +18,7 @@ from steelyard.core.fingerprint import file_digest
 
 try:
     import huggingface_hub
+    from huggingface_hub import constants
     from huggingface_hub import errors as hub_errors
 except ImportError as error:
     raise DownloadError(
@@ -97,7 +98,7 @@ def snapshot(name: str, say: Callable[[str], None]) -> Path:
         files = wanted([sibling.rfilename for sibling in info.siblings or []], hub.file)
         say(f"Getting {name} from the Hugging Face Hub (what is in its cache already is not downloaded again).")
         patterns = [glob.escape(file) for file in files]
-        folder = Path(huggingface_hub.snapshot_download(hub.repo, revision=info.sha, allow_patterns=patterns))
+        folder = Path(huggingface_hub.snapshot_download(hub.repo, revision=hub.revision, allow_patterns=patterns))
     except SteelyardError as error:
         raise error.at(name) from None
     except (HTTP_ERROR, hub_errors.HFValidationError, OSError) as error:
@@ -114,12 +115,23 @@ def _unreachable(error: Exception) -> bool:
     return not answered and isinstance(error, (HTTP_ERROR, ConnectionError, TimeoutError, hub_errors.LocalEntryNotFoundError))
 
 
+def _cached(hub: HubName) -> Path | None:
+    """The snapshot's folder in the Hub's cache, by the cache's documented layout.
+
+    Not `snapshot_download(local_files_only=True)`: newer versions call a snapshot without its pickles and code incomplete.
+    """
+    root = Path(constants.HF_HUB_CACHE) / f"models--{hub.repo.replace('/', '--')}"
+    revision = hub.revision or "main"
+    reference = root / "refs" / revision
+    folder = root / "snapshots" / (reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision)
+    return folder if folder.is_dir() else None
+
+
 def _from_cache(hub: HubName, name: str, cause: Exception) -> tuple[Path, list[str]]:
     """The snapshot as it is in the cache, when the Hub cannot be asked."""
-    try:
-        folder = Path(huggingface_hub.snapshot_download(hub.repo, revision=hub.revision, local_files_only=True))
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError) as error:
-        raise _explained(cause, name) from error
+    folder = _cached(hub)
+    if folder is None:
+        raise _explained(cause, name) from cause
     present = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     try:
         return folder, wanted(present, hub.file)
@@ -166,10 +178,9 @@ def verify_snapshot(name: str) -> Path:
         DownloadError: not in the cache, or damaged.
     """
     hub = parse(name)
-    try:
-        folder = Path(huggingface_hub.snapshot_download(hub.repo, revision=hub.revision, local_files_only=True))
-    except (hub_errors.LocalEntryNotFoundError, hub_errors.HFValidationError) as error:
-        raise _explained(error, name) from error
+    folder = _cached(hub)
+    if folder is None:
+        raise DownloadError("it is not in the Hub's cache", where=name, do=f"Run `steelyard get {name}`.")
     for path in sorted(folder.rglob("*")):
         blob = path.resolve()
         if path.is_file() and re.fullmatch("[0-9a-f]{64}", blob.name) and file_digest(blob) != blob.name:
