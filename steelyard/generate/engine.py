@@ -83,7 +83,9 @@ class Engine:
         if model.tokenizer is None or "lm" not in model.trunk.heads:
             raise UnsupportedError(f"{model.name} cannot generate text", do="Use a model with a tokenizer and a language-model head.")
         if spec.slots < 1 or (spec.context is not None and spec.context < 2):
-            raise SteelyardError(f"{spec.slots} slots of {spec.context} tokens", where="engine settings", do="Use at least 1 slot of 2 tokens.")
+            raise SteelyardError(
+                f"{spec.slots} slots of {spec.context} tokens", where="engine settings", do="Use at least 1 slot of 2 tokens."
+            )
         if spec.threads is not None and spec.threads < 1:
             raise SteelyardError(f"{spec.threads} threads", where="engine settings", do="Use at least 1.")
         if spec.threads:
@@ -141,7 +143,9 @@ class Engine:
             raise SteelyardError("the prompt is empty", where="prompt", do="Give at least one token.")
         self.model.check_length(len(ids), 1)
         if len(ids) >= self.context:
-            raise SteelyardError(f"{len(ids)} tokens, but this engine's slots hold {self.context}", where="prompt", do="Raise the engine's `context`.")
+            raise SteelyardError(
+                f"{len(ids)} tokens, but this engine's slots hold {self.context}", where="prompt", do="Raise the engine's `context`."
+            )
         return ids
 
     # What it does
@@ -162,7 +166,13 @@ class Engine:
         return request
 
     def generate(
-        self, prompts: Sequence[Prompt], max_tokens: int = 256, *, logprobs: bool = True, settings: AnswerSettings | None = None, **options: Any
+        self,
+        prompts: Sequence[Prompt],
+        max_tokens: int = 256,
+        *,
+        logprobs: bool = True,
+        settings: AnswerSettings | None = None,
+        **options: Any,
     ) -> list[Completion]:
         """Answers to several prompts, run together.
 
@@ -220,7 +230,9 @@ class Engine:
         first = min(first, len(tokens) - 1)  # a continuation that merged into the context's last token
         self.model.check_length(len(tokens))
         if len(tokens) > self.context:
-            raise SteelyardError(f"{len(tokens)} tokens, but this engine's slots hold {self.context}", where="score", do="Raise the engine's `context`.")
+            raise SteelyardError(
+                f"{len(tokens)} tokens, but this engine's slots hold {self.context}", where="score", do="Raise the engine's `context`."
+            )
         return tokens, first, size
 
     def _score(self, items: list[tuple[list[int], int, int]]) -> list[Score]:

@@ -42,7 +42,9 @@ def check(settings: AnswerSettings) -> None:
     for name, fine in limits.items():
         if not fine:
             value = getattr(settings, name)
-            raise SteelyardError(f"{name} is {value}", where="answer settings", do="See steelyard.core.protocols.AnswerSettings for what it means.")
+            raise SteelyardError(
+                f"{name} is {value}", where="answer settings", do="See steelyard.core.protocols.AnswerSettings for what it means."
+            )
     if any(not stop for stop in settings.stop):
         raise SteelyardError("an empty stop string", where="answer settings", do="Leave it out.")
 

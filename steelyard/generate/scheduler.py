@@ -152,7 +152,8 @@ class Scheduler:
         return min(room, self.spec.speculation.horizon) if self.spec.speculation else 0
 
     def _rows(self, slots: list[int], time: int) -> list[int]:
-        """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and enough for row invariance."""
+        """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and enough of
+        them for row invariance."""
         low, high = slots[0], slots[-1]
         if high - low + 1 > 2 * len(slots) and self.fewest == 1:
             return slots

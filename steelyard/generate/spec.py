@@ -93,7 +93,9 @@ class EngineSpec:
         companions = {name: model.fingerprint for name, model in self.companions.items()}
         processors = [processor.fingerprint for processor in self.processors]
         speculation = self.speculation.fingerprint if self.speculation else None
-        return digest([self.model.fingerprint, self.numerics, self.deterministic, template, processors, speculation, companions, torch.__version__])
+        return digest(
+            [self.model.fingerprint, self.numerics, self.deterministic, template, processors, speculation, companions, torch.__version__]
+        )
 
 
 def native_type(device: torch.device) -> str:

@@ -115,7 +115,8 @@ class Model:
         if tokens + more > self.context_length:
             wanted = f"{tokens} tokens" + (f" and {more} to generate" if more else "")
             raise ContextLengthError(
-                f"{wanted}, but {self.name} reads at most {self.context_length}", do="Shorten the text or use a model with a longer context."
+                f"{wanted}, but {self.name} reads at most {self.context_length}",
+                do="Shorten the text or use a model with a longer context.",
             )
 
     def with_trunk(self, trunk: Trunk, **changes: Any) -> Model:

@@ -20,8 +20,8 @@ from steelyard.model.files.check import write_digests
 from steelyard.model.files.safetensors_file import write_safetensors
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
-from steelyard.model.load import find_parameter
 from steelyard.model.model import Model
+from steelyard.model.weights import find_parameter
 
 QUANTIZATION = {
     "quant_method": "compressed-tensors",
@@ -53,7 +53,9 @@ def save(model: Model, directory: Path) -> Path:
         put_in_place(temporary, directory)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SteelyardError("the disk is full", where=str(directory), do="Free some space and save again; what stood there before is untouched.") from error
+            raise SteelyardError(
+                "the disk is full", where=str(directory), do="Free some space and save again; what stood there before is untouched."
+            ) from error
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -97,7 +99,9 @@ def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
     dtype = str(stored.pop()).removeprefix("torch.") if len(stored) == 1 else "float32"
     out = {key: value for key, value in model.config.items() if key not in ("quantization_config", "torch_dtype", "dtype")}
     out |= {"architectures": [model.family.architecture], "model_type": model.family.name, "dtype": dtype}
-    packed = [name for name, module in model.trunk.named_modules() if isinstance(module, Linear) and isinstance(module.storage, Int8Storage)]
+    packed = [
+        name for name, module in model.trunk.named_modules() if isinstance(module, Linear) and isinstance(module.storage, Int8Storage)
+    ]
     if packed:
         out["quantization_config"] = QUANTIZATION | {"ignore": [] if "heads.lm.linear" in packed else ["lm_head"]}
     return out
@@ -107,7 +111,9 @@ def their_tensors(model: Model):
     """(name, tensor) under the family's public names."""
     for name, module in model.trunk.named_modules():
         if isinstance(module, Linear) and module.branches:
-            raise UnsupportedError(f"`{name}` has branches that are not merged", do="Merge the adapter before saving, or save the adapter alone.")
+            raise UnsupportedError(
+                f"`{name}` has branches that are not merged", do="Merge the adapter before saving, or save the adapter alone."
+            )
     for entry in model.family.entries(model.trunk.plan):
         held = [find_parameter(model.trunk, ours) for ours in entry.ours]
         parts = [getattr(module, last) for module, last in held]

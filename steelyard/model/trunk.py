@@ -17,7 +17,7 @@ from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.inputs.tokens import TokensPlan
 from steelyard.model.norms import NormPlan
-from steelyard.model.state import Storage, State
+from steelyard.model.state import State, Storage
 from steelyard.model.step import Step
 
 

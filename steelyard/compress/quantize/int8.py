@@ -25,8 +25,8 @@ class Quantize(Lever):
 
     name: ClassVar[str] = "quantize"
     idea: ClassVar[str] = (
-        "Store each linear's weights as 8-bit integers with one scale per output channel, and round activations to 8 bits per token as they "
-        "arrive. Products are integer sums, so they are exact and fast; only the rounding costs quality."
+        "Store each linear's weights as 8-bit integers with one scale per output channel, and round activations to 8 bits per token as "
+        "they arrive. Products are integer sums, so they are exact and fast; only the rounding costs quality."
     )
     equation: ClassVar[str] = "y = (round(x / s_x) round(W / s_w)^T) s_x s_w;  s = max|row| / 127"
     paper: ClassVar[str] = "arXiv:2208.07339"

@@ -31,7 +31,9 @@ class Config:
         return value
 
     def _refuse(self, key: str, value: Any, expected: str) -> ModelFileError:
-        return ModelFileError(f"`{key}` is {value!r}, not {expected}", where=self.where, do="Restore the config the model was published with.")
+        return ModelFileError(
+            f"`{key}` is {value!r}, not {expected}", where=self.where, do="Restore the config the model was published with."
+        )
 
     def integer(self, key: str, default: Any = ...) -> Any:
         """A positive whole number within reason, or the default."""
@@ -82,7 +84,8 @@ class Config:
         return value
 
     def rotary(self, head_width: int, *, base: float = 10000.0, kind: str | None = None) -> Rotary:
-        """Rotary positions as `rope_parameters` (transformers 5; per layer type under `kind`) or as `rope_theta` and `rope_scaling` give them."""
+        """Rotary positions as `rope_parameters` give them (transformers 5; per layer type under `kind`), or `rope_theta` and
+        `rope_scaling`."""
         given = self.mapping("rope_parameters")
         if given and kind and isinstance(given.get(kind), Mapping):
             given = given[kind]
@@ -91,7 +94,9 @@ class Config:
         share = rope.number("partial_rotary_factor", None) or self.number("partial_rotary_factor", None) or self.number("rotary_pct", 1.0)
         dimensions = int(head_width * share)
         if dimensions < 2 or dimensions % 2 or dimensions > head_width:
-            raise ModelFileError(f"rotary positions over {dimensions} of {head_width} dimensions", where=self.where, do="They must be an even number.")
+            raise ModelFileError(
+                f"rotary positions over {dimensions} of {head_width} dimensions", where=self.where, do="They must be an even number."
+            )
         method = rope.values.get("rope_type", rope.values.get("type", "default"))
         if method in ("default", "mrope", None):
             return Rotary(dimensions, theta)
@@ -120,7 +125,9 @@ class Config:
         if method in ("longrope", "su"):
             factor = rope.number("factor", None) or context / original
             divisors = [self._divisors(rope, key, dimensions // 2) for key in ("long_factor", "short_factor")]
-            return RotaryScaling("longrope", factor, original, attention_factor=attention, long_factors=divisors[0], short_factors=divisors[1])
+            return RotaryScaling(
+                "longrope", factor, original, attention_factor=attention, long_factors=divisors[0], short_factors=divisors[1]
+            )
         raise ModelFileError(f"rotary scaling `{method}` is not known", where=rope.where, do="Known: linear, llama3, yarn, longrope.")
 
     def _divisors(self, rope: Config, key: str, count: int) -> tuple[float, ...]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from steelyard.core.errors import ModelFileError, nearest
@@ -70,6 +69,8 @@ class Family:
         plan: config -> trunk plan.
         entries: trunk plan -> tensors of a Hugging Face directory.
         prefixes: written before every name by some checkpoints and left out by others (`transformer.`).
+        ignored: patterns of tensors that are no weights of ours (buffers, heads we do not use).
+        aliases: other names some versions give a tensor -> the name in `entries`.
         gguf: GGUF architecture name -> (metadata -> config); None where the family has no GGUF form here.
         gguf_entries: trunk plan -> tensors of a GGUF file.
     """
@@ -79,6 +80,8 @@ class Family:
     plan: Callable[[Config], TrunkPlan]
     entries: Callable[[TrunkPlan], list[Entry]]
     prefixes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
     gguf: str | None = None
     gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     gguf_entries: Callable[[TrunkPlan], list[Entry]] | None = None
@@ -87,6 +90,17 @@ class Family:
 # model_type -> the file that knows it. A file is imported when its family is met.
 FILES = {
     "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "bert": "bert",
 }
 
 GGUF_FILES = {"llama": "llama"}

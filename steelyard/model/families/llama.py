@@ -36,6 +36,7 @@ NAMES = {
     "channel.up": "mlp.up_proj",
     "channel.down": "mlp.down_proj",
 }
+IGNORED = (r".*rotary_emb\.inv_freq",)
 GGUF_BLOCK = "blk.{}."
 GGUF_NAMES = {
     "inputs": "token_embd",
@@ -58,7 +59,7 @@ GGUF_NAMES = {
 def attention(config: Config, **changes: Any) -> AttentionPlan:
     """The attention a Llama-like config describes; families say what they change."""
     heads = config.integer("num_attention_heads")
-    width = config.integer("head_dim", None) or config.integer("hidden_size") // heads
+    width = changes.pop("head_width", None) or config.integer("head_dim", None) or config.integer("hidden_size") // heads
     settings: dict[str, Any] = {"bias": config.flag("attention_bias", False), "output_bias": config.flag("attention_bias", False)}
     if "rotary" not in changes:
         settings["rotary"] = config.rotary(width)
@@ -70,7 +71,9 @@ def gated(config: Config, activation: str = "hidden_act") -> GatedPlan:
     return GatedPlan(config.integer("intermediate_size"), config.activation(activation, "silu"), config.flag("mlp_bias", False))
 
 
-def decoder(config: Config, blocks: tuple[BlockPlan, ...], norm: NormPlan, *, tied: bool = False, scale: float = 1.0, softcap: float | None = None) -> TrunkPlan:
+def decoder(
+    config: Config, blocks: tuple[BlockPlan, ...], norm: NormPlan, *, tied: bool = False, scale: float = 1.0, softcap: float | None = None
+) -> TrunkPlan:
     """A trunk from its blocks. `tied` is what a config that does not say means."""
     vocabulary = config.integer("vocab_size")
     return TrunkPlan(
@@ -124,4 +127,6 @@ def gguf_entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, GGUF_NAMES, GGUF_BLOCK, permuted=permuted)
 
 
-FAMILIES = (Family("llama", "LlamaForCausalLM", plan, entries, gguf="llama", gguf_config=gguf_config, gguf_entries=gguf_entries),)
+FAMILIES = (
+    Family("llama", "LlamaForCausalLM", plan, entries, ignored=IGNORED, gguf="llama", gguf_config=gguf_config, gguf_entries=gguf_entries),
+)

@@ -57,7 +57,9 @@ class Tokens(nn.Module):
         if self.positions is not None:
             longest = max(start + length for start, length in zip(step.starts, step.lengths, strict=True))
             if longest > self.plan.positions:
-                raise ContextLengthError(f"{longest} tokens, but the model has {self.plan.positions} learned positions", do="Shorten the text.")
+                raise ContextLengthError(
+                    f"{longest} tokens, but the model has {self.plan.positions} learned positions", do="Shorten the text."
+                )
             x = x + F.embedding(step.positions.clamp(max=self.plan.positions - 1), self.positions).to(x.dtype)
         if self.types is not None:
             x = x + self.types[0].to(x.dtype)

@@ -33,7 +33,10 @@ class Int8Storage(nn.Module):
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None):
         super().__init__()
         if weight.dtype != torch.int8 or scale.shape != (weight.shape[0], 1):
-            raise UnsupportedError(f"int8 weights {tuple(weight.shape)} of {weight.dtype} with scales {tuple(scale.shape)}", do="Give one scale per output row.")
+            raise UnsupportedError(
+                f"int8 weights {tuple(weight.shape)} of {weight.dtype} with scales {tuple(scale.shape)}",
+                do="Give one scale per output row.",
+            )
         self.register_buffer("weight", weight.contiguous())
         self.register_buffer("scale", scale.float().contiguous())
         self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None

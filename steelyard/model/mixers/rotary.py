@@ -55,7 +55,7 @@ class Rotary:
     def frequencies(self, longest: int = 0) -> tuple[Tensor, float]:
         """Angle per position for each pair, float32 [dimensions / 2], and the factor on cos and sin.
 
-        `longest` is the largest position + 1 in the call; only longrope looks at it.
+        `longest` is the length of the text so far; only longrope looks at it.
         """
         exponents = torch.arange(0, self.dimensions, 2, dtype=torch.int64).float() / self.dimensions
         inverse = 1.0 / (self.base**exponents)
@@ -84,8 +84,13 @@ class Rotary:
         return torch.cat((out, rest), -1) if rest.shape[-1] else out
 
     def _angles(self, step: Step) -> tuple[Tensor, Tensor]:
-        longest = max(start + length for start, length in zip(step.starts, step.lengths, strict=True))
-        inverse, factor = self.frequencies(longest)
+        if self.scaling is not None and self.scaling.kind == "longrope":
+            # Each row's own length decides, so that a row does not depend on its neighbours.
+            ends = [start + length for start, length in zip(step.starts, step.lengths, strict=True)]
+            both = [self.frequencies(end) for end in ends]
+            inverse, factor = torch.stack([frequencies for frequencies, _ in both])[:, None, None, :], both[0][1]
+        else:
+            inverse, factor = self.frequencies()
         angles = step.positions.float()[:, None, :, None] * inverse.to(step.device)  # [b, 1, t, d/2]
         angles = torch.cat((angles, angles), -1)
         return angles.cos() * factor, angles.sin() * factor

@@ -1,0 +1,67 @@
+"""GPT-2: learned positions, layer norms, GELU, biases everywhere, matrices kept [in, out] (Radford et al., 2019)."""
+
+from __future__ import annotations
+
+from steelyard.model.channels.feed_forward import FeedForwardPlan
+from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.families.config import Config
+from steelyard.model.families.family import Entry, Family
+from steelyard.model.families.renaming import Fused, renamed, stacked_rows
+from steelyard.model.heads.lm import LMHeadPlan
+from steelyard.model.inputs.tokens import TokensPlan
+from steelyard.model.mixers.attention import AttentionPlan
+from steelyard.model.norms import NormPlan
+from steelyard.model.trunk import TrunkPlan
+
+NAMES = {
+    "inputs": "wte",
+    "inputs.positions": "wpe.weight",
+    "norm": "ln_f",
+    "mixer_norm": "ln_1",
+    "channel_norm": "ln_2",
+    "mixer.output": "attn.c_proj",
+    "channel.up": "mlp.c_fc",
+    "channel.down": "mlp.c_proj",
+    "heads.lm.linear": "lm_head",
+}
+QUERY_KEY_VALUE = ("mixer.query", "mixer.key", "mixer.value")
+
+
+def plan(config: Config) -> TrunkPlan:
+    """The trunk a GPT-2 config describes."""
+    width, heads, positions = config.integer("n_embd"), config.integer("n_head"), config.integer("n_positions", 1024)
+    norm = NormPlan("layer", config.number("layer_norm_epsilon", 1e-5), bias=True)
+    channel = FeedForwardPlan(config.integer("n_inner", 4 * width), config.activation("activation_function", "gelu_new"))
+    base = (width // heads) ** -0.5 if config.flag("scale_attn_weights", True) else 1.0
+    by_layer = config.flag("scale_attn_by_inverse_layer_idx", False)
+    blocks = tuple(
+        BlockPlan(
+            AttentionPlan(heads, heads, width // heads, True, True, scale=base / (index + 1) if by_layer else base), channel, before=norm
+        )
+        for index in range(config.integer("n_layer"))
+    )
+    vocabulary = config.integer("vocab_size")
+    return TrunkPlan(
+        width,
+        TokensPlan(vocabulary, positions=positions),
+        StackedPlan(blocks),
+        {"lm": LMHeadPlan(vocabulary, config.flag("tie_word_embeddings", True))},
+        norm,
+        positions,
+    )
+
+
+def query_key_value(block: BlockPlan):
+    """Queries, keys and values, one after the other."""
+    attention: AttentionPlan = block.mixer  # type: ignore[assignment]
+    width = attention.heads * attention.head_width
+    return stacked_rows(width, width, width)
+
+
+def entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a Hugging Face directory."""
+    fused = (Fused("attn.c_attn", QUERY_KEY_VALUE, query_key_value),)
+    return renamed(trunk, NAMES, "h.{}.", fused=fused, transposed=("attn.c_attn", "mixer.output", "channel.up", "channel.down"))
+
+
+FAMILIES = (Family("gpt2", "GPT2LMHeadModel", plan, entries, prefixes=("transformer.",), ignored=(r"h\.\d+\.attn\.(masked_)?bias",)),)

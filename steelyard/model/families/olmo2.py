@@ -1,0 +1,29 @@
+"""OLMo 2: norms only after each part, queries and keys normalised over their full width (arXiv:2501.00656)."""
+
+from __future__ import annotations
+
+from steelyard.model.depth.stacked import BlockPlan
+from steelyard.model.families import llama
+from steelyard.model.families.config import Config
+from steelyard.model.families.family import Entry, Family
+from steelyard.model.families.renaming import renamed
+from steelyard.model.norms import NormPlan
+from steelyard.model.trunk import TrunkPlan
+
+NAMES = llama.NAMES | {"mixer_after": "post_attention_layernorm", "channel_after": "post_feedforward_layernorm"}
+
+
+def plan(config: Config) -> TrunkPlan:
+    """The trunk an OLMo 2 config describes."""
+    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-5))
+    attention = llama.attention(config, query_key_norm="full", norm=norm)
+    block = BlockPlan(attention, llama.gated(config), before=None, after=norm)
+    return llama.decoder(config, (block,) * config.integer("num_hidden_layers"), norm)
+
+
+def entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a Hugging Face directory."""
+    return renamed(trunk, NAMES, llama.BLOCK)
+
+
+FAMILIES = (Family("olmo2", "Olmo2ForCausalLM", plan, entries, ignored=llama.IGNORED),)

@@ -1,0 +1,46 @@
+"""Phi-3: Llama with fused maps, a sliding window, rotary over part of each head, and longrope (arXiv:2404.14219)."""
+
+from __future__ import annotations
+
+from steelyard.model.channels.gated import GatedPlan
+from steelyard.model.depth.stacked import BlockPlan
+from steelyard.model.families import llama
+from steelyard.model.families.config import Config
+from steelyard.model.families.family import Entry, Family
+from steelyard.model.families.gpt2 import QUERY_KEY_VALUE
+from steelyard.model.families.renaming import Fused, renamed, stacked_rows
+from steelyard.model.mixers.attention import AttentionPlan
+from steelyard.model.norms import NormPlan
+from steelyard.model.trunk import TrunkPlan
+
+
+def plan(config: Config) -> TrunkPlan:
+    """The trunk a Phi-3 config describes."""
+    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-5))
+    attention = llama.attention(config, bias=False, output_bias=False, window=config.integer("sliding_window", None))
+    block = BlockPlan(attention, llama.gated(config), before=norm)
+    return llama.decoder(config, (block,) * config.integer("num_hidden_layers"), norm)
+
+
+def query_key_value(block: BlockPlan):
+    """Queries, keys and values, one after the other; keys and values may have fewer heads."""
+    attention: AttentionPlan = block.mixer  # type: ignore[assignment]
+    shared = attention.key_value_heads * attention.head_width
+    return stacked_rows(attention.heads * attention.head_width, shared, shared)
+
+
+def gate_up(block: BlockPlan):
+    channel: GatedPlan = block.channel  # type: ignore[assignment]
+    return stacked_rows(channel.hidden, channel.hidden)
+
+
+def entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a Hugging Face directory."""
+    fused = (
+        Fused("self_attn.qkv_proj", QUERY_KEY_VALUE, query_key_value),
+        Fused("mlp.gate_up_proj", ("channel.gate", "channel.up"), gate_up),
+    )
+    return renamed(trunk, llama.NAMES, llama.BLOCK, fused=fused)
+
+
+FAMILIES = (Family("phi3", "Phi3ForCausalLM", plan, entries, ignored=llama.IGNORED),)

@@ -1,0 +1,51 @@
+"""Qwen 2 and 3: Llama with biases on queries, keys and values (Qwen 2, arXiv:2407.10671), or with normalised queries and keys
+(Qwen 3, arXiv:2505.09388). Upper layers may use a sliding window."""
+
+from __future__ import annotations
+
+from steelyard.model.depth.stacked import BlockPlan
+from steelyard.model.families import llama
+from steelyard.model.families.config import Config
+from steelyard.model.families.family import Family
+from steelyard.model.norms import NormPlan
+from steelyard.model.trunk import TrunkPlan
+
+
+def windows(config: Config) -> list[int | None]:
+    """The sliding window of each layer: `layer_types` says where, or all layers from `max_window_layers` on."""
+    count = config.integer("num_hidden_layers")
+    window = config.integer("sliding_window", None) if config.flag("use_sliding_window", False) else None
+    first = config.values.get("max_window_layers", 28)
+    default = ["sliding_attention" if window is not None and index >= first else "full_attention" for index in range(count)]
+    types = config.words("layer_types", count, default)
+    return [window if kind == "sliding_attention" else None for kind in types]
+
+
+def plan2(config: Config) -> TrunkPlan:
+    """The trunk a Qwen 2 config describes."""
+    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-6))
+    blocks = tuple(
+        BlockPlan(llama.attention(config, bias=True, output_bias=False, window=window), llama.gated(config), before=norm)
+        for window in windows(config)
+    )
+    return llama.decoder(config, blocks, norm)
+
+
+def plan3(config: Config) -> TrunkPlan:
+    """The trunk a Qwen 3 config describes."""
+    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-6))
+    blocks = tuple(
+        BlockPlan(
+            llama.attention(config, window=window, query_key_norm="head", norm=norm, head_width=config.integer("head_dim", 128)),
+            llama.gated(config),
+            before=norm,
+        )
+        for window in windows(config)
+    )
+    return llama.decoder(config, blocks, norm)
+
+
+FAMILIES = (
+    Family("qwen2", "Qwen2ForCausalLM", plan2, llama.entries, ignored=llama.IGNORED),
+    Family("qwen3", "Qwen3ForCausalLM", plan3, llama.entries, ignored=llama.IGNORED),
+)
