@@ -1,0 +1,301 @@
+"""Records: what one arm gave for one sample, kept in one SQLite file so that nothing is generated twice.
+
+A record's key is a digest over the arm's fingerprint, the task's name, the sample's id and request, the seed and the trial.
+What judges an answer is not in the key: scoring reads records and may be repeated, and raising a task's number of samples
+keeps those already answered. A few records share a transaction, so a process killed at any moment loses at most those few,
+and the file stays whole (write-ahead log).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from steelyard.core.errors import SteelyardError, UnsupportedError
+from steelyard.core.fingerprint import digest
+from steelyard.core.protocols import Citation, Score, Token, Usage
+from steelyard.weigh.tasks.task import Ask, Choose, Output, Read, Sample
+
+FORMAT = 1
+APPLICATION_ID = 0x53595243  # "SYRC"
+BATCH = 8  # records a transaction holds; a kill loses at most these
+DELAY = 2.0  # seconds after which a smaller batch is written anyway
+LARGEST = 1 << 30  # bytes a record may claim to unpack to; no answer is that long, a damaged file may say so
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS records(
+    key TEXT PRIMARY KEY, arm TEXT NOT NULL, task TEXT NOT NULL, sample TEXT NOT NULL,
+    seed INTEGER NOT NULL, trial INTEGER NOT NULL, failed INTEGER NOT NULL, output BLOB NOT NULL
+) WITHOUT ROWID
+"""
+_COLUMNS = "key, arm, task, sample, seed, trial, failed, output"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a record belongs to.
+
+    Attributes:
+        arm: fingerprint of what answered.
+        task: the task's name.
+        sample: the sample's id.
+        content: digest of what was put to the arm.
+        seed: of the recipe.
+        trial: 0, or the number of the repetition.
+    """
+
+    arm: str
+    task: str
+    sample: str
+    content: str
+    seed: int
+    trial: int = 0
+
+    @functools.cached_property
+    def text(self) -> str:
+        """32 hex digits; equal keys, equal text."""
+        value = json.dumps([self.arm, self.task, self.sample, self.content, self.seed, self.trial])
+        return hashlib.sha256(value.encode()).hexdigest()[:32]
+
+
+def content_digest(request: Ask | Choose | Read) -> str:
+    """Digest of what is put to an arm: conversation and settings, continuations, or text."""
+    return digest([type(request).__name__, dataclasses.asdict(request)])
+
+
+def key_of(arm: str, task: str, sample: Sample, seed: int, trial: int = 0) -> Key:
+    """The key of an arm's record for a sample."""
+    return Key(arm, task, sample.id, content_digest(sample.request), seed, trial)
+
+
+class Records:
+    """An open store. Use as a context manager; writes of the last moments are flushed on leaving.
+
+    Raises:
+        SteelyardError: the file is damaged, is something else, comes from a newer version, or the disk is full.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._waiting: list[tuple[Any, ...]] = []
+        self._since = time.monotonic()
+        with self._explained():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
+        try:
+            with self._explained():
+                self._prepare()
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _prepare(self) -> None:
+        ask = self._database.execute
+        kind, form = ask("PRAGMA application_id").fetchone()[0], ask("PRAGMA user_version").fetchone()[0]
+        if kind not in (0, APPLICATION_ID) or (kind == 0 and ask("SELECT count(*) FROM sqlite_master").fetchone()[0]):
+            raise SteelyardError("this SQLite file holds something else than records", where=str(self.path), do="Choose another directory.")
+        if form > FORMAT:
+            raise SteelyardError(
+                f"the records have form {form}, this version reads up to {FORMAT}",
+                where=str(self.path),
+                do="Use a newer Steelyard, or move the file away.",
+            )
+        if (found := ask("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(found)
+        ask("PRAGMA journal_mode = WAL")
+        ask("PRAGMA synchronous = NORMAL")
+        ask(f"PRAGMA application_id = {APPLICATION_ID}")
+        ask(f"PRAGMA user_version = {FORMAT}")
+        ask(_TABLE)
+
+    def get(self, key: Key) -> Output | None:
+        """The output recorded for a key, or None."""
+        for row in self._waiting:
+            if row[0] == key.text:
+                return _unpack(row[-1], self.path)
+        with self._explained():
+            row = self._database.execute("SELECT output FROM records WHERE key = ?", (key.text,)).fetchone()
+        return None if row is None else _unpack(row[0], self.path)
+
+    def put(self, key: Key, output: Output) -> None:
+        """Keeps an output; one already kept under this key is replaced."""
+        packed = _pack(output)
+        self._waiting.append((key.text, key.arm, key.task, key.sample, key.seed, key.trial, output.failure is not None, packed))
+        if len(self._waiting) >= BATCH or time.monotonic() - self._since > DELAY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is waiting, in one transaction."""
+        if self._waiting:
+            self._insert(self._waiting)
+            self._waiting = []
+        self._since = time.monotonic()
+
+    def _insert(self, rows: Iterable[tuple[Any, ...]], verb: str = "REPLACE") -> int:
+        with self._explained():
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                done = self._database.executemany(f"INSERT OR {verb} INTO records({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+            return done.rowcount
+
+    def merge(self, other: Path) -> int:
+        """Takes over what another store has and this one lacks, or has only as a failure.
+
+        Args:
+            other: another store's file; it is only read.
+
+        Returns:
+            The number of records taken over.
+        """
+        self.flush()
+        if not other.is_file():
+            raise SteelyardError("there are no records to merge", where=str(other))
+        with Records(other) as theirs:
+            rows = theirs._rows("SELECT " + _COLUMNS + " FROM records")
+            taken = 0
+            with self._explained():
+                mine = dict(self._database.execute("SELECT key, failed FROM records").fetchall())
+            batch: list[tuple[Any, ...]] = []
+            for row in rows:
+                _unpack(row[-1], other)  # damage stays where it is
+                if mine.get(row[0], 2) == 2 or mine[row[0]] and not row[-2]:
+                    batch.append(row)
+                    taken += 1
+                if len(batch) >= 500:
+                    self._insert(batch)
+                    batch = []
+            self._insert(batch)
+        return taken
+
+    def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
+        with self._explained():
+            cursor = self._database.execute(query)
+        while True:
+            with self._explained():
+                rows = cursor.fetchmany(200)
+            if not rows:
+                return
+            yield from rows
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], Output]]:
+        """Every record: what it belongs to, and the output."""
+        self.flush()
+        for key, arm, task, sample, seed, trial, _, output in self._rows(
+            f"SELECT {_COLUMNS} FROM records ORDER BY task, sample, trial, arm"
+        ):
+            yield {"key": key, "arm": arm, "task": task, "sample": sample, "seed": seed, "trial": trial}, _unpack(output, self.path)
+
+    def __len__(self) -> int:
+        self.flush()
+        with self._explained():
+            return self._database.execute("SELECT count(*) FROM records").fetchone()[0]
+
+    def export_parquet(self, path: Path) -> int:
+        """Writes all records as Parquet, one row each; returns their number.
+
+        Raises:
+            UnsupportedError: pyarrow is not installed.
+        """
+        try:
+            arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+        except ImportError:
+            raise UnsupportedError("Parquet needs pyarrow", do="Install it: pip install 'steelyard[parquet]'.") from None
+        rows = [address | dataclasses.asdict(output) for address, output in self]
+        for row in rows:
+            for name in ("tokens", "scores", "citations", "usage"):  # nested and often empty: as JSON text their type is always known
+                row[name] = json.dumps(row[name], ensure_ascii=False)
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+        return len(rows)
+
+    def close(self) -> None:
+        """Writes what is waiting and closes the file. Closing twice is fine."""
+        try:
+            self.flush()
+        finally:
+            self._database.close()
+            self._waiting = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """SQLite's errors as what a person can do about them."""
+        where = str(self.path)
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            text = str(error)
+            if "full" in text:
+                raise SteelyardError(
+                    "the disk is full", where=where, do="Free some space and run the same command again; what was recorded stays."
+                ) from error
+            if isinstance(error, sqlite3.OperationalError) and ("locked" in text or "busy" in text):
+                raise SteelyardError(
+                    "another process writes these records", where=where, do="Wait for it, or use another directory."
+                ) from error
+            if isinstance(error, sqlite3.OperationalError) and ("readonly" in text or "unable to open" in text):
+                raise SteelyardError(
+                    f"the records cannot be written: {text}", where=where, do="Choose a directory you may write to."
+                ) from error
+            raise SteelyardError(f"the records are damaged: {text}", where=where, do=_REMEDY) from error
+        except OSError as error:
+            raise SteelyardError(
+                f"the records cannot be opened: {error.strerror}", where=where, do="Choose a directory you may write to."
+            ) from error
+
+
+_REMEDY = "Move the file away or delete it (with its -wal and -shm neighbours) and run again; all of it will be answered anew."
+
+
+def _pack(output: Output) -> bytes:
+    """An output as compressed JSON; a token is a list, because there are many."""
+    value = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    value["tokens"] = [
+        [t.id, t.text, t.logprob, t.entropy, t.sampled_logprob, *([list(map(list, t.alternatives))] if t.alternatives else [])]
+        for t in output.tokens
+    ]
+    value["scores"] = [[s.logprob, s.greedy, s.tokens, s.bytes] for s in output.scores]
+    value["citations"] = [dataclasses.asdict(citation) for citation in output.citations]
+    value["usage"] = dataclasses.asdict(output.usage) if output.usage else None
+    # surrogatepass: half a surrogate pair may come out of an endpoint's JSON, and is what it said
+    return zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"), 3)
+
+
+def _unpack(packed: bytes, path: Path) -> Output:
+    try:
+        unpacker = zlib.decompressobj()
+        raw = unpacker.decompress(packed, LARGEST)
+        if not unpacker.eof:
+            raise ValueError("cut off")
+        value = json.loads(raw.decode("utf-8", "surrogatepass"))
+        value["tokens"] = tuple(_token(*row) for row in value["tokens"])
+        value["scores"] = tuple(Score(*row) for row in value["scores"])
+        value["citations"] = tuple(Citation(**row) for row in value["citations"])
+        value["usage"] = Usage(**value["usage"]) if value["usage"] else None
+        return Output(**value)
+    except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise SteelyardError(f"a record is damaged: {type(error).__name__}: {error}", where=str(path), do=_REMEDY) from error
+
+
+def _token(id: int, text: str, logprob: float, entropy: float, sampled: float, alternatives: Sequence[Sequence[Any]] = ()) -> Token:
+    return Token(id, text, logprob, entropy, sampled, tuple((int(other), chance) for other, chance in alternatives))
