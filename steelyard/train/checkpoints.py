@@ -7,7 +7,6 @@ moments) and `state.json` (step, place in the data, counters, digests of the two
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -21,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
-from steelyard.core.files import atomic, write_json
+from steelyard.core.files import write_json
 from steelyard.core.fingerprint import file_digest
 
 TRAINED, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
@@ -48,23 +47,28 @@ def save(
     final = directory / f"step-{step:08d}"
     if final.exists():
         return final
-    directory.mkdir(parents=True, exist_ok=True)
-    for left in directory.glob(".step-*.part"):  # of a run that was killed while writing
-        shutil.rmtree(left)
     partial = directory / f".{final.name}.part"
     try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for left in directory.glob(".step-*.part"):  # of a run that was killed while writing
+            shutil.rmtree(left)
         partial.mkdir()
         digests = {}
         for name, tensors in ((TRAINED, trained), (OPTIMIZER, optimizer)):
-            with atomic(partial / name, "wb") as file:
-                file.write(safetensors.torch.save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}))
+            standing = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            safetensors.torch.save_file(standing, partial / name)
+            with (partial / name).open("rb") as file:
+                os.fsync(file.fileno())
             digests[name] = file_digest(partial / name)
         write_json(partial / STATE, {**state, "step": step, "digests": digests})
         os.replace(partial, final)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SteelyardError("the disk is full", where=str(final), do="Free some space and run the same command again.") from error
-        raise
+    except (OSError, safetensors.SafetensorError) as error:
+        # The library reports a full disk as an error of its own, so the reason is in its words.
+        raise SteelyardError(
+            f"the checkpoint could not be written: {error}",
+            where=str(final),
+            do="Free some space (or choose another folder) and run the same command again; checkpoints saved before are whole.",
+        ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(partial)

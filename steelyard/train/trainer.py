@@ -243,7 +243,8 @@ class _Training:
 
     def _update(self, learned: int, rate: float, number: int, rows: list[str]) -> float:
         gradients = [parameter.grad for parameter in self.trained.values() if parameter.grad is not None]
-        torch._foreach_div_(gradients, learned)
+        for gradient in gradients:
+            gradient.div_(learned)
         limit = self.settings.clip or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), limit))
         if not math.isfinite(norm):

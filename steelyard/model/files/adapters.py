@@ -62,8 +62,14 @@ def maps(family: Family, trunk: Trunk) -> list[Map]:
         ours = tuple(name.removesuffix(".weight") for name in entry.ours)
         linear = all(name.endswith(".weight") and _is_linear(trunk, path) for name, path in zip(entry.ours, ours, strict=True))
         if linear and entry.theirs.endswith(".weight"):
-            out.append(Map(entry.theirs.removesuffix(".weight"), entry, ours))
+            out.append(Map(_public(family, entry), entry, ours))
     return out
+
+
+def _public(family: Family, entry: Entry) -> str:
+    """A map's path in the public class. Names of entries leave out a prefix that some files leave out too; the class has it."""
+    inside = family.prefixes[0] if family.prefixes and entry.ours[0].startswith("blocks.") else ""
+    return inside + entry.theirs.removesuffix(".weight")
 
 
 def _is_linear(trunk: Trunk, path: str) -> bool:
