@@ -7,6 +7,7 @@ rounded to zero, since whether an interval excludes zero is the point.
 
 from __future__ import annotations
 
+import datetime
 import math
 from dataclasses import dataclass
 
@@ -124,9 +125,23 @@ class Words:
     difference_unit: str
 
     @property
-    def difference_number(self) -> str:
+    def short_value(self) -> str:
+        """The value without its unit, where the unit is no percent sign."""
+        return self.value if self.unit == "%" else self.value.removesuffix(self.unit).rstrip()
+
+    @property
+    def short_base(self) -> str:
+        return self.base if self.unit == "%" else self.base.removesuffix(self.unit).rstrip()
+
+    @property
+    def short_difference(self) -> str:
         """The difference without its unit."""
         return self.difference.removesuffix(self.difference_unit).rstrip()
+
+    @property
+    def move(self) -> str:
+        """From the base's value to the arm's, the unit said once."""
+        return f"{self.short_base} → {self.value}"
 
 
 def words(cell: Cell, plain: bool = False) -> Words:
@@ -171,3 +186,13 @@ def duration(seconds: float | None) -> str:
     hours, minutes = divmod(minutes, 60)
     parts = [(hours, "h"), (minutes, "min"), (rest if not hours else 0, "s")]
     return " ".join(f"{count} {unit}" for count, unit in parts if count)
+
+
+def moment(text: str) -> str:
+    """An ISO 8601 time to the minute; what is not one stays as it is."""
+    try:
+        when = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = when.strftime("%z")
+    return when.strftime("%Y-%m-%d %H:%M") + ("" if not zone else " UTC" if zone == "+0000" else f" UTC{zone[:3]}:{zone[3:]}")
