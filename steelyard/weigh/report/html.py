@@ -1,0 +1,231 @@
+"""The report as one page: everything it needs is inside it, and nothing in it can reach a network.
+
+The page is drawn from templates by Jinja with escaping on for everything, and after that every string passes `visible`. Its
+content security policy allows the one script and the one style sheet whose digests it names, and scripts that lie beside
+it; so even if something a model wrote were taken for markup, it would not run.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+import markupsafe
+import yaml
+
+from steelyard.core.files import write_text
+from steelyard.weigh.report.checks import checks
+from steelyard.weigh.report.columns import AXES, Column, all_columns, base_name, column_of, grid, headline, others
+from steelyard.weigh.report.details import write_details
+from steelyard.weigh.report.diffs import Piece, compare
+from steelyard.weigh.report.figures import duration, moment, scale, words
+from steelyard.weigh.report.findings import findings, levers_text, limits, model_name, parameters_text, seeds_text, title
+from steelyard.weigh.report.json import plain
+from steelyard.weigh.report.plots import HEIGHT, IntervalPlot, Tradeoff, interval_plot, tradeoff
+from steelyard.weigh.report.report import Cell, Flip, Report
+from steelyard.weigh.report.verdicts import MARKS
+from steelyard.weigh.report.visible import clip, visible
+
+MOST_BYTES = 3_000_000
+PLOT_BYTES, PICTURE_BYTES, CELL_BYTES = 700_000, 350_000, 800_000
+MOST_FLIPS = 200
+TEXT_LIMITS = (8000, 4000, 2000, 1000, 500, 250, 120)  # characters shown of one text; the first at which all flips fit
+LONGEST_NAME, LONGEST_TEXT = 120, 40_000
+_TEMPLATES = Path(__file__).parent / "templates"
+T = TypeVar("T")
+
+
+def write_html(report: Report, path: Path, details: Mapping[tuple[str, str], list[dict[str, Any]]] | None = None) -> None:
+    """Writes `report.html` (at most 3 MB) and, if there are details, the folder `details` beside it.
+
+    Args:
+        report: what to show.
+        path: where the page goes; written atomically.
+        details: (arm, task) -> rows with `sample`, `question`, `expected`, `text`, `values`.
+
+    Raises:
+        SteelyardError: when the disk is full; an older page is left as it was.
+    """
+    manifest = write_details(path.parent, details) if details else []
+    write_text(path, page(report, manifest))
+
+
+def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The page as text. `manifest` says what lies in `details` beside it."""
+    templates = _environment()
+    style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    cells = grid(report)
+    plots, plots_left = _drawn("plot", (p for c in _by_weight(report) if (p := interval_plot(report, c, cells))), PLOT_BYTES)
+    pictures, pictures_left = _drawn("picture", _tradeoffs(report), PICTURE_BYTES)
+    rows, rows_left = _drawn("cell", sorted(report.cells, key=lambda cell: not cell.primary), CELL_BYTES)
+    values = {
+        "report": report,
+        "title": title(report),
+        "base": base_name(report),
+        "arms": others(report),
+        "model": model_name(report),
+        "seeds": seeds_text(report),
+        "headline": headline(report),
+        "cells": cells,
+        "findings": findings(report),
+        "checks": checks(report),
+        "limits": limits(report),
+        "plots": _in_order(plots),
+        "plots_left": plots_left,
+        "pictures": pictures,
+        "pictures_left": pictures_left,
+        "quality_columns": list(dict.fromkeys(picture.quality for picture, _ in pictures)),
+        "cost_columns": list(dict.fromkeys(picture.cost for picture, _ in pictures)),
+        "rows": [drawn for _, drawn in rows],
+        "rows_left": rows_left,
+        "recipe": clip(yaml.safe_dump(plain(report.recipe, sort=False), sort_keys=False, allow_unicode=True, width=110), LONGEST_TEXT),
+        "manifest": list(manifest),
+        "style": markupsafe.Markup(style),
+        "script": markupsafe.Markup(script),
+        "policy": _policy(style, script),
+        "flips": [],
+        "flips_left": 0,
+    }
+    shell = templates.get_template("report.html.j2")
+    shown = report.flips[:MOST_FLIPS]
+    room = MOST_BYTES - _size(shell.render(values)) - 2000
+    drawn = _flips(report, shown, room)
+    return shell.render(values | {"flips": drawn, "flips_left": len(report.flips) - len(drawn)}).lstrip()
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing may be loaded but scripts that lie beside the page; nothing may be sent anywhere."""
+
+    def digest(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    rules = ["default-src 'none'", f"script-src {digest(script)} 'self' file:", f"style-src {digest(style)}", "img-src data:"]
+    return "; ".join([*rules, "base-uri 'none'", "form-action 'none'"])
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
+    )
+    environment.filters |= {
+        "words": words,
+        "duration": duration,
+        "moment": moment,
+        "column": column_of,
+        "name": lambda text: clip(str(text), LONGEST_NAME)[0] + "…" * (len(str(text)) > LONGEST_NAME),
+        "levers": levers_text,
+        "parameters": parameters_text,
+        "factor": lambda unit: scale(unit).factor,
+        "unit": lambda unit: scale(unit).unit,
+        "clip": clip,
+        "short": lambda value: f"{value:.3g}" if isinstance(value, float) else str(value),
+    }
+    environment.globals |= {"HEIGHT": HEIGHT, "marks": MARKS}
+    return environment
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8"))
+
+
+def _drawn(template: str, things: Iterable[T], budget: int) -> tuple[list[tuple[T, markupsafe.Markup]], int]:
+    """As many things as the budget of bytes allows, drawn, and how many were left out."""
+    draw = _macro(template)
+    kept, used, left = [], 0, 0
+    for place, thing in enumerate(things):
+        text = draw(thing, place)
+        if left or used + _size(text) > budget:
+            left += 1
+            continue
+        used += _size(text)
+        kept.append((thing, text))
+    return kept, left
+
+
+def _macro(name: str) -> Callable[..., markupsafe.Markup]:
+    return getattr(_environment().get_template(f"{name}.html.j2").module, name)
+
+
+def _by_weight(report: Report) -> list[Column]:
+    """All columns, those of the headline first: what does not fit should be what matters least."""
+    heads = headline(report)
+    return heads + [column for column in all_columns(report) if column not in heads]
+
+
+def _in_order(plots: list[tuple[IntervalPlot, markupsafe.Markup]]) -> list[markupsafe.Markup]:
+    """The plots by axis, as every list of axes here."""
+    rank = {axis: place for place, axis in enumerate(AXES)}
+    return [drawn for _, drawn in sorted(plots, key=lambda one: rank.get(one[0].column.axis, len(AXES)))]
+
+
+def _tradeoffs(report: Report) -> Iterable[Tradeoff]:
+    heads, columns, cells = headline(report), all_columns(report), grid(report)
+    answers = [column for column in heads if not column.is_cost]
+    costs = [column for column in heads if column.is_cost] + [column for column in columns if column.is_cost and column not in heads]
+    pairs = sorted(itertools.product(enumerate(answers), enumerate(costs)), key=lambda pair: pair[0][0] + pair[1][0])
+    return (picture for (_, quality), (_, cost) in pairs if (picture := tradeoff(report, quality, cost, cells)))
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A flip as shown: texts clipped to what the page can hold, the answers cut into pieces."""
+
+    flip: Flip
+    way: str
+    unit: str
+    question: tuple[str, int]
+    expected: tuple[str, int]
+    base: list[Piece]
+    base_left: int
+    arm: list[Piece]
+    arm_left: int
+
+
+def _flips(report: Report, flips: list[Flip], room: int) -> list[markupsafe.Markup]:
+    """The flips drawn with the longest texts at which all fit; with the shortest, as many as fit."""
+    draw, metrics = _macro("flip"), {(cell.task, cell.metric): cell for cell in report.cells}
+    drawn: list[markupsafe.Markup] = []
+    for limit in TEXT_LIMITS:
+        drawn, used = [], 0
+        for flip in flips:
+            text = draw(_changed(flip, metrics.get((flip.task, flip.metric)), limit), len(drawn))
+            used += _size(text)
+            if used > room:
+                break
+            drawn.append(text)
+        if len(drawn) == len(flips):
+            break
+    return drawn
+
+
+def _changed(flip: Flip, cell: Cell | None, limit: int) -> Changed:
+    (base, base_left), (arm, arm_left) = (clip(visible(text), limit) for text in (flip.base_text, flip.arm_text))
+    pieces = compare(base, arm)
+    way = "changed"
+    if flip.base_value is not None and flip.arm_value is not None and flip.base_value != flip.arm_value:
+        higher = cell.higher_is_better if cell else True
+        way = "gained" if (flip.arm_value > flip.base_value) == higher else "lost"
+    return Changed(
+        flip,
+        way,
+        cell.unit if cell else "",
+        clip(visible(flip.question), limit),
+        clip(visible(flip.expected), limit),
+        [piece for piece in pieces if piece.kind != "new"],
+        base_left,
+        [piece for piece in pieces if piece.kind != "gone"],
+        arm_left,
+    )
