@@ -1,9 +1,9 @@
 """Paths in a recipe are relative to the recipe's own file, so that a recipe and its data can move together.
 
-Which settings are paths is known from their type: `pathlib.Path`, a field called `path`, and references to models,
-answerers and indexes. A reference may also be a name (`encyclopedia`, `hf:org/name`), so it is taken for a path only where it
-says so (it begins with `.`, `~` or `/`, ends in `.gguf`, or has several separators), or where something of that name lies beside
-the recipe and no known download is called so.
+Which settings are paths is known from their type or name: `pathlib.Path`, fields called `path` or `data`, and references to
+models, answerers and indexes. References and `data` may also be names (`encyclopedia`, `hf:org/name`, `generated:forms`), so
+they are taken for a path only where they say so (they begin with `.`, `~` or `/`, end in `.gguf` or `.jsonl`, or have several
+separators), or where something of that name lies beside the recipe and no known download is called so.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def rooted_name(name: str, directory: Path) -> str:
     """A name as it is, or the absolute path where it means one."""
     if name in KNOWN or name.startswith("hf:") or "://" in name or "\0" in name:
         return name
-    says_so = name.startswith((".", "~", os.sep)) or name.endswith(".gguf") or name.count("/") > 1
+    says_so = name.startswith((".", "~", os.sep)) or name.endswith((".gguf", ".jsonl")) or name.count("/") > 1
     return str(rooted_path(name, directory)) if says_so or _lies_beside(name, directory) else name
 
 
@@ -54,6 +54,8 @@ def _rooted_value(value: Any, key: str, directory: Path) -> Any:
         return value if path == value else path
     if key == "path" and isinstance(value, str) and value:
         return str(rooted_path(value, directory))
+    if key == "data" and isinstance(value, str):
+        return rooted_name(value, directory)
     return value
 
 
