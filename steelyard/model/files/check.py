@@ -77,6 +77,17 @@ def check_tensors(
     return problems
 
 
+def refuse(problems: list[str], where: str, most: int = 8) -> None:
+    """Raises what `check_tensors` found, if it found anything: the first few in full, then how many more there are.
+
+    Raises:
+        ModelFileError: when there are problems.
+    """
+    if problems:
+        more = f"; and {len(problems) - most} more" if len(problems) > most else ""
+        raise ModelFileError("; ".join(problems[:most]) + more, where=where, do="Get the model again, or correct its config.")
+
+
 def finite_problem(name: str, tensor: torch.Tensor) -> str | None:
     """What is not finite in a tensor, named and counted, or None."""
     if tensor.numel() == 0 or not tensor.is_floating_point():

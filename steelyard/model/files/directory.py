@@ -134,9 +134,8 @@ def _read_index(path: Path) -> dict[str, str]:
     if not isinstance(weight_map, dict) or not weight_map:
         raise ModelFileError("has no `weight_map` from tensors to files", where=str(path), do=AGAIN)
     for tensor, name in weight_map.items():
-        plain = (
-            isinstance(name, str) and name == PurePosixPath(name).name == PureWindowsPath(name).name and name.isprintable() and name != ".."
-        )
+        plain = isinstance(name, str) and name not in ("", "..") and name.isprintable()
+        plain = plain and name == PurePosixPath(name).name == PureWindowsPath(name).name
         if not plain:
             raise ModelFileError(
                 f"puts tensor {quoted(tensor)} into {quoted(name)}, not a file of this directory", where=str(path), do=AGAIN
@@ -149,7 +148,10 @@ def _read_index(path: Path) -> dict[str, str]:
 
 def _nothing_to_open(path: Path) -> ModelFileError:
     """Why a directory without weights has none, as far as its file names tell."""
-    names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    try:
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_file())
+    except OSError as error:
+        return ModelFileError(f"cannot be listed ({error.strerror})", where=str(path), do="Check its permissions.")
     where, suffixes = str(path), {name: Path(name).suffix.lower() for name in names}
     if any(SHARD.fullmatch(name) for name in names):
         return ModelFileError(f"holds shards but no `{INDEX}`", where=where, do="Download the index, or save the model again.")

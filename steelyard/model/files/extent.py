@@ -59,7 +59,7 @@ class ExtentFile:
         return out
 
     def _check(self, offset: int, size: int) -> None:
-        if offset < 0 or size < 0 or offset + size > self.size:
+        if size < 0 or offset < 0 or (size and offset + size > self.size):
             raise ModelFileError(
                 f"truncated: {size} bytes are declared at offset {offset}, but the file has {self.size}",
                 where=str(self.path),

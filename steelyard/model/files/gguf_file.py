@@ -274,8 +274,8 @@ def _check_layout(tensors: Mapping[str, StoredTensor], data_start: int, alignmen
             fault = "overlaps the tensor before it" if stored.offset < end else f"leaves {stored.offset - end} bytes before it to no tensor"
             raise ModelFileError(f"{fault} (it starts at byte {stored.offset})", where=where, do=AGAIN)
         last = stored.offset + stored.size
-        if last > file.size:
+        if stored.size and last > file.size:
             raise ModelFileError(f"truncated: it ends at byte {last}, but the file has {file.size}", where=where, do=AGAIN)
         end = -(-last // alignment) * alignment
-    if tensors and file.size > end:
+    if file.size > end:
         raise ModelFileError(f"{file.size - end} bytes after the last tensor belong to none", where=str(file.path), do=AGAIN)

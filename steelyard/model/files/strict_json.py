@@ -11,6 +11,7 @@ from steelyard.model.files.extent import ExtentFile
 from steelyard.model.files.source import quoted
 
 MOST_BYTES = 100_000_000  # the safetensors format's own bound on its header
+MOST_PARTS = 2**22  # an empty list takes three bytes here and 64 in memory; a header of 100,000 tensors has a million parts
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
@@ -19,6 +20,8 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     Raises:
         ModelFileError: when it is not UTF-8, not JSON, nested beyond reason, not an object, or names a key twice.
     """
+    if (parts := sum(data.count(mark) for mark in (b",", b"[", b"{"))) > MOST_PARTS:
+        raise ModelFileError(f"{parts} values of JSON; at most {MOST_PARTS} are read", where=where, do="Download or copy the file again.")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
     except RecursionError:
