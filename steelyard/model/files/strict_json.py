@@ -11,7 +11,7 @@ from steelyard.model.files.extent import ExtentFile
 from steelyard.model.files.source import quoted
 
 MOST_BYTES = 100_000_000  # the safetensors format's own bound on its header
-MOST_PARTS = 2**22  # an empty list takes three bytes here and 64 in memory; a header of 100,000 tensors has a million parts
+MOST_PARTS = 2**23  # an empty list takes three bytes here and 64 in memory; the largest tokenizers have two million parts
 
 
 def parse_object(data: bytes, where: str) -> dict[str, Any]:
