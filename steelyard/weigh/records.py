@@ -92,7 +92,7 @@ class Records:
         self._since = time.monotonic()
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None)
+            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             with self._explained():
                 self._prepare()

@@ -246,7 +246,8 @@ def compare(pairs: Pairs, *, binary: bool = False, bounded: bool = False) -> Com
         resampled = studentised(influence - (base_sums[:, 0] - base.value * base_sums[:, 1]) / base_total[1])
     deviation = None if error is None else error * math.sqrt(n)
     draft = Comparison(base, value, difference, error, degrees, n, None, score, deviation, resampled)
-    return dataclasses.replace(draft, p_value=_p_value(draft, shares if binary or up + down < FEW else None))
+    few = up + down < min(FEW, groups)  # most clusters did not change: the variance rests on a handful
+    return dataclasses.replace(draft, p_value=_p_value(draft, shares if binary or few else None))
 
 
 def _p_value(draft: Comparison, shares: numpy.ndarray | None) -> float | None:

@@ -136,7 +136,7 @@ def test_an_interval_excludes_zero_only_when_its_p_value_is_below_alpha(counts, 
     low, high = interval
     assert low <= found.difference <= high
     assert (low > 0 or high < 0) == (found.p_value < alpha)
-    assert -1 <= low and high <= 1 or groups is not None
+    assert low >= -1 and high <= 1 or groups is not None
 
 
 @settings(max_examples=100, deadline=None)

@@ -1,0 +1,180 @@
+"""Putting samples to an arm and keeping what comes back, with the arm's slots full and nothing asked twice.
+
+A sample whose execution fails is recorded as failed, with the reason, and the rest goes on. Failures are tried again by the
+next run over the same directory: a server that was away may be back, and an answer that fails by its nature fails again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, cast
+
+from steelyard.core.errors import SteelyardError
+from steelyard.core.protocols import Answer, AnswerSettings, ScoringAnswerer, collect
+from steelyard.core.seeds import derive
+from steelyard.weigh.arms import OpenArm
+from steelyard.weigh.records import Key, Records, key_of
+from steelyard.weigh.tasks.task import Ask, Choose, Output, Read, Sample
+
+AHEAD = 2  # requests per slot: while one ends, the next is already waiting
+
+
+def obstacle(arm: OpenArm, samples: Sequence[Sample]) -> str | None:
+    """Why an arm cannot be asked these samples at all, or None."""
+    kinds = {type(sample.request) for sample in samples}
+    if Choose in kinds and not ("score" in arm.answerer.capabilities and callable(getattr(arm.answerer, "score", None))):
+        return "this arm does not tell log-probabilities"
+    if Read in kinds and arm.read is None:
+        return "this arm cannot score raw text"
+    return None
+
+
+def key_for(arm: OpenArm, task: str, sample: Sample, seed: int, trial: int = 0) -> Key:
+    """The key of a sample's record. Raw text belongs to the engine, whatever wraps it."""
+    return key_of(arm.read_fingerprint if isinstance(sample.request, Read) else arm.fingerprint, task, sample, seed, trial)
+
+
+def answer_all(
+    arm: OpenArm,
+    task: str,
+    samples: Sequence[Sample],
+    records: Records,
+    *,
+    seed: int,
+    trial: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Output]:
+    """The arm's output for each sample, in order: from the records where they have it, else asked now and recorded.
+
+    Args:
+        arm: what is asked.
+        task: the task's name, for the key.
+        samples: what is asked.
+        records: where outputs are kept.
+        seed: of the recipe; sampled answers draw from it, the sample's id and the trial.
+        trial: number of the repetition.
+        progress: told (done, total) after each answer.
+    """
+    outputs: dict[int, Output] = {}
+    for position, sample in enumerate(samples):
+        found = records.get(key_for(arm, task, sample, seed, trial))
+        if found is not None and found.failure is None:
+            outputs[position] = found
+    progress(len(outputs), len(samples))
+
+    def keep(position: int, output: Output) -> None:
+        outputs[position] = output
+        records.put(key_for(arm, task, samples[position], seed, trial), output)
+        progress(len(outputs), len(samples))
+
+    missing = [position for position in range(len(samples)) if position not in outputs]
+    if missing:
+        try:
+            run_to_end(_answer_missing(arm, samples, missing, seed, trial, keep))
+        finally:
+            records.flush()
+    return [outputs[position] for position in range(len(samples))]
+
+
+async def _answer_missing(
+    arm: OpenArm, samples: Sequence[Sample], missing: Sequence[int], seed: int, trial: int, keep: Callable[[int, Output], None]
+) -> None:
+    texts = [position for position in missing if isinstance(samples[position].request, Read)]
+    for start in range(0, len(texts), AHEAD * arm.slots):
+        chunk = texts[start : start + AHEAD * arm.slots]
+        for position, output in zip(chunk, await asyncio.to_thread(_read, arm, [samples[i] for i in chunk]), strict=True):
+            keep(position, output)
+    waiting = iter([position for position in missing if not isinstance(samples[position].request, Read)])
+
+    async def work() -> None:
+        for position in waiting:
+            keep(position, await answer_one(arm, samples[position], seed, trial))
+
+    await asyncio.gather(*(work() for _ in range(AHEAD * arm.slots)))
+
+
+def _read(arm: OpenArm, samples: Sequence[Sample]) -> list[Output]:
+    """Scores raw texts together; if one of them is refused, one by one, so that only that one fails."""
+    texts = [cast(Read, sample.request).text for sample in samples]
+    assert arm.read is not None  # `obstacle` has been asked
+    begun = time.perf_counter()
+    try:
+        scores = arm.read(texts)
+    except Exception as error:  # see `answer_one`
+        if len(samples) > 1:
+            return [_read(arm, [sample])[0] for sample in samples]
+        return [Output(failure=_reason(error), seconds=time.perf_counter() - begun)]
+    seconds = (time.perf_counter() - begun) / len(samples)
+    return [_checked(Output(scores=(score,), seconds=seconds)) for score in scores]
+
+
+async def answer_one(arm: OpenArm, sample: Sample, seed: int, trial: int) -> Output:
+    """One sample put to an arm."""
+    begun, request = time.perf_counter(), sample.request
+    try:
+        if isinstance(request, Choose):
+            scores = await cast(ScoringAnswerer, arm.answerer).score(request.conversation, request.continuations)
+            return _checked(Output(scores=tuple(scores), seconds=time.perf_counter() - begun))
+        assert isinstance(request, Ask)
+        settings = _settings(request.settings, arm, derive(seed, sample.id, trial))
+        answer = await collect(arm.answerer.answer(request.conversation, settings))
+    except Exception as error:  # an arm is made of anybody's levers; whatever one sample breaks must not sink the others
+        return Output(failure=_reason(error), seconds=time.perf_counter() - begun)
+    return _checked(_output(answer, time.perf_counter() - begun))
+
+
+def _settings(settings: AnswerSettings, arm: OpenArm, seed: int) -> AnswerSettings:
+    """A sample's settings with its own seed, and with confidences where the arm has them."""
+    return dataclasses.replace(settings, seed=seed, token_events="logprobs" in arm.answerer.capabilities)
+
+
+def _output(answer: Answer, seconds: float) -> Output:
+    failure = answer.failure or ("the answer broke off" if answer.reason in ("error", "cancelled") else None)
+    return Output(
+        text=answer.text,
+        tokens=tuple(answer.tokens),
+        citations=tuple(answer.citations),
+        usage=answer.usage,
+        reason=answer.reason,
+        seconds=seconds,
+        failure=failure,
+    )
+
+
+def _checked(output: Output) -> Output:
+    """A model with broken weights gives numbers that are none; that is a failure, not a score."""
+    numbers = [score.logprob for score in output.scores] + [token.logprob for token in output.tokens]
+    if output.failure is None and any(math.isnan(number) for number in numbers):
+        return dataclasses.replace(output, failure="the model gave not-a-number")
+    return output
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
+
+
+def run_to_end(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a coroutine from plain code, also where an event loop already turns (a notebook): then on a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(work)
+        return
+    failures: list[BaseException] = []
+
+    def turn() -> None:
+        try:
+            asyncio.run(work)
+        except BaseException as error:  # carried over to the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=turn, name="steelyard-weigh")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]

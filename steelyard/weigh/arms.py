@@ -1,0 +1,255 @@
+"""From a recipe's arm to something that can be weighed.
+
+The way is: source -> weight levers (made once, kept under `made/` in the run's directory, and always weighed as they read back
+from disk) -> engine with the decode levers -> answerer with the wrap levers. Models with the same source are loaded once.
+
+What an arm *is* is a Merkle fingerprint: the engine digests weights, plan, tokenizer, template, numerics and decode levers; each
+wrapper digests its settings and what it wraps; the digest over all of them names the arm's records. Raw text is scored by the
+engine below the wraps, so arms that differ only in wraps share those records.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
+from steelyard.augment.retrieve.index import open_index
+from steelyard.core.errors import SteelyardError, UnsupportedError
+from steelyard.core.fingerprint import digest
+from steelyard.core.levers import Lever
+from steelyard.core.protocols import Answerer, Score
+from steelyard.core.recipe import Arm, EndpointSource, ModelSource
+from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
+from steelyard.core.run import Run
+from steelyard.generate.engine import Engine
+from steelyard.generate.spec import EngineSpec
+from steelyard.model.load import load
+from steelyard.model.model import Model
+
+SLOTS = 8
+ENDPOINT_SLOTS = 4  # requests under way at a server that may be somebody else's
+
+
+@dataclass
+class OpenArm:
+    """An arm that is ready to answer.
+
+    Attributes:
+        name: as in the recipe.
+        answerer: with all levers pulled.
+        fingerprint: digest of everything that can change an answer.
+        slots: requests it works on at once.
+        read: log-probability of raw texts, below the wraps; None where there is no engine.
+        read_fingerprint: what names the records of raw texts.
+        kernels: what multiplied.
+        parameters: number of weights, where known.
+        weight_bytes: bytes of the weights as the engine holds them, where known.
+        cost: seconds of making and loading.
+        engine: the engine underneath, or None for an endpoint.
+        closing: ends it and frees its memory.
+    """
+
+    name: str
+    answerer: Answerer
+    fingerprint: str
+    slots: int = SLOTS
+    read: Callable[[Sequence[str]], list[Score]] | None = None
+    read_fingerprint: str = ""
+    kernels: str = ""
+    parameters: int | None = None
+    weight_bytes: int | None = None
+    cost: dict[str, float] = field(default_factory=dict)
+    engine: Engine | None = None
+    closing: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        self.closing()
+
+
+class Opener(Protocol):
+    """Opens arms one at a time."""
+
+    def open(self, arm: Arm, seed: int | None = None, *, deterministic: bool = True) -> OpenArm:
+        """The arm, made with one training seed (None = the run's)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class References:
+    """Turns references into what they name. The same name is the same object; engines opened for it are closed with it."""
+
+    def __init__(self) -> None:
+        self._found: dict[Reference, Any] = {}
+        self._engines: list[Engine] = []
+
+    def __call__(self, reference: Reference) -> Any:
+        if reference not in self._found:
+            self._found[reference] = self._find(reference)
+        return self._found[reference]
+
+    def _find(self, reference: Reference) -> Any:
+        match reference:
+            case ModelRef():
+                return load(reference.name)
+            case IndexRef():
+                return open_index(reference.name)
+            case AnswererRef():
+                self._engines.append(Engine(self(ModelRef(reference.name)), deterministic=True))
+                return LocalAnswerer(self._engines[-1])
+        raise UnsupportedError(f"nothing here provides the {reference.kind} `{reference.name}`", do="Leave the lever that asks for it out.")
+
+    def close(self) -> None:
+        for engine in self._engines:
+            engine.close()
+        self._found.clear()
+        self._engines.clear()
+
+
+class ArmOpener:
+    """Opens the arms of one run.
+
+    Args:
+        run: its directory keeps what weight levers made; its seed is theirs.
+    """
+
+    def __init__(self, run: Run):
+        self.references = References()
+        self.run = dataclasses.replace(run, resolve=self.references)
+        self._models: dict[str, Model] = {}
+
+    def open(self, arm: Arm, seed: int | None = None, *, deterministic: bool = True) -> OpenArm:
+        """Makes, loads and starts an arm.
+
+        Raises:
+            SteelyardError: its model, a lever or a reference cannot be had; the arm is named.
+        """
+        engine: Engine | None = None
+        try:
+            levers = [lever.bind(self.references) for lever in arm.levers]
+            if isinstance(arm.source, EndpointSource):
+                return _wrapped(arm.name, EndpointAnswerer(arm.source.url, arm.source.model, arm.source.key), levers)
+            begun = time.perf_counter()
+            model = self._weights(arm, levers, self.run.seed if seed is None else seed)
+            spec = EngineSpec(model, deterministic=deterministic, slots=SLOTS)
+            for lever in levers:
+                spec = getattr(lever, "decode", lambda spec: spec)(spec)
+            engine = Engine.from_spec(spec)
+            opened = _wrapped(arm.name, LocalAnswerer(engine), levers)
+        except SteelyardError as error:
+            if engine is not None:
+                engine.close()
+            raise error.at(f"arm `{arm.name}`") from error
+        return dataclasses.replace(
+            opened,
+            slots=spec.slots,
+            read=engine.score_text,
+            read_fingerprint=engine.fingerprint,
+            kernels=", ".join(f"{key} {value}" for key, value in spec.numerics.items()),
+            parameters=sum(parameter.numel() for parameter in model.trunk.parameters()),
+            weight_bytes=_bytes(engine.trunk),
+            cost={"load_seconds": round(time.perf_counter() - begun, 3)},
+            engine=engine,
+            closing=engine.close,
+        )
+
+    def close(self) -> None:
+        """Lets go of models and references."""
+        self.references.close()
+        self._models.clear()
+
+    def _base(self, arm: Arm) -> Model:
+        if not isinstance(arm.source, ModelSource):
+            raise UnsupportedError(
+                "new models cannot be weighed yet", do="Make it first (`steelyard make`), then name its directory as `base`."
+            )
+        if arm.source.name not in self._models:
+            self._models = {arm.source.name: load(arm.source.name)}  # one source at a time: memory
+        return self._models[arm.source.name]
+
+    def _weights(self, arm: Arm, levers: Sequence[Lever], seed: int) -> Model:
+        """The model after all weight levers; made once, then read from the run's directory."""
+        base = self._base(arm)
+        pulled = [lever for lever in levers if "weights" in lever.stages()]
+        if not pulled:
+            return base
+        place = (
+            self.run.directory
+            / "made"
+            / digest([base.fingerprint, [lever.fingerprint for lever in pulled], seed if _trains(pulled) else None])
+        )
+        if not (place / "model" / "config.json").exists():
+            begun = time.perf_counter()
+            self.run.say(f"{arm.name}: making it with {', '.join(lever.name for lever in pulled)}")
+            model = _pull(pulled, base, dataclasses.replace(self.run, directory=place, seed=seed))
+            if model is base:
+                return base
+            _save(model, place / "model")
+            self.run.log(f"{arm.name}: made in {time.perf_counter() - begun:.1f} s")
+        return load(str(place / "model"))
+
+
+def _trains(levers: Sequence[Lever]) -> bool:
+    return any("train" in lever.hooks() for lever in levers)
+
+
+def is_trained(arm: Arm) -> bool:
+    """Whether another training seed would make another arm."""
+    return _trains(arm.levers)
+
+
+def _pull(levers: Sequence[Lever], model: Model, run: Run) -> Model:
+    """Pulls weight levers in order. Data levers gather until a lever trains on what they make of its samples."""
+    streams: list[Callable[[Any], Any]] = []
+    for lever in levers:
+        hooks: Any = lever
+        if "data" in lever.hooks():
+            streams.append(hooks.data)
+        if "train" in lever.hooks():
+            stream = _one_after_another(streams) if streams else None
+            model = hooks.train(model, stream, run)
+        if "compress" in lever.hooks():
+            model = hooks.compress(model, None, run)
+    return model
+
+
+def _one_after_another(streams: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    def through(samples: Any) -> Any:
+        for stream in streams:
+            samples = stream(samples)
+        return samples
+
+    return through
+
+
+def _save(model: Model, place: Any) -> None:
+    """Saves beside its place and renames, so that a kill leaves no half model."""
+    part = place.with_name("model.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save(part)
+    os.replace(part, place)
+
+
+def _wrapped(name: str, answerer: Answerer, levers: Sequence[Lever]) -> OpenArm:
+    inner = answerer
+    wraps = [lever for lever in levers if "wrap" in lever.hooks()]
+    for lever in wraps:
+        hooks: Any = lever
+        answerer = hooks.wrap(answerer)
+    # A wrapper digests what it wraps; the levers are digested again so that one that forgets itself is still told apart.
+    fingerprint = digest([answerer.fingerprint, [lever.fingerprint for lever in wraps]]) if answerer is not inner else inner.fingerprint
+    return OpenArm(name, answerer, fingerprint, ENDPOINT_SLOTS)
+
+
+def _bytes(trunk: Any) -> int:
+    """Bytes of all weights and buffers, tied ones once."""
+    storages = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in [*trunk.parameters(), *trunk.buffers()]
+    }
+    return sum(storages.values())

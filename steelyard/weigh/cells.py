@@ -1,0 +1,217 @@
+"""From two arms' values to the cells of a report.
+
+A cell is drafted as soon as its values are there and finished when it is known at which error rate its interval is to be read:
+0.05 for a descriptive cell, Holm's level for a primary one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steelyard.weigh.multiplicity import holm_levels
+from steelyard.weigh.power import samples_to_settle
+from steelyard.weigh.report.report import Cell
+from steelyard.weigh.scoring import Scored, same_records
+from steelyard.weigh.statistics import ALPHA, Comparison, compare, estimate, pair, spread_over_seeds
+from steelyard.weigh.tasks.task import Metric, Task, Value
+from steelyard.weigh.verdicts import at_floor, margin_of, verdict
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A cell before its error rate is known.
+
+    Attributes:
+        arm, task, metric: where it stands.
+        comparison: of arm and base; None where the arm has no value.
+        identical: every record and value is equal.
+        floored: neither side is better than the metric's floor.
+        base: where there is no comparison, the base against itself: it carries the base's value.
+        notes: what a reader should know.
+        source: `measured` or `modelled`.
+        shift: for modelled figures, what the doubt about the coefficients adds below and above the difference's interval.
+    """
+
+    arm: str
+    task: str
+    metric: Metric
+    comparison: Comparison | None
+    identical: bool = False
+    floored: bool = False
+    base: Comparison | None = None
+    notes: tuple[str, ...] = ()
+    source: str = "measured"
+    shift: tuple[float, float] = (0.0, 0.0)
+
+
+def draft_cells(arm: str, task: Task, base: Scored, runs: Sequence[Scored], notes: tuple[str, ...] = ()) -> list[Draft]:
+    """One draft per metric of a task.
+
+    Args:
+        arm: its name.
+        task: with its metrics.
+        base: the base's values.
+        runs: the arm's values, one per training seed (one for an arm that is not trained).
+        notes: what a reader should know of this arm.
+    """
+    count = min(len(base.samples), *(len(run.samples) for run in runs))
+    base, runs = base.first(count), [run.first(count) for run in runs]
+    if reason := base.obstacle or next((run.obstacle for run in runs if run.obstacle), None):
+        return [unmeasured(arm, task.name, metric, reason, _alone(metric, base)) for metric in task.metrics]
+    failed = [any(run.failures[i] is not None for run in (base, *runs)) for i in range(count)]
+    if any(failed):
+        why = next(run.failures[i] for i in range(count) for run in (base, *runs) if run.failures[i] is not None)
+        notes = (*notes, f"{sum(failed)} of {count} samples failed and are left out on both sides; the first: {why}")
+    same = all(same_records(base, run) for run in runs)
+    return [_draft(arm, task.name, metric, base, runs, failed, same, notes) for metric in task.metrics]
+
+
+def _draft(
+    arm: str, task: str, metric: Metric, base: Scored, runs: Sequence[Scored], failed: Sequence[bool], same: bool, notes: tuple[str, ...]
+) -> Draft:
+    kept = [i for i, failure in enumerate(failed) if not failure]
+    clusters = [base.samples[i].cluster for i in kept]
+    left = [base.values[metric.name][i] for i in kept]
+    columns = [[run.values[metric.name][i] for i in kept] for run in runs]
+    comparison = contrast(metric, left, columns, clusters, trials=base.trials)
+    if comparison is None:
+        reason = notes[-1] if notes and not kept else "the metric applies to no sample of one side"
+        return unmeasured(arm, task, metric, reason, _alone(metric, base))
+    equal = same and all(column == left for column in columns)
+    floored = at_floor(metric, comparison.base.interval) and at_floor(metric, comparison.value.interval)
+    return Draft(arm, task, metric, comparison, equal, floored, notes=notes)
+
+
+def contrast(
+    metric: Metric, base: Sequence[Value], runs: Sequence[Sequence[Value]], clusters: Sequence[str], trials: int = 1
+) -> Comparison | None:
+    """Compares per-sample values of the base with those of one or several runs of an arm."""
+    bounded = metric.unit == "share" and metric.kind == "mean"
+    binary = metric.binary and trials == 1
+    found = [compare(pair(base, run, clusters), binary=binary and len(runs) == 1, bounded=bounded) for run in runs]
+    if any(one is None for one in found):
+        return None
+    each = [one for one in found if one is not None]
+    if len(each) == 1:
+        return each[0]
+    pooled = compare(pair(base, _mean_over_runs(runs), clusters), bounded=bounded)
+    return pooled and spread_over_seeds(pooled, [one.difference for one in each])
+
+
+def _mean_over_runs(runs: Sequence[Sequence[Value]]) -> list[Value]:
+    out: list[Value] = []
+    for values in zip(*runs, strict=True):
+        there = [value for value in values if value is not None]
+        if not there:
+            out.append(None)
+        elif isinstance(there[0], tuple):
+            pairs = [value for value in there if isinstance(value, tuple)]
+            out.append((sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)))
+        else:
+            out.append(sum(value for value in there if not isinstance(value, tuple)) / len(there))
+    return out
+
+
+def _alone(metric: Metric, scored: Scored) -> Comparison | None:
+    """The base against itself: carries its value for cells in which the arm has none."""
+    values = [value for value, failure in zip(scored.values[metric.name], scored.failures, strict=True) if failure is None]
+    clusters = [sample.cluster for sample, failure in zip(scored.samples, scored.failures, strict=True) if failure is None]
+    return contrast(metric, values, [values], clusters, scored.trials)
+
+
+def unmeasured(arm: str, task: str, metric: Metric, reason: str, base: Comparison | None = None) -> Draft:
+    """A cell that cannot be measured, with the reason."""
+    return Draft(arm, task, metric, None, notes=(reason,), base=base)
+
+
+def not_run(arm: str, task: Task, base: Scored) -> list[Draft]:
+    """Cells of an arm that was not asked because the base is at floor."""
+    note = f"the base is at floor on the first {len(base.samples)} samples, so this arm was not asked"
+    return [Draft(arm, task.name, metric, None, floored=True, notes=(note,), base=_alone(metric, base)) for metric in task.metrics]
+
+
+def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
+    """The cell, its interval read at an error rate."""
+    metric, comparison = draft.metric, draft.comparison
+    cell = Cell(
+        arm=draft.arm,
+        task=draft.task,
+        axis=metric.axis,
+        metric=metric.name,
+        unit=metric.unit,
+        higher_is_better=metric.higher_is_better,
+        base=None,
+        base_interval=None,
+        value=None,
+        value_interval=None,
+        difference=None,
+        low=None,
+        high=None,
+        n=0,
+        primary=primary,
+        verdict="floor" if draft.floored else "not measurable",
+        source="modelled" if draft.source == "modelled" else "measured",
+        margin=None,
+        note="; ".join(note for note in draft.notes if note),
+    )
+    alone = comparison or draft.base
+    if alone is not None:
+        cell = dataclasses.replace(
+            cell, base=alone.base.value, base_interval=alone.base.interval, margin=margin_of(metric, alone.base.value), n=alone.base.n
+        )
+    if comparison is None or cell.margin is None:
+        return cell
+    interval = comparison.interval(alpha)
+    if interval is not None:
+        interval = (interval[0] + draft.shift[0], interval[1] + draft.shift[1])
+    word = verdict(
+        measurable=True,
+        floor=draft.floored,
+        identical=draft.identical,
+        interval=interval,
+        margin=cell.margin,
+        higher_is_better=metric.higher_is_better,
+    )
+    more = None
+    if word == "underpowered" and interval is not None:
+        more = samples_to_settle(comparison.difference, interval, cell.margin, comparison.n, alpha)
+    return dataclasses.replace(
+        cell,
+        value=comparison.value.value,
+        value_interval=comparison.value.interval,
+        difference=comparison.difference,
+        low=None if interval is None else interval[0],
+        high=None if interval is None else interval[1],
+        n=comparison.n,
+        verdict=word,
+        samples_to_settle=more,
+    )
+
+
+def finish_all(drafts: Sequence[Draft], primary: Mapping[str, tuple[str, str]], alpha: float = ALPHA) -> list[Cell]:
+    """All cells of a report; the primary ones are read at Holm's levels, together.
+
+    Args:
+        drafts: every cell's.
+        primary: arm -> (task, metric) of its one primary hypothesis.
+        alpha: family-wise error rate of the primary cells, and each descriptive cell's own.
+    """
+    chosen = [draft for draft in drafts if primary.get(draft.arm) == (draft.task, draft.metric.name)]
+    p_values = [1.0 if (c := draft.comparison) is None or c.p_value is None else c.p_value for draft in chosen]
+    levels = dict(zip(map(id, chosen), holm_levels(p_values, alpha), strict=True))
+    return [finish(draft, id(draft) in levels, levels.get(id(draft), alpha)) for draft in drafts]
+
+
+def base_cell(task: str, metric: Metric, values: Sequence[Value], clusters: Sequence[str]) -> Cell | None:
+    """The base's own value, for a weighing with no arm beside it."""
+    both = pair(values, values, clusters)
+    bounded = metric.unit == "share" and metric.kind == "mean"
+    found = estimate(both.base, both.clusters, binary=metric.binary, bounded=bounded)
+    if found is None:
+        return None
+    return Cell(
+        "base", task, metric.axis, metric.name, metric.unit, metric.higher_is_better, None, None, found.value, found.interval,
+        None, None, None, found.n, False, "identical", note="the base itself",
+    )  # fmt: skip

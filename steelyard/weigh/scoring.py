@@ -1,0 +1,106 @@
+"""From an arm's outputs on a task to per-sample values, and whether two arms gave the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steelyard.core.errors import SteelyardError
+from steelyard.weigh.tasks.task import Metric, Output, Sample, Task, Value
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One arm on one task.
+
+    Attributes:
+        samples: what was asked.
+        outputs: per sample, its trials.
+        values: metric -> per-sample value, the trials joined (mean; sums for ratios); None where the metric does not apply.
+        failures: per sample, the reason its execution failed, or None.
+        obstacle: why the arm could not be asked at all, or None.
+    """
+
+    samples: Sequence[Sample]
+    outputs: Sequence[Sequence[Output]]
+    values: Mapping[str, Sequence[Value]]
+    failures: Sequence[str | None]
+    obstacle: str | None = None
+
+    @property
+    def trials(self) -> int:
+        return max((len(trials) for trials in self.outputs), default=1)
+
+    def first(self, count: int) -> Scored:
+        """The first samples alone."""
+        values = {name: list(column[:count]) for name, column in self.values.items()}
+        return Scored(self.samples[:count], self.outputs[:count], values, self.failures[:count], self.obstacle)
+
+
+def unable(task: Task, samples: Sequence[Sample], reason: str) -> Scored:
+    """What stands for an arm that could not be asked."""
+    nothing: list[Value] = [None] * len(samples)
+    return Scored(samples, [[] for _ in samples], {metric.name: nothing for metric in task.metrics}, [reason] * len(samples), reason)
+
+
+def score(task: Task, samples: Sequence[Sample], trials: Sequence[Sequence[Output]]) -> Scored:
+    """Scores an arm's outputs.
+
+    Args:
+        task: its scorer and metrics.
+        samples: what was asked.
+        trials: [trial][sample] outputs.
+
+    Raises:
+        SteelyardError: the scorer gave something else than the metrics it declares.
+    """
+    per_sample = [list(outputs) for outputs in zip(*trials, strict=True)]
+    values: dict[str, list[Value]] = {metric.name: [] for metric in task.metrics}
+    failures: list[str | None] = []
+    for sample, outputs in zip(samples, per_sample, strict=True):
+        failure = next((output.failure for output in outputs if output.failure is not None), None)
+        found = [] if failure is not None else [_scores(task, sample, output) for output in outputs]
+        for metric in task.metrics:
+            values[metric.name].append(_joined(metric, [one.get(metric.name) for one in found]))
+        failures.append(failure)
+    return Scored(samples, per_sample, values, failures)
+
+
+def _scores(task: Task, sample: Sample, output: Output) -> Mapping[str, Value]:
+    found = task.score(sample, output)
+    if unknown := set(found) - {metric.name for metric in task.metrics}:
+        raise SteelyardError(f"the scorer gave {', '.join(sorted(unknown))}, which the task does not declare", where=f"task `{task.name}`")
+    for metric in task.metrics:
+        value = found.get(metric.name)
+        if isinstance(value, tuple) != (metric.kind == "ratio") and value is not None:
+            expected = "a pair (numerator, denominator)" if metric.kind == "ratio" else "a number"
+            raise SteelyardError(f"`{metric.name}` is {value!r}, expected {expected}", where=f"task `{task.name}`, sample {sample.id}")
+    return found
+
+
+def _joined(metric: Metric, values: Sequence[Value]) -> Value:
+    """Trials as one value. Numbers that are none count as not there."""
+    if metric.kind == "ratio":
+        pairs = [value for value in values if isinstance(value, tuple) and all(map(math.isfinite, value))]
+        return (sum(a for a, _ in pairs), sum(b for _, b in pairs)) if pairs else None
+    numbers = [float(value) for value in values if value is not None and not isinstance(value, tuple) and math.isfinite(value)]
+    return sum(numbers) / len(numbers) if numbers else None
+
+
+def said(output: Output) -> tuple[object, ...]:
+    """What an arm said, as far as two arms can be called identical: text, tokens, choices' probabilities, how it ended."""
+    return (
+        output.text,
+        tuple(token.id for token in output.tokens),
+        tuple((score.logprob, score.greedy, score.tokens) for score in output.scores),
+        output.reason,
+        output.failure,
+    )
+
+
+def same_records(base: Scored, arm: Scored) -> bool:
+    """Whether both gave the same on every sample, trial by trial."""
+    if base.obstacle or arm.obstacle or len(base.outputs) != len(arm.outputs):
+        return False
+    return all([said(a) for a in one] == [said(b) for b in other] for one, other in zip(base.outputs, arm.outputs, strict=True))
