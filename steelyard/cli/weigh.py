@@ -35,7 +35,7 @@ def weigh(
     """
     recipe = _recipe(words or [], base, data, tries or [])
     if plan:
-        return _plan(recipe, as_json)
+        return _plan(recipe, out, as_json)
     from steelyard.weigh import runner
     from steelyard.weigh.report.json import to_json
     from steelyard.weigh.report.terminal import table
@@ -61,10 +61,10 @@ def _recipe(words: list[str], base: str | None, data: Path | None, tries: list[s
     return recipe.from_command_line(base, data, tries, words)
 
 
-def _plan(recipe: Any, as_json: bool) -> None:
+def _plan(recipe: Any, out: Path | None, as_json: bool) -> None:
     from steelyard.weigh import plan as planning
 
-    planned = planning.plan(recipe)
+    planned = planning.plan(recipe, out, say=say_on(True))
     if as_json:
         return print_json(planned.as_dict())
     console().print(planned)

@@ -139,7 +139,10 @@ def presets() -> dict[str, tuple[type[Lever], Mapping[str, Any]]]:
 
 
 def _load(point: plugins.Point) -> type[Lever]:
-    return plugins.load(point, Lever, "lever", required=("name", "idea", "identity"))
+    lever = plugins.load(point, Lever, "lever", required=("name", "idea", "identity"))
+    if not lever.hooks():
+        raise SteelyardError(f"the lever `{point.name}` implements no hook", where=point.value, do=f"Hooks: {', '.join(HOOKS)}.")
+    return lever
 
 
 def all_levers() -> dict[str, type[Lever]]:
@@ -298,9 +301,16 @@ def check_chain(levers: Iterable[Lever], available: Iterable[str], where: str) -
             )
         reached = max(reached, STAGES.index(lever.stages()[-1]) if lever.stages() else 0)
         if missing := lever.needs - have:
-            raise RecipeError(f"`{lever.name}` needs {', '.join(sorted(missing))}, which this arm does not have", where=where)
+            what = f"`{lever.name}` needs {', '.join(sorted(missing))}, which nothing before it provides"
+            raise RecipeError(what, where=where, do=_providers(missing))
         barred = {other.name for other in earlier if lever.name in other.conflicts}
         if clash := lever.conflicts & (have | {other.name for other in earlier}) | barred:
             raise RecipeError(f"`{lever.name}` conflicts with {', '.join(sorted(clash))}", where=where, do="Put them in arms of their own.")
         have |= lever.provides
         earlier.append(lever)
+
+
+def _providers(needs: frozenset[str]) -> str:
+    """What to put before a lever that lacks something."""
+    found = [name for name, lever in all_levers().items() if needs & lever.provides]
+    return f"Put {' or '.join(f'`{name}`' for name in found)} before it." if found else "Start from a model that has it."

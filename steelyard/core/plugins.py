@@ -67,7 +67,7 @@ def load(point: Point, kind: type[T], what: str, required: Iterable[str] = ()) -
     where = f"entry point {point.value} of {point.package}"
     try:
         thing = point.load()
-    except Exception as error:  # someone else's module may fail in any way; the reason is passed on, not hidden
+    except (Exception, SystemExit) as error:  # someone else's module may fail in any way; the reason is passed on, not hidden
         raise SteelyardError(
             f"the {what} `{point.name}` could not be imported: {type(error).__name__}: {error}",
             where=where,

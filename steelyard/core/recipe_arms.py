@@ -7,8 +7,7 @@ tells all of them.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,36 +31,29 @@ LARGEST_SEED = 2**63 - 1
 
 @dataclass
 class Problems:
-    """Everything wrong with a recipe so far, each with its place."""
+    """Everything wrong with a recipe so far, each with its key path."""
 
     document: Document
-    found: list[tuple[str, str, str | None]] = field(default_factory=list)
+    found: list[tuple[KeyPath, str, str | None]] = field(default_factory=list)
 
     def add(self, path: KeyPath, what: str, do: str | None = None) -> None:
-        self.found.append((self.document.where(path), what, do or None))
+        self.found.append((path, what, do or None))
 
     def validation(self, path: KeyPath, error: pydantic.ValidationError, known: Mapping[str, Any], do: str | None = None) -> None:
         """Each wrong key of a pydantic error at its own line."""
         for inner, what, fix in explain(error, known):
             self.add((*path, *inner), what, " ".join(filter(None, [fix, do])))
 
-    @contextlib.contextmanager
-    def gather(self, path: KeyPath) -> Iterator[None]:
-        """Notes a failure inside the block instead of raising it."""
-        try:
-            yield
-        except SteelyardError as error:
-            self.add(path, f"{error.where}: {error.what}" if error.where else error.what, error.do)
-
     def raise_if_any(self) -> None:
         """One problem is raised as it is; several as one error that lists them all in the order of the file."""
-        unique = list(dict.fromkeys(self.found))
+        unique = sorted(dict.fromkeys(self.found), key=lambda problem: self.document.order(problem[0]))
         if not unique:
             return
+        where = self.document.where
         if len(unique) == 1:
-            where, what, do = unique[0]
-            raise RecipeError(what, where=where, do=do)
-        lines = [f"{where}: {what}." + (f" {do}" if do else "") for where, what, do in unique]
+            path, what, do = unique[0]
+            raise RecipeError(what, where=where(path), do=do)
+        lines = [f"{where(path)}: {what}." + (f" {do}" if do else "") for path, what, do in unique]
         raise RecipeError("\n  ".join([f"{len(unique)} things are wrong", *lines]), where=self.document.source)
 
 
@@ -76,7 +68,7 @@ class Written:
 
 def source(value: Mapping[str, Any], path: KeyPath, directory: Path, problems: Problems) -> Source | None:
     """The source a mapping names through `base`, `endpoint` or `new`; None where it names none or a wrong one."""
-    given = [key for key in SOURCE_KEYS if value.get(key) is not None]
+    given = [key for key in SOURCE_KEYS if key in value]
     if len(given) > 1:
         problems.add((*path, given[1]), f"`{given[0]}` and `{given[1]}` both say where this starts", "Keep one of them.")
         return None

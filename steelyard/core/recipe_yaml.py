@@ -58,13 +58,19 @@ class Document:
     def where(self, path: KeyPath = ()) -> str:
         """`file:line:column (key.path)` of a part, or of the nearest part around it that was written down."""
         shown = f" ({'.'.join(str(part) for part in path)})" if path else ""
-        for length in range(len(path), -1, -1):
-            mark = self.marks.get(path[:length])
-            if isinstance(mark, str):
-                return f"{mark}{shown}"
-            if mark:
-                return f"{self.source}:{mark[0]}:{mark[1]}{shown}"
-        return f"{self.source}{shown}"
+        mark = self._mark(path)
+        if isinstance(mark, str):
+            return f"{mark}{shown}"
+        return f"{self.source}:{mark[0]}:{mark[1]}{shown}" if mark else f"{self.source}{shown}"
+
+    def order(self, path: KeyPath) -> tuple[int, int]:
+        """What sorts paths as they stand in the file; those from overrides come last."""
+        mark = self._mark(path)
+        return mark if isinstance(mark, tuple) else (1 << 30, 0)
+
+    def _mark(self, path: KeyPath) -> tuple[int, int] | str | None:
+        inner_first = (self.marks.get(path[:length]) for length in range(len(path), -1, -1))
+        return next((mark for mark in inner_first if mark is not None), None)
 
 
 def read(path: Path) -> Document:

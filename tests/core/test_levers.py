@@ -50,6 +50,7 @@ def test_a_preset_fills_in_settings_and_may_be_overridden(demo: Path) -> None:
         ("not_installed", "import a_module_nobody_has", "a_module_nobody_has"),
         ("bad_syntax", "class :", "SyntaxError"),
         ("fails", "raise RuntimeError('no licence')", "no licence"),
+        ("leaves", "import sys; sys.exit('goodbye')", "goodbye"),
         ("no_class", "Thing = 3", "not a Lever class"),
         ("no_attribute", "", "Thing"),
         (
@@ -77,6 +78,13 @@ def test_a_lever_must_say_what_every_lever_says(demo: Path) -> None:
     write_package(demo, "silent-levers", {"silent": source}, {"steelyard.levers": {"silent": "silent:Thing"}})
     with installed(demo):
         assert "idea, identity" in levers.broken()["silent"]
+
+
+def test_a_lever_without_a_hook_is_no_lever(demo: Path) -> None:
+    source = (demo / "demo_levers.py").read_text().replace("demo_rescale", "demo_idle").replace("def compress", "def squeeze")
+    write_package(demo, "idle-levers", {"idle": source}, {"steelyard.levers": {"demo_idle": "idle:Rescale"}})
+    with installed(demo):
+        assert "implements no hook" in levers.broken()["demo_idle"]
 
 
 def test_another_package_cannot_take_the_name_of_ours(demo: Path) -> None:
@@ -204,7 +212,7 @@ def test_stages_have_one_order(demo: Path) -> None:
 
 
 def test_an_unmet_need_is_refused_and_a_provided_one_is_met(demo: Path) -> None:
-    with pytest.raises(RecipeError, match="`demo_decode` needs trained"):
+    with pytest.raises(RecipeError, match="(?s)`demo_decode` needs trained.*Put `demo_train` before it"):
         levers.check_chain(chain("demo_decode"), {"weights"}, "arm")
     levers.check_chain(chain("demo_train", "demo_decode"), {"gradients"}, "arm")
 

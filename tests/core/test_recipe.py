@@ -163,6 +163,8 @@ REFUSED = [
     ("base: m\narms:\n  a:", "my.yaml:3:3", "list of levers"),
     ("base: m\narms:\n  a: {demo_rescale: {factor: 2}}", "my.yaml:3:7", "an arm is a list"),
     ("base: m\narms:\n  a: {bass: x}", "my.yaml:3:7", "Did you mean `base`"),
+    ("base: m\narms:\n  a: {base: , steps: []}", "my.yaml:3:7", "model's name"),
+    ("base:", "my.yaml:1:1", "model's name"),
     ("base: m\narms:\n  a: {base: x, new: {}}", "my.yaml:3:16", "both say where"),
     ("base: m\narms:\n  a: {steps: [], levers: []}", "my.yaml:3:18", "mean the same"),
     ("base: m\narms:\n  a: {steps: [demo_train], seeds: [1, 1]}", "my.yaml:3:28", "different whole numbers"),
@@ -478,6 +480,24 @@ PLAIN = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=4)),
     max_leaves=20,
 )
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.lists(st.sampled_from([*WORDS, "half", "kind", *"0123.=[]{}'\"", "demo_rescale"]), max_size=12).map("".join),
+    )
+)
+@example("arms.half.=1")
+@example("arms=3")
+@example("arms.half=[" + "[" * 50)
+@example("=".join(["a" * 3000] * 3))
+def test_no_override_makes_reading_fail_in_any_other_way(tmp_path: Path, override: str) -> None:
+    try:
+        read(tmp_path, STEPPED, override)
+    except RecipeError as error:
+        assert str(error)
 
 
 @settings(max_examples=200, deadline=None)
