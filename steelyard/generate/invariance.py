@@ -1,51 +1,66 @@
 """Row invariance: does a row's product depend on how many other rows are multiplied with it?
 
-Matrix libraries choose kernels by the number of rows, and kernels differ in their order of summation. `deterministic` needs the
-fewest rows from which on a row's result stays bit-identical; it differs by machine, library and type, so it is measured here.
+Matrix libraries choose kernels by the number of rows and treat the last few rows of a product apart, and kernels differ in their
+order of summation. `deterministic` therefore multiplies rows in multiples of a tile for which every row comes out bit-identical
+whatever the multiple. The tile differs by machine, library and type, so it is measured here.
 """
 
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from steelyard.core.errors import UnsupportedError
 from steelyard.model.linears.linear import Linear
 from steelyard.model.trunk import Trunk
 
-MOST = 64
-COUNTS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 48, MOST)
+TILES = (1, 2, 4, 8, 16, 32)
+WIDE = 16384
+"""A linear with more outputs than this (the head) is tried on fewer rows: it never meets many at once."""
 
 
-def fewest_rows(trunk: Trunk) -> int:
-    """The least number of rows from which on every linear's rows are bit-identical whatever their number, up to 64.
+def row_tile(trunk: Trunk) -> int:
+    """The least tile such that every linear's rows are bit-identical in any multiple of it (tried up to 256 rows).
 
     Raises:
-        UnsupportedError: on a machine where not even 64 rows are enough.
+        UnsupportedError: on a machine where no tile up to 32 is enough.
     """
-    seen, fewest = set(), 1
+    seen, tile = set(), 1
     generator = torch.Generator().manual_seed(0)
     for module in trunk.modules():
         if not isinstance(module, Linear):
             continue
-        shape = (module.inputs, module.outputs, module.storage.kind, next(module.storage.buffers(), module.weight).dtype)
-        if shape in seen:
-            continue
-        seen.add(shape)
-        fewest = max(fewest, _fewest_of(module, generator))
-    return fewest
+        storage = module.storage
+        kind = next((tensor.dtype for tensor in [*storage.buffers(), *storage.parameters()] if tensor.dim() == 2), None)
+        shape = (module.inputs, module.outputs, kind)
+        if shape not in seen:
+            seen.add(shape)
+            tile = _tile_of(module, tile, generator)
+    return tile
 
 
-def _fewest_of(linear: Linear, generator: torch.Generator) -> int:
-    x = torch.randn(MOST, linear.inputs, generator=generator).to(linear.storage.weight.device)  # type: ignore[union-attr]
+def _tile_of(linear: Linear, least: int, generator: torch.Generator) -> int:
+    rows = 64 if linear.outputs > WIDE else 256
+    device = next(tensor.device for tensor in [*linear.storage.parameters(), *linear.storage.buffers()])
+    x = torch.randn(rows, linear.inputs, generator=generator).to(device)
     with torch.inference_mode():
         whole = linear.storage(x)
-        fewest = 1
-        for count in COUNTS:
-            if not torch.equal(linear.storage(x[:count]), whole[:count]):
-                fewest = next((larger for larger in COUNTS if larger > count), MOST + 1)
-    if fewest > MOST:
-        raise UnsupportedError(
-            f"products of {linear.inputs} x {linear.outputs} differ with the number of rows up to {MOST} on this machine",
-            do="Use deterministic=False, or kernels='reference' with dtype='float32'.",
-        )
-    return fewest
+        for tile in TILES:
+            if tile >= least and all(torch.equal(_in_pieces(linear, x, count), whole) for count in _multiples(tile, rows)):
+                return tile
+    raise UnsupportedError(
+        f"products of {linear.inputs} x {linear.outputs} differ with the number of rows on this machine, in tiles of up to {TILES[-1]}",
+        do="Use deterministic=False.",
+    )
+
+
+def _multiples(tile: int, rows: int) -> list[int]:
+    return sorted({tile * factor for factor in (1, 2, 3, 5, 8, 11, 16, 24, 32) if tile * factor < rows})
+
+
+def _in_pieces(linear: Linear, x: Tensor, count: int) -> Tensor:
+    """The product computed `count` rows at a time; a rest is filled up with the rows before it."""
+    pieces = [linear.storage(x[start : start + count]) for start in range(0, len(x) - count + 1, count)]
+    if rest := len(x) % count:
+        pieces.append(linear.storage(x[-count:])[-rest:])
+    return torch.cat(pieces)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from steelyard.generate.invariance import fewest_rows
+from steelyard.generate.invariance import row_tile
 from steelyard.generate.sequences import Generation, Scoring, Sequence
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.state import Dense
@@ -28,8 +28,8 @@ class Scheduler:
 
     def __init__(self, trunk: Trunk, spec: EngineSpec, context: int):
         self.trunk, self.spec, self.context = trunk, spec, context
-        self.fewest = fewest_rows(trunk) if spec.deterministic else 1
-        slots = max(spec.slots, self.fewest)
+        self.tile = row_tile(trunk) if spec.deterministic else 1
+        slots = round_up(spec.slots, self.tile)
         storage = Dense(torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype, trunk.device)
         self.state = trunk.new_state(slots, context, storage)
         self.free = list(range(spec.slots))
@@ -109,7 +109,7 @@ class Scheduler:
         start, grid = sequence.cached, DETERMINISTIC_EXTENT if self.spec.deterministic else self.spec.prefill
         end = min(sequence.read_until, (start // grid + 1) * grid)
         count = end - start
-        time = max(count, self.fewest)
+        time = round_up(count, self.tile)
         ids = torch.zeros(1, time, dtype=torch.int64)
         ids[0, :count] = torch.tensor(sequence.tokens[start:end])
         hidden = self._forward(ids, (sequence.slot,), (start,), (count,))  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ class Scheduler:
         sequences.sort(key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
         drafts = [sequence.draft(self._draft_room(sequence)) for sequence in sequences]
         time = 1 + max(len(draft) for draft in drafts)
-        slots = self._rows([sequence.slot for sequence in sequences], time)  # type: ignore[misc]
+        slots = self._rows([sequence.slot for sequence in sequences])  # type: ignore[misc]
         place = {slot: row for row, slot in enumerate(slots)}
         ids = torch.zeros(len(slots), time, dtype=torch.int64)
         starts, lengths = [0] * len(slots), [0] * len(slots)
@@ -151,19 +151,15 @@ class Scheduler:
             room = min(room, DETERMINISTIC_EXTENT - 1 - sequence.cached % DETERMINISTIC_EXTENT)
         return min(room, self.spec.speculation.horizon) if self.spec.speculation else 0
 
-    def _rows(self, slots: list[int], time: int) -> list[int]:
-        """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and enough of
-        them for row invariance."""
+    def _rows(self, slots: list[int]) -> list[int]:
+        """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and as many as
+        row invariance wants."""
         low, high = slots[0], slots[-1]
-        if high - low + 1 > 2 * len(slots) and self.fewest == 1:
+        if high - low + 1 > 2 * len(slots) and self.tile == 1:
             return slots
-        needed = -(-self.fewest // time)
-        while high - low + 1 < needed:
-            if high + 1 < self.state.slots:
-                high += 1
-            else:
-                low -= 1
-        return list(range(low, high + 1))
+        needed = round_up(high - low + 1, self.tile)
+        low = min(low, self.state.slots - needed)
+        return list(range(low, low + needed))
 
     def _forward(self, ids: Tensor, slots: tuple[int, ...], starts: tuple[int, ...], lengths: tuple[int, ...]) -> Tensor:
         step = Step(
@@ -181,9 +177,14 @@ class Scheduler:
     def _head(self, hidden_nd: Tensor) -> Tensor:
         """Logits float32 [n, vocabulary]; few rows are padded where row invariance wants it."""
         count = len(hidden_nd)
-        if count < self.fewest:
-            hidden_nd = torch.cat((hidden_nd, hidden_nd.new_zeros(self.fewest - count, hidden_nd.shape[1])))
+        if padding := -count % self.tile:
+            hidden_nd = torch.cat((hidden_nd, hidden_nd.new_zeros(padding, hidden_nd.shape[1])))
         return self.trunk.heads["lm"](hidden_nd)[:count]
+
+
+def round_up(count: int, multiple: int) -> int:
+    """The next multiple at or above a count."""
+    return -(-count // multiple) * multiple
 
 
 def common_prefix(first: list[int], second: list[int]) -> int:

@@ -11,15 +11,12 @@ engine below the wraps, so arms that differ only in wraps share those records.
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
-from steelyard.augment.retrieve.index import open_index
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
@@ -29,8 +26,10 @@ from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
 from steelyard.core.run import Run
 from steelyard.generate.engine import Engine
 from steelyard.generate.spec import EngineSpec
+from steelyard.model.linears.lora import branches, merge
 from steelyard.model.load import load
 from steelyard.model.model import Model
+from steelyard.train.steps import pull, weight_levers
 
 SLOTS = 8
 ENDPOINT_SLOTS = 4  # requests under way at a server that may be somebody else's
@@ -99,6 +98,8 @@ class References:
             case ModelRef():
                 return load(reference.name)
             case IndexRef():
+                from steelyard.augment.retrieve import open_index  # only arms that retrieve need it
+
                 return open_index(reference.name)
             case AnswererRef():
                 self._engines.append(Engine(self(ModelRef(reference.name)), deterministic=True))
@@ -153,7 +154,7 @@ class ArmOpener:
             read_fingerprint=engine.fingerprint,
             kernels=", ".join(f"{key} {value}" for key, value in spec.numerics.items()),
             parameters=sum(parameter.numel() for parameter in model.trunk.parameters()),
-            weight_bytes=_bytes(engine.trunk),
+            weight_bytes=engine.trunk.weight_bytes(),
             cost={"load_seconds": round(time.perf_counter() - begun, 3)},
             engine=engine,
             closing=engine.close,
@@ -176,64 +177,26 @@ class ArmOpener:
     def _weights(self, arm: Arm, levers: Sequence[Lever], seed: int) -> Model:
         """The model after all weight levers; made once, then read from the run's directory."""
         base = self._base(arm)
-        pulled = [lever for lever in levers if "weights" in lever.stages()]
+        pulled = weight_levers(levers)
         if not pulled:
             return base
-        place = (
-            self.run.directory
-            / "made"
-            / digest([base.fingerprint, [lever.fingerprint for lever in pulled], seed if _trains(pulled) else None])
-        )
-        if not (place / "model" / "config.json").exists():
+        key = digest([base.fingerprint, [lever.fingerprint for lever in pulled], seed if is_trained(arm) else None])
+        place = self.run.directory / "made" / key
+        if not (place / "model").exists():
             begun = time.perf_counter()
             self.run.say(f"{arm.name}: making it with {', '.join(lever.name for lever in pulled)}")
-            model = _pull(pulled, base, dataclasses.replace(self.run, directory=place, seed=seed))
-            if model is base:
+            made = pull(pulled, base, dataclasses.replace(self.run, directory=place, seed=seed))
+            if made is base:
                 return base
-            _save(model, place / "model")
+            # An adapter kept apart is weighed merged: the same function up to rounding.
+            (made.with_trunk(merge(made.trunk)) if branches(made.trunk) else made).save(place / "model")
             self.run.log(f"{arm.name}: made in {time.perf_counter() - begun:.1f} s")
         return load(str(place / "model"))
 
 
-def _trains(levers: Sequence[Lever]) -> bool:
-    return any("train" in lever.hooks() for lever in levers)
-
-
 def is_trained(arm: Arm) -> bool:
     """Whether another training seed would make another arm."""
-    return _trains(arm.levers)
-
-
-def _pull(levers: Sequence[Lever], model: Model, run: Run) -> Model:
-    """Pulls weight levers in order. Data levers gather until a lever trains on what they make of its samples."""
-    streams: list[Callable[[Any], Any]] = []
-    for lever in levers:
-        hooks: Any = lever
-        if "data" in lever.hooks():
-            streams.append(hooks.data)
-        if "train" in lever.hooks():
-            stream = _one_after_another(streams) if streams else None
-            model = hooks.train(model, stream, run)
-        if "compress" in lever.hooks():
-            model = hooks.compress(model, None, run)
-    return model
-
-
-def _one_after_another(streams: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    def through(samples: Any) -> Any:
-        for stream in streams:
-            samples = stream(samples)
-        return samples
-
-    return through
-
-
-def _save(model: Model, place: Any) -> None:
-    """Saves beside its place and renames, so that a kill leaves no half model."""
-    part = place.with_name("model.part")
-    shutil.rmtree(part, ignore_errors=True)
-    model.save(part)
-    os.replace(part, place)
+    return any("train" in lever.hooks() for lever in arm.levers)
 
 
 def _wrapped(name: str, answerer: Answerer, levers: Sequence[Lever]) -> OpenArm:
@@ -245,11 +208,3 @@ def _wrapped(name: str, answerer: Answerer, levers: Sequence[Lever]) -> OpenArm:
     # A wrapper digests what it wraps; the levers are digested again so that one that forgets itself is still told apart.
     fingerprint = digest([answerer.fingerprint, [lever.fingerprint for lever in wraps]]) if answerer is not inner else inner.fingerprint
     return OpenArm(name, answerer, fingerprint, ENDPOINT_SLOTS)
-
-
-def _bytes(trunk: Any) -> int:
-    """Bytes of all weights and buffers, tied ones once."""
-    storages = {
-        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in [*trunk.parameters(), *trunk.buffers()]
-    }
-    return sum(storages.values())

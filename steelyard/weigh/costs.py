@@ -99,7 +99,7 @@ def _hull(one: float, other: float) -> tuple[float, float]:
     return min(one, other), max(one, other)
 
 
-def values(metric: Metric, side: Measured) -> list[Value | tuple[Value, Value]]:
+def values(metric: Metric, side: Measured) -> list[Any]:
     """A metric's value for each block; energy and money as the pair for low and high coefficients."""
     found: list[Any] = []
     for block in side.blocks:

@@ -24,8 +24,8 @@ from steelyard.model.state import KeyValuePool, Storage
 from steelyard.model.step import Step
 
 QUERY_TILE = 8
-"""Matrix products of fewer rows than this take other kernels with another order of summation (measured with MKL and
-oneDNN on AVX-512); deterministic calls therefore pad queries to it."""
+"""Matrix libraries treat the last few rows of a product apart, with another order of summation; deterministic calls therefore fill
+queries up to multiples of this (measured with MKL on AVX-512: 4 is enough; `tests/generate/test_engine.py` watches it)."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class Attention(nn.Module):
         groups = h // plan.key_value_heads
         q = q_bhtd.reshape(b, plan.key_value_heads, groups * t, d)
         mask = step.mask(rows, k_bksd.shape[2], causal=plan.causal, window=plan.window).repeat(1, 1, groups, 1)
-        padding = max(0, QUERY_TILE - groups * t) if step.deterministic else 0
+        padding = -(groups * t) % QUERY_TILE if step.deterministic else 0
         if padding:
             q, mask = F.pad(q, (0, 0, 0, padding)), F.pad(mask, (0, 0, 0, padding), value=True)
         scores = (q.float() @ k_bksd.float().transpose(-1, -2)) * self.scale

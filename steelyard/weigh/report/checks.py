@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
+from steelyard.weigh.report.columns import measure
 from steelyard.weigh.report.report import Cell, Report
 
 # With so little probability, an A/A comparison on a true balance shows more false differences than we let pass.
@@ -43,13 +44,15 @@ def _same_against_itself(cells: list[Cell], error_rate: float) -> Check:
     # Where records could not differ (all identical), chance had no say.
     chances = sum(cell.verdict != "identical" for cell in compared)
     allowed = _most_by_chance(chances, error_rate)
-    failed = len(false) > allowed
+    moved = [cell for cell in compared if "greedy" in cell.arm.lower() and cell.verdict != "identical"]
+    failed = len(false) > allowed or bool(moved)
     sentence = f"{_count(cells, compared)}: {_tally(compared)}."
     if false:
-        named = ", ".join(_address(cell) for cell in false[:4]) + (" ..." if len(false) > 4 else "")
-        sentence += f" A difference where there is none: {named}; chance alone explains up to {allowed}."
-    if failed:
+        sentence += f" A difference where there is none: {_some(false)}; chance alone explains up to {allowed}."
+    if len(false) > allowed:
         sentence += " That is more than chance explains: do not rely on the verdicts of this report."
+    if moved:
+        sentence += f" Asked again without chance, the base did not repeat itself: {_some(moved)}."
     return Check("a_a", title, "failed" if failed else "passed", sentence, meaning, tuple(cells))
 
 
@@ -61,7 +64,7 @@ def _planted_defect(cells: list[Cell]) -> Check:
     telling = [cell for cell in cells if cell.primary] or cells
     caught = [cell for cell in telling if cell.verdict == "worse"]
     if caught:
-        sentence = f"Caught: worse in {', '.join(_address(cell) for cell in caught[:4])}{' ...' if len(caught) > 4 else ''}."
+        sentence = f"Caught: worse in {_some(caught)}."
     else:
         sentence = f"Missed ({_tally(telling)}): at this sample size do not read `equivalent` as harmless."
     return Check("planted_defect", title, "passed" if caught else "failed", sentence, meaning, tuple(cells))
@@ -85,5 +88,6 @@ def _tally(cells: list[Cell]) -> str:
     return ", ".join(f"{count} {verdict}" for verdict, count in Counter(cell.verdict for cell in cells).most_common())
 
 
-def _address(cell: Cell) -> str:
-    return f"{cell.task} {cell.metric}".strip()
+def _some(cells: list[Cell]) -> str:
+    named = list(dict.fromkeys(measure(cell) for cell in cells))
+    return ", ".join(named[:4]) + (" and more" if len(named) > 4 else "")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import get_args
 
+from steelyard.core.axes import AXES
 from steelyard.weigh.report.figures import finite
 from steelyard.weigh.report.report import Cell, Report
-from steelyard.weigh.tasks.task import Axis
 
-AXES: tuple[str, ...] = get_args(Axis)
 COSTS = ("speed", "memory", "energy", "money")
 MOST_QUALITY_TASKS = 4
 
@@ -28,11 +26,19 @@ class Column:
     @property
     def name(self) -> str:
         """Task and metric, as a person would say them."""
-        return f"{self.task} · {self.metric}" if self.task else self.metric
+        return measure(self)
 
     @property
     def is_cost(self) -> bool:
         return self.axis in COSTS
+
+
+def measure(of: Column | Cell) -> str:
+    """Task and metric as a person would say them: `facts · right when answered`; once, where both are called the same."""
+    metric = of.metric.replace("_", " ")
+    if not of.task:
+        return metric
+    return of.task if of.task.replace("_", " ") == metric else f"{of.task} · {metric}"
 
 
 def column_of(cell: Cell) -> Column:

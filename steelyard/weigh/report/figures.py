@@ -15,6 +15,7 @@ from steelyard.weigh.report.report import Cell
 
 MOST_DECIMALS = 8
 MISSING = "—"
+LARGEST = 1e300
 Interval = tuple[float, float]
 
 
@@ -34,8 +35,8 @@ def scale(unit: str) -> Scale:
 
 
 def finite(value: float | None) -> float | None:
-    """The number, or None where there is none to show."""
-    return value if value is not None and math.isfinite(value) else None
+    """The number, or None where there is none to show (not finite, or so large that percent would not be)."""
+    return value if value is not None and abs(value) < LARGEST else None
 
 
 def pair(low: float | None, high: float | None) -> Interval | None:

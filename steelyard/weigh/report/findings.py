@@ -85,7 +85,9 @@ def limits(report: Report) -> list[Limit]:
         out.append(Limit("Most cells describe, they do not decide", text))
     if open_cells := [cell for cell in mine if cell.verdict == "underpowered"]:
         text = "Here the samples were too few to show either a difference or its absence. "
-        text += "Where it could be worked out, the number of samples that would settle it is given."
+        text += (
+            "Where it could be worked out, it is told how many further samples would settle it, were the difference seen now the true one."
+        )
         out.append(Limit("Not settled", text, open_cells, "settle"))
     if modelled := [cell for cell in mine if cell.source == "modelled"]:
         text = "These numbers come from stated coefficients, not from an instrument on this machine. They rank; they do not measure."

@@ -20,15 +20,16 @@ import jinja2
 import markupsafe
 import yaml
 
+from steelyard.core.axes import AXES
 from steelyard.core.files import write_text
 from steelyard.weigh.report.checks import checks
-from steelyard.weigh.report.columns import AXES, Column, all_columns, base_name, column_of, grid, headline, others
+from steelyard.weigh.report.columns import Column, all_columns, base_name, grid, headline, measure, others
 from steelyard.weigh.report.details import write_details
 from steelyard.weigh.report.diffs import Piece, compare
 from steelyard.weigh.report.figures import duration, moment, scale, words
 from steelyard.weigh.report.findings import findings, levers_text, limits, model_name, parameters_text, seeds_text, title
 from steelyard.weigh.report.json import plain
-from steelyard.weigh.report.plots import HEIGHT, IntervalPlot, Tradeoff, interval_plot, tradeoff
+from steelyard.weigh.report.plots import HEIGHT, IntervalPlot, interval_plot, tradeoff
 from steelyard.weigh.report.report import Cell, Flip, Report
 from steelyard.weigh.report.verdicts import MARKS
 from steelyard.weigh.report.visible import clip, visible
@@ -39,6 +40,7 @@ MOST_FLIPS = 200
 TEXT_LIMITS = (8000, 4000, 2000, 1000, 500, 250, 120)  # characters shown of one text; the first at which all flips fit
 LONGEST_NAME, LONGEST_TEXT = 120, 40_000
 _TEMPLATES = Path(__file__).parent / "templates"
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -62,9 +64,9 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
     templates = _environment()
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     cells = grid(report)
-    plots, plots_left = _drawn("plot", (p for c in _by_weight(report) if (p := interval_plot(report, c, cells))), PLOT_BYTES)
-    pictures, pictures_left = _drawn("picture", _tradeoffs(report), PICTURE_BYTES)
-    rows, rows_left = _drawn("cell", sorted(report.cells, key=lambda cell: not cell.primary), CELL_BYTES)
+    plots, plots_left = _drawn("plot", _by_weight(report), lambda column: interval_plot(report, column, cells), PLOT_BYTES)
+    pictures, pictures_left = _drawn("picture", _pairs(report), lambda pair: tradeoff(report, *pair, cells), PICTURE_BYTES)
+    rows, rows_left = _drawn("cell", sorted(report.cells, key=lambda cell: not cell.primary), lambda cell: cell, CELL_BYTES)
     values = {
         "report": report,
         "title": title(report),
@@ -95,7 +97,7 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
     }
     shell = templates.get_template("report.html.j2")
     shown = report.flips[:MOST_FLIPS]
-    room = MOST_BYTES - _size(shell.render(values)) - 2000
+    room = MOST_BYTES - _size(shell.render(values | {"flips": [""], "flips_left": len(report.flips)}))
     drawn = _flips(report, shown, room)
     return shell.render(values | {"flips": drawn, "flips_left": len(report.flips) - len(drawn)}).lstrip()
 
@@ -124,7 +126,7 @@ def _environment() -> jinja2.Environment:
         "words": words,
         "duration": duration,
         "moment": moment,
-        "column": column_of,
+        "measure": measure,
         "name": lambda text: clip(str(text), LONGEST_NAME)[0] + "…" * (len(str(text)) > LONGEST_NAME),
         "levers": levers_text,
         "parameters": parameters_text,
@@ -141,17 +143,22 @@ def _size(text: str) -> int:
     return len(text.encode("utf-8"))
 
 
-def _drawn(template: str, things: Iterable[T], budget: int) -> tuple[list[tuple[T, markupsafe.Markup]], int]:
-    """As many things as the budget of bytes allows, drawn, and how many were left out."""
+def _drawn(
+    template: str, things: Iterable[S], prepare: Callable[[S], T | None], budget: int
+) -> tuple[list[tuple[T, markupsafe.Markup]], int]:
+    """As many things as the budget of bytes allows, prepared and drawn, and how many are left; what prepares to None is passed over."""
     draw = _macro(template)
     kept, used, left = [], 0, 0
     for place, thing in enumerate(things):
-        text = draw(thing, place)
-        if left or used + _size(text) > budget:
-            left += 1
-            continue
-        used += _size(text)
-        kept.append((thing, text))
+        if left:
+            left += 1  # all that follow matter less
+        elif (ready := prepare(thing)) is not None:
+            text = draw(ready, place)
+            used += _size(text)
+            if used <= budget:
+                kept.append((ready, text))
+            else:
+                left = 1
     return kept, left
 
 
@@ -171,12 +178,13 @@ def _in_order(plots: list[tuple[IntervalPlot, markupsafe.Markup]]) -> list[marku
     return [drawn for _, drawn in sorted(plots, key=lambda one: rank.get(one[0].column.axis, len(AXES)))]
 
 
-def _tradeoffs(report: Report) -> Iterable[Tradeoff]:
-    heads, columns, cells = headline(report), all_columns(report), grid(report)
+def _pairs(report: Report) -> list[tuple[Column, Column]]:
+    """Quality and cost columns to draw against each other, those of the headline first."""
+    heads, columns = headline(report), all_columns(report)
     answers = [column for column in heads if not column.is_cost]
     costs = [column for column in heads if column.is_cost] + [column for column in columns if column.is_cost and column not in heads]
-    pairs = sorted(itertools.product(enumerate(answers), enumerate(costs)), key=lambda pair: pair[0][0] + pair[1][0])
-    return (picture for (_, quality), (_, cost) in pairs if (picture := tradeoff(report, quality, cost, cells)))
+    ranked = sorted(itertools.product(enumerate(answers), enumerate(costs)), key=lambda pair: pair[0][0] + pair[1][0])
+    return [(quality, cost) for (_, quality), (_, cost) in ranked]
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,6 @@ class Changed:
 
     flip: Flip
     way: str
-    unit: str
     question: tuple[str, int]
     expected: tuple[str, int]
     base: list[Piece]
@@ -197,11 +204,15 @@ class Changed:
 def _flips(report: Report, flips: list[Flip], room: int) -> list[markupsafe.Markup]:
     """The flips drawn with the longest texts at which all fit; with the shortest, as many as fit."""
     draw, metrics = _macro("flip"), {(cell.task, cell.metric): cell for cell in report.cells}
+    texts = [[_shown(text) for text in (flip.question, flip.expected, flip.base_text, flip.arm_text)] for flip in flips]
     drawn: list[markupsafe.Markup] = []
     for limit in TEXT_LIMITS:
+        least = sum(min(len(text), limit) for four in texts for text, _ in four)
+        if least > room and limit != TEXT_LIMITS[-1]:
+            continue  # even unescaped it would not fit
         drawn, used = [], 0
-        for flip in flips:
-            text = draw(_changed(flip, metrics.get((flip.task, flip.metric)), limit), len(drawn))
+        for flip, four in zip(flips, texts, strict=True):
+            text = draw(_changed(flip, metrics.get((flip.task, flip.metric)), [_cut(one, limit) for one in four]), len(drawn))
             used += _size(text)
             if used > room:
                 break
@@ -211,21 +222,25 @@ def _flips(report: Report, flips: list[Flip], room: int) -> list[markupsafe.Mark
     return drawn
 
 
-def _changed(flip: Flip, cell: Cell | None, limit: int) -> Changed:
-    (base, base_left), (arm, arm_left) = (clip(visible(text), limit) for text in (flip.base_text, flip.arm_text))
+Shown = tuple[str, int]  # a text as shown, and how many characters were left out
+
+
+def _shown(text: str) -> Shown:
+    text, left = clip(text, TEXT_LIMITS[0])
+    return visible(text), left
+
+
+def _cut(shown: Shown, limit: int) -> Shown:
+    text, left = clip(shown[0], limit)
+    return text, left + shown[1]
+
+
+def _changed(flip: Flip, cell: Cell | None, texts: list[Shown]) -> Changed:
+    question, expected, (base, base_left), (arm, arm_left) = texts
     pieces = compare(base, arm)
     way = "changed"
     if flip.base_value is not None and flip.arm_value is not None and flip.base_value != flip.arm_value:
         higher = cell.higher_is_better if cell else True
         way = "gained" if (flip.arm_value > flip.base_value) == higher else "lost"
-    return Changed(
-        flip,
-        way,
-        cell.unit if cell else "",
-        clip(visible(flip.question), limit),
-        clip(visible(flip.expected), limit),
-        [piece for piece in pieces if piece.kind != "new"],
-        base_left,
-        [piece for piece in pieces if piece.kind != "gone"],
-        arm_left,
-    )
+    sides = ([piece for piece in pieces if piece.kind != other] for other in ("new", "gone"))
+    return Changed(flip, way, question, expected, next(sides), base_left, next(sides), arm_left)

@@ -16,6 +16,7 @@ class Cell:
     `low` and `high` bound `difference` (value - base) at the stated confidence, adjusted for the primary cells.
     `task` is "" for metrics of the whole arm (speed, memory, energy, money). Numbers are None where not measurable.
     `margin` is in the metric's unit, also where the metric declared it as a share of the base's value.
+    `samples_to_settle` is how many further samples would settle an underpowered cell, where that could be worked out.
     """
 
     arm: str

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from steelyard.weigh.report.checks import checks
-from steelyard.weigh.report.columns import Column, base_name, grid, headline, others
+from steelyard.weigh.report.columns import Column, base_name, grid, headline, measure, others
 from steelyard.weigh.report.figures import duration, scale, words
 from steelyard.weigh.report.findings import title
 from steelyard.weigh.report.report import Cell, Report
@@ -55,11 +55,11 @@ def lines(report: Report, plain: bool = False) -> list[str]:
 
 def _line(cell: Cell, plain: bool) -> str:
     shown, arrow = words(cell, plain), "->" if plain else "→"
-    name = f"{cell.task} {cell.metric}".strip()
-    text = f"{cell.arm}: {cell.axis}, {name}: {shown.base} {arrow} {shown.value}"
+    text = f"{cell.arm}: {cell.axis}, {measure(cell)}: {shown.base} {arrow} {shown.value}"
     if shown.difference:
         text += f", {shown.difference} {shown.interval}".rstrip()
     marks = ["primary"] * cell.primary + ["modelled"] * (cell.source == "modelled")
+    marks += [f"about {cell.samples_to_settle} more samples would settle it"] * (cell.samples_to_settle is not None)
     return f"{text}, n {cell.n}: {cell.verdict}" + (f" ({', '.join(marks)})" if marks else "")
 
 
@@ -92,12 +92,12 @@ class _Tables:
         names = [_clip(_say(visible(arm), plain), LONGEST_ARM, plain) for arm in arms]
         first = max(map(cell_len, names))
         for start, stop in _fit(wide, width - first):
-            out = Table(box=_PLAIN if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), header_style="")
-            out.add_column("", width=first, no_wrap=True)
+            out = Table(box=_PLAIN if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="")
+            out.add_column("", width=first, overflow="fold")
             tallest = max(texts[0].plain.count("\n") for texts in drawn[start:stop])
             for texts in drawn[start:stop]:
                 # Rich lets headers stand on their last line; filled up, the axes' names stand in one row.
-                out.add_column(texts[0].copy().append("\n" * (tallest - texts[0].plain.count("\n"))), no_wrap=True)
+                out.add_column(texts[0].copy().append("\n" * (tallest - texts[0].plain.count("\n"))), overflow="fold")
             for place, name in enumerate(names):
                 out.add_row(Text(name, style="bold"), *(texts[place + 1] for texts in drawn[start:stop]))
             yield out
@@ -128,7 +128,7 @@ def _fit(wide: list[int], room: int) -> list[tuple[int, int]]:
     return []
 
 
-GAP = 2  # columns of padding and rule between two columns of a table
+GAP = 2  # spaces between two columns of a table
 _PLAIN = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 
@@ -147,7 +147,10 @@ def _column(column: Column, arms: list[str], cells: dict[tuple[Column, str], Cel
     better = ("↑" if column.higher_is_better else "↓") if not plain else ("higher" if column.higher_is_better else "lower")
     modelled = [cell.source == "modelled" for cell in mine]
     head = Text(_clip(_say(visible(column.axis), plain), WIDEST, plain), style="bold")
-    below = [visible(column.task)] * bool(column.task) + textwrap.wrap(visible(column.metric), WIDEST, max_lines=2, placeholder="...")
+    said_once = column.task in ("", column.metric)
+    below = [visible(column.task)] * (not said_once) + textwrap.wrap(
+        visible(column.metric.replace("_", " ")), WIDEST, max_lines=2, placeholder="..."
+    )
     below += [f"{visible(unit)} {better}"] + ["modelled" if all(modelled) else "partly modelled"] * any(modelled)
     for line in below:
         head.append("\n" + _clip(_say(line, plain), WIDEST, plain), style="dim")
@@ -173,7 +176,7 @@ def _clip(text: str, limit: int, plain: bool) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..." if plain else text[: limit - 1] + "…"
 
 
-_ASCII = str.maketrans({"−": "-", "±": "+/-", "→": "->", "·": "|", "—": "-", "≈": "~", "◆": "*", "…": "...", "✔": "+", "✘": "x", "–": "-"})
+_ASCII = str.maketrans({"−": "-", "±": "+/-", "→": "->", "·": "/", "—": "-", "≈": "~", "◆": "*", "…": "...", "✔": "+", "✘": "x", "–": "-"})
 
 
 def _ascii(text: str) -> str:

@@ -21,14 +21,21 @@ _PICTURES = 0x2400  # Unicode's own pictures of the control characters
 def visible(text: str) -> str:
     """The text with unseen characters replaced by a picture (`␀`) or their code point (`⟨U+202E⟩`). Line ends become newlines."""
     text = str(text).replace("\r\n", "\n")
-    return _UNSEEN.sub(_name, text)
+    return text.translate(_NAMES) if _UNSEEN.search(text) else text
 
 
-def _name(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    if code < 0x20:
-        return chr(_PICTURES + code)
-    return "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+class _Names(dict):
+    """Code point -> what to show for it, worked out when first met."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        if _UNSEEN.match(character):
+            character = chr(_PICTURES + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+        self[code] = character
+        return character
+
+
+_NAMES = _Names()
 
 
 def clip(text: str, limit: int) -> tuple[str, int]:

@@ -40,20 +40,23 @@ class Measure:
 
 
 MEASURES = (
-    Measure("facts", "quality", "accuracy", "share", True, 0.05, 0.50, (0.31, 0.305, 0.31, 0.46, 0.06)),
-    Measure("facts", "truthfulness", "invented answers", "share", False, 0.05, 0.42, (0.72, 0.73, 0.72, 0.55, 0.74), n=80),
-    Measure("facts", "calibration", "calibration error", "share", False, 0.03, 0.20, (0.24, 0.241, 0.24, 0.19, None)),
-    Measure("facts", "repeatability", "same answer, new seed", "share", True, 0.05, 0.35, (0.62, 0.61, 0.62, 0.66, 0.41), n=60),
-    Measure("facts", "diversity", "distinct words", "share", True, 0.05, 0.15, (0.71, 0.712, 0.71, 0.66, 0.70), n=60),
-    Measure("json_forms", "quality", "exact", "share", True, 0.05, 0.30, (0.02, 0.02, 0.02, 0.02, 0.0), n=120, floor=0.0),
-    Measure("json_forms", "format", "valid JSON", "share", True, 0.05, 0.45, (0.48, 0.47, 0.48, 0.44, 0.11), n=120),
-    Measure("bits_per_byte", "quality", "bits per byte", "bits/byte", False, 0.01, 0.012, (0.9312, 0.9321, 0.9312, 0.9312, 0.9312), n=64),
-    Measure("", "speed", "decoding", "tokens/s", True, 2.0, 1.4, (38.2, 44.9, 61.7, 31.4, 38.0), n=12),
-    Measure("", "speed", "first token", "s", False, 0.05, 0.03, (0.412, 0.39, 0.415, 1.31, 0.41), n=12),
-    Measure("", "memory", "peak resident", "MB", False, 20.0, 3.0, (742.0, 428.0, 745.0, 811.0, 742.0), n=3),
-    Measure("", "memory", "weights", "MB", False, 5.0, 0.0, (269.1, 135.4, 269.1, 269.1, 269.1), n=1),
-    Measure("", "energy", "per answer", "J", False, 1.0, 0.9, (14.2, 12.1, 9.3, 19.6, 14.3), n=12, source="modelled"),
-    Measure("", "money", "per million tokens", "USD", False, 0.02, 0.01, (0.412, 0.351, 0.255, 0.502, 0.414), n=12, source="modelled"),
+    Measure("facts", "quality", "right", "share", True, 0.03, 0.50, (0.31, 0.305, 0.31, 0.46, 0.06)),
+    Measure("facts", "truthfulness", "hallucinated", "share", False, 0.03, 0.42, (0.62, 0.63, 0.62, 0.45, 0.84), n=80),
+    Measure("facts", "truthfulness", "right_when_answered", "share", True, 0.03, 0.45, (0.35, 0.346, 0.35, 0.51, 0.07)),
+    Measure("facts", "calibration", "brier", "squared error", False, 0.02, 0.11, (0.241, 0.243, 0.241, 0.192, None)),
+    Measure("facts", "repeatability", "agreement", "share", True, 0.05, 0.35, (0.62, 0.61, 0.62, 0.66, 0.41), n=60),
+    Measure("facts", "diversity", "distinct_2", "share", True, 0.05, 0.15, (0.71, 0.712, 0.71, 0.66, 0.70), n=60),
+    Measure("json_forms", "quality", "exact", "share", True, 0.03, 0.30, (0.02, 0.02, 0.02, 0.02, 0.0), n=120, floor=0.0),
+    Measure("json_forms", "format", "valid", "share", True, 0.03, 0.45, (0.48, 0.47, 0.48, 0.44, 0.11), n=120),
+    Measure("bits_per_byte", "quality", "bits_per_byte", "bits/byte", False, 0.0093, 0.012, (0.9312, 0.9321, 0.9312, 0.9312, 0.9312), n=64),
+    Measure("", "speed", "tokens_per_second", "tokens/s", True, 1.91, 1.4, (38.2, 44.9, 61.7, 31.4, 38.0), n=6),
+    Measure("", "speed", "first_token_p50", "ms", False, 20.6, 24.0, (412.0, 371.0, 415.0, 1310.0, 409.0), n=6),
+    Measure("", "memory", "peak_memory", "MB", False, 37.1, 3.0, (742.0, 428.0, 745.0, 811.0, 742.0), n=6),
+    Measure("", "memory", "weights", "MB", False, 2.69, 0.0, (269.1, 135.4, 269.1, 269.1, 269.1), n=1),
+    Measure("", "energy", "joules_per_token", "J/token", False, 0.019, 0.02, (0.38, 0.31, 0.24, 0.52, 0.382), n=6, source="modelled"),
+    Measure(
+        "", "money", "per_million_tokens", "USD/Mtoken", False, 0.021, 0.01, (0.412, 0.351, 0.255, 0.502, 0.414), n=6, source="modelled"
+    ),
 )
 
 COUNTRIES = (
@@ -68,14 +71,14 @@ def example_report(seed: int = 7, arms: tuple[str, ...] = ARMS, flips: int = 200
     """The example. The same seed gives the same report."""
     draw = random.Random(seed)
     cells = [_cell(draw, measure, arm) for arm in arms[1:] for measure in MEASURES]
-    same = [_cell(draw, measure, "a/a greedy", like="base") for measure in MEASURES[:8]]
-    same += [_cell(draw, measure, "a/a sampled", like="lookup", sampled=True) for measure in MEASURES[:8]]
-    defect = [_cell(draw, measure, "wrong_template", like="broken") for measure in MEASURES[:8]]
+    same = [_cell(draw, measure, "A/A greedy", like="base") for measure in MEASURES[:9]]
+    same += [_cell(draw, measure, "A/A sampled", like="lookup", sampled=True) for measure in MEASURES[:9]]
+    defect = [_cell(draw, measure, "planted defect", like="broken") for measure in MEASURES[:9]]
     return Report(
         arms={arm: _summary(arm) for arm in arms},
         cells=cells,
         checks={"a_a": same, "planted_defect": defect},
-        machine={"processor": "example processor, 2 cores", "memory": "8 GB", "system": "Linux", "accelerator": "none", "kernels": "portable"},
+        machine={"processor": "example processor, 2 cores", "memory": "8 GB", "system": "Linux", "accelerator": "none"},
         versions={"steelyard": "0.1.0", "torch": "2.13.0", "python": "3.11.9", "tokenizers": "0.22.1"},
         recipe={
             "base": "smollm2-135m-instruct",
@@ -105,9 +108,10 @@ def _cell(draw: random.Random, measure: Measure, arm: str, like: str | None = No
     assert base is not None
     head = (arm, measure.task, measure.axis, measure.metric, measure.unit, measure.higher_is_better)
     if true is None:
-        return Cell(*head, base, _level(base, measure), None, None, None, None, None, 0, primary, "not measurable", note="needs log-probabilities")
-    copied = (like or arm) in ("base", "lookup") and measure.task and not sampled or measure.task == "bits_per_byte" and arm in ("lookup", "library", "broken")
-    if copied:
+        nothing = (None, None, None, None, None, 0)
+        return Cell(*head, base, _level(base, measure), *nothing, primary, "not measurable", note="needs log-probabilities")
+    same_text = (like or arm) in ("base", "lookup") and measure.task and not sampled
+    if same_text or measure.task == "bits_per_byte" and arm in ("lookup", "library", "broken"):
         interval = _level(base, measure)
         verdict = "floor" if measure.floor is not None else "identical"
         return Cell(*head, base, interval, base, interval, 0.0, 0.0, 0.0, measure.n, primary, verdict, measure.source, measure.margin)
@@ -126,7 +130,7 @@ def _cell(draw: random.Random, measure: Measure, arm: str, like: str | None = No
     elif low > 0 or high < 0:
         verdict = "better" if (low > 0) == (sign > 0) else "worse"
     else:
-        verdict, settle = "underpowered", max(measure.n + 10, round((1.96 * measure.spread / max(abs(difference), measure.margin / 2)) ** 2))
+        verdict, settle = "underpowered", max(10, round((2.8 * measure.spread / max(abs(difference), measure.margin / 2)) ** 2) - measure.n)
     return Cell(
         *head, base, _level(base, measure), value, _level(value, measure), difference, low, high,
         measure.n, primary, verdict, measure.source, measure.margin, samples_to_settle=settle,
@@ -152,18 +156,17 @@ def example_flips(draw: random.Random, count: int, arms: tuple[str, ...] = ARMS)
         if place % 5 == 4:
             good = f'{{"name": "Ada {place}", "city": "{right}", "age": {20 + place % 50}}}'
             bad = f'Here is the form you asked for:\n{{"name": "Ada {place}", "city": "{right}", age: {20 + place % 50}}}'
-            won = arm == "library"
-            out.append(
-                Flip("json_forms", f"json_forms-{place:04d}", arm, "valid JSON", f"Fill in the form as JSON with name, city and age: Ada {place}, who lives in {right}.",
-                     good, bad if won else good, good if won else bad, float(not won), float(won))
-            )  # fmt: skip
+            won, question = arm == "library", f"Fill in the form as JSON with name, city and age: Ada {place}, who lives in {right}."
+            texts = (bad if won else good, good if won else bad, float(not won), float(won))
+            out.append(Flip("json_forms", f"json_forms-{place:04d}", arm, "valid", question, good, *texts))
             continue
         known = f"The capital of {country} is {right}."
         unknown = f"The capital of {country} is {wrong}, which is also its largest city and the seat of its government."
         won = arm == "library"
-        text = f"{known} It is named in the passage." if won else unknown if arm != "broken" else "user\nuser\nI am a helpful assistant. " * 3
+        wrong_text = unknown if arm != "broken" else "user\nuser\nI am a helpful assistant. " * 3
+        text = f"{known} It is named in the passage." if won else wrong_text
         out.append(
-            Flip("facts", f"facts-{place:04d}", arm, "accuracy", f"What is the capital of {country}? Answer in one sentence.", right,
+            Flip("facts", f"facts-{place:04d}", arm, "right", f"What is the capital of {country}? Answer in one sentence.", right,
                  unknown if won else known, text, float(not won), float(won))
         )  # fmt: skip
     return out
@@ -180,7 +183,7 @@ def example_details(arms: tuple[str, ...] = ARMS, rows: int = 60) -> dict[tuple[
                     "question": f"What is the capital of {COUNTRIES[place % 12][0]}?",
                     "expected": COUNTRIES[place % 12][1],
                     "text": f"The capital of {COUNTRIES[place % 12][0]} is {COUNTRIES[place % 12][1 + (place + len(arm)) % 2]}.",
-                    "values": {"accuracy": float((place + len(arm)) % 2 == 0), "invented answers": None},
+                    "values": {"right": float((place + len(arm)) % 2 == 0), "hallucinated": None},
                 }
                 for place in range(rows)
             ]

@@ -1,0 +1,164 @@
+"""Builds an index file from documents so that a kill at any moment costs at most one source file's work."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from steelyard.augment.retrieve.documents import SUFFIXES, Document, LeftOut, documents, files_of
+from steelyard.augment.retrieve.passages import PASSAGE_TOKENS, passages, shortened_title
+from steelyard.core.errors import DataError, SteelyardError
+from steelyard.core.fingerprint import digest, file_digest
+
+FORMAT = 1
+APPLICATION_ID = 0x53594958  # "SYIX"
+TOKENIZER = "porter unicode61 remove_diacritics 2"
+LOCK_SECONDS = 3600.0
+NAMED = 20  # faults named in full in an error; more are counted
+
+_TABLES = f"""
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE files(name TEXT PRIMARY KEY);
+CREATE TABLE left_out(place TEXT NOT NULL, reason TEXT NOT NULL, bad INTEGER NOT NULL);
+CREATE TABLE passages(id INTEGER PRIMARY KEY, source TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5(title, text, content='passages', content_rowid='id', tokenize='{TOKENIZER}');
+"""
+
+Say = Callable[[str], None]
+
+
+def fingerprint_of(files: Sequence[Path], root: Path) -> str:
+    """Digest over the content of the sources and the way they are cut and indexed."""
+    try:
+        content = [[os.path.relpath(file, root), file_digest(file)] for file in files]
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=str(error.filename), do="Make it readable, or move it away.") from error
+    return digest([FORMAT, TOKENIZER, PASSAGE_TOKENS, content])
+
+
+def build(source: Path, destination: Path, *, tolerate: bool = False, say: Say = lambda line: None) -> Path:
+    """Indexes a file or folder into `destination`, unless that holds this very content already.
+
+    Two processes may ask for the same index: SQLite's lock lets one build, the other waits and finds it done.
+
+    Args:
+        source: a `.txt`, `.md`, `.jsonl` or `.json` file, or a folder of them.
+        destination: the index file, replaced in one step at the end.
+        tolerate: leave faulty files and records out (they are named in the index) instead of refusing them.
+        say: receives lines for a person.
+
+    Raises:
+        DataError: naming every fault, when there are any and they are not tolerated; or when nothing is left to index.
+    """
+    files, left = files_of(source)
+    if not files:
+        raise DataError(
+            "there is nothing to index", where=str(source), do=f"Name a folder or file of {', '.join(SUFFIXES)}."
+        )
+    fingerprint = fingerprint_of(files, source)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    part = destination.with_name(destination.name + ".part")
+    try:
+        with closing(_opened(part, fingerprint)) as connection:
+            if not _finished(connection):
+                say(f"Indexing {len(files)} file{'s' * (len(files) != 1)} of {source.name} (once)")
+                _fill(connection, files, source)
+                total = _finish(connection, left)
+                say(f"Indexed {total} passages")
+        with contextlib.suppress(FileNotFoundError):  # another process that waited for the same work has moved it
+            os.replace(part, destination)
+    except sqlite3.OperationalError as error:
+        if "full" in str(error):
+            raise SteelyardError(
+                "the disk is full", where=str(part), do="Free some space and run the same command again; it goes on where it stopped."
+            ) from error
+        raise SteelyardError(f"the index cannot be written: {error}", where=str(part), do="Check that the folder is writable.") from error
+    return destination
+
+
+def _opened(part: Path, fingerprint: str) -> sqlite3.Connection:
+    """The unfinished index, locked for this process: continued where it is of the same content, else begun anew."""
+    for _ in range(2):
+        connection = sqlite3.connect(part, timeout=LOCK_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("BEGIN EXCLUSIVE")
+            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not tables:
+                connection.execute("COMMIT")
+                connection.executescript(
+                    f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES}"
+                    f"INSERT INTO meta VALUES ('fingerprint', '{fingerprint}'); COMMIT;"
+                )
+                return connection
+            (known,) = connection.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone() or ("",)
+            connection.execute("COMMIT")
+            if known == fingerprint:
+                return connection
+        except sqlite3.OperationalError:
+            connection.close()
+            raise
+        except sqlite3.DatabaseError:
+            pass  # a damaged file is begun anew, as one of other content is
+        connection.close()
+        part.unlink(missing_ok=True)
+    raise SteelyardError("the index's file keeps changing under this process", where=str(part), do="Run the same command again.")
+
+
+def _finished(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM meta WHERE key = 'complete'").fetchone() is not None
+
+
+def _fill(connection: sqlite3.Connection, files: Sequence[Path], source: Path) -> None:
+    """Adds the files that are not in yet, one transaction each."""
+    done = {name for (name,) in connection.execute("SELECT name FROM files")}
+    for file in files:
+        name = os.path.relpath(file, source)
+        if name in done:
+            continue
+        connection.execute("BEGIN")
+        for item in documents(file, source):
+            if isinstance(item, LeftOut):
+                _leave_out(connection, [item])
+            else:
+                _add(connection, item)
+        connection.execute("INSERT INTO files VALUES (?)", (name,))
+        connection.execute("COMMIT")
+
+
+def _leave_out(connection: sqlite3.Connection, items: Sequence[LeftOut]) -> None:
+    connection.executemany("INSERT INTO left_out VALUES (?, ?, ?)", [(item.where, item.reason, item.bad) for item in items])
+
+
+def _add(connection: sqlite3.Connection, document: Document) -> None:
+    title = shortened_title(document.title)
+    for text in passages(title, document.text):
+        row = connection.execute("INSERT INTO passages(source, title, text) VALUES (?, ?, ?)", (document.source, title, text)).lastrowid
+        connection.execute("INSERT INTO words(rowid, title, text) VALUES (?, ?, ?)", (row, title, text))
+
+
+def _finish(connection: sqlite3.Connection, left: Sequence[LeftOut]) -> int:
+    """Marks the index complete; gives its number of passages."""
+    connection.execute("BEGIN")
+    _leave_out(connection, left)
+    connection.execute("INSERT INTO words(words) VALUES ('optimize')")
+    connection.execute("INSERT INTO meta VALUES ('complete', 'yes')")
+    connection.execute("COMMIT")
+    return int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
+
+
+def refuse_faults(left_out: Sequence[LeftOut], source: str) -> None:
+    """Raises a DataError that names what could not be read, if anything."""
+    faults = [f"{item.where}: {item.reason}" for item in left_out if item.bad]
+    if faults:
+        more = f"\n  and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+        raise DataError(
+            f"{len(faults)} thing{'s' * (len(faults) != 1)} could not be read:\n  " + "\n  ".join(faults[:NAMED]) + more,
+            where=source,
+            do="Mend them, move them away, or build the index without them: "
+            "steelyard.augment.retrieve.building.build(source, destination, tolerate=True), and name that file.",
+        )

@@ -1,0 +1,144 @@
+"""An index of passages in one SQLite file: full-text search (FTS5) with BM25, titles weighing more than text.
+
+    bm25(q, d) = sum over words w of q: idf(w) * f(w, d) (k + 1) / (f(w, d) + k (1 - b + b |d| / average))    (Robertson, Zaragoza 2009)
+
+`open_index` builds the index of a corpus or folder once, under the home folder, in a file named after the content: when a source
+changes, the next opening builds anew. Building commits file by file into a `.part` beside its place and renames at the end, so a
+kill leaves no half index and the next attempt goes on; a second process waits on SQLite's own lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sqlite3
+import threading
+import urllib.parse
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from steelyard.augment.retrieve import query as queries
+from steelyard.augment.retrieve.documents import SUFFIXES, Document, LeftOut, documents, files_of
+from steelyard.augment.retrieve.passages import PASSAGE_TOKENS, passages, shortened_title
+from steelyard.augment.retrieve.ranking import Question, ranked
+from steelyard.core.errors import DataError, SteelyardError, UnsupportedError
+from steelyard.core.fingerprint import digest, file_digest
+from steelyard.core.get import home, locate
+from steelyard.core.protocols import Passage
+
+FORMAT = 1
+APPLICATION_ID = 0x53594958  # "SYIX"
+TOKENIZER = "porter unicode61 remove_diacritics 2"
+TITLE_WEIGHT = 4.0  # a word in the title says what a passage is about; not tuned finely (2 to 8 rank the encyclopedia alike)
+CANDIDATES = 40  # passages BM25 hands to the re-ranker
+FREQUENCY_LIMIT = 20_000  # hits beyond this are not counted: such a word is common
+LOCK_SECONDS = 3600.0
+
+_TABLES = f"""
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE files(name TEXT PRIMARY KEY, documents INTEGER NOT NULL);
+CREATE TABLE left_out(place TEXT NOT NULL, reason TEXT NOT NULL, bad INTEGER NOT NULL);
+CREATE TABLE passages(id INTEGER PRIMARY KEY, source TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL);
+CREATE VIRTUAL TABLE words USING fts5(title, text, content='passages', content_rowid='id', tokenize='{TOKENIZER}');
+"""
+
+
+class PassageIndex:
+    """Passages that can be searched. Satisfies `core.protocols.Index`; safe to search from any thread.
+
+    Attributes:
+        fingerprint: digest over the indexed content and the way it was cut.
+        count: number of passages.
+        left_out: what the sources held that was not indexed.
+    """
+
+    def __init__(self, file: Path):
+        """Opens an index file for reading.
+
+        Raises:
+            DataError: when it is not an index of this kind, or is damaged.
+        """
+        self.file = Path(file)
+        self._lock = threading.Lock()
+        self._connection = sqlite3.connect(f"file:{urllib.parse.quote(str(self.file.absolute()))}?mode=ro", uri=True, check_same_thread=False)
+        try:
+            self._check()
+            meta = dict(self._connection.execute("SELECT key, value FROM meta"))
+            self.fingerprint: str = meta['fingerprint']
+            self.count = int(self._connection.execute("SELECT count(*) FROM passages").fetchone()[0])
+            self.left_out = [LeftOut(place, reason, bool(bad)) for place, reason, bad in self._connection.execute("SELECT * FROM left_out")]
+        except (sqlite3.DatabaseError, KeyError, ValueError) as error:
+            self._connection.close()
+            raise self._damaged(error) from error
+
+    def _check(self) -> None:
+        execute = self._connection.execute
+        execute("PRAGMA trusted_schema = OFF")
+        execute("PRAGMA query_only = ON")
+        if execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise ValueError("it was not written as an index of passages")
+        if execute("PRAGMA user_version").fetchone()[0] != FORMAT:
+            raise ValueError("it was written by another version")
+        strange = execute("SELECT type, name FROM sqlite_master WHERE type NOT IN ('table', 'index')").fetchone()
+        if strange:
+            raise ValueError(f"it holds a {strange[0]} called {strange[1]}, which no index has")
+        if dict(execute("SELECT key, value FROM meta")).get("complete") != "yes":
+            raise ValueError("its building was never finished")
+
+    def _damaged(self, error: Exception) -> DataError:
+        return DataError(f"not a usable index: {error}", where=str(self.file), do="Delete the file and index its sources again.")
+
+    def search(self, query: str, count: int) -> list[Passage]:
+        """The best passages for a question or a few words.
+
+        BM25 finds candidates that hold any of the words, those about a name in the question first; the re-ranker orders them by how
+        much of the question a single sentence covers. `score` is that share, in [0, 1] (see `ranking.coverage`).
+
+        Args:
+            query: anything a person typed; no character in it is syntax.
+            count: the most passages to give back.
+        """
+        asked = queries.parse(query)
+        if not asked.terms or count < 1:
+            return []
+        candidates = self._candidates(asked)
+        return ranked(self.question(query), candidates)[:count]
+
+    def question(self, text):
+        asked = queries.parse(text)
+        return Question.of(text, asked, self.rarity([term.text for term in asked.terms]))
+
+    def rarity(self, words: Sequence[str]) -> list[float]:
+        """Inverse document frequency of each word, in nats: ln((N - n + 0.5) / (n + 0.5) + 1), N passages, n of them with the word."""
+        counting = f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {FREQUENCY_LIMIT})"
+        hits = [int(self._rows(counting, (queries.quoted(word),))[0][0]) for word in words]
+        return [queries.rarity(hit, self.count) for hit in hits]
+
+    def _candidates(self, asked: queries.Query) -> list[Passage]:
+        ranking = (
+            "SELECT p.id, p.source, p.title, p.text, -bm25(words, ?, 1.0) FROM words JOIN passages p ON p.id = words.rowid "
+            "WHERE words MATCH ? ORDER BY bm25(words, ?, 1.0), p.id LIMIT ?"
+        )
+        expressions = [" OR ".join(queries.quoted(term.text) for term in asked.terms)]
+        expressions += [f"title : {queries.quoted(name)}" for name in asked.names[:4]]
+        found: dict[int, Passage] = {}
+        for number, expression in enumerate(expressions):
+            limit = CANDIDATES if number == 0 else CANDIDATES // 4
+            for row, source, title, text, score in self._rows(ranking, (TITLE_WEIGHT, expression, TITLE_WEIGHT, limit)):
+                found.setdefault(row, Passage(str(row), source, title, text, score))
+        return list(found.values())
+
+    def _rows(self, statement: str, values: tuple) -> list[tuple]:
+        try:
+            with self._lock:
+                return self._connection.execute(statement, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def close(self) -> None:
+        """Closes the file; searching afterwards is an error."""
+        with self._lock:
+            self._connection.close()

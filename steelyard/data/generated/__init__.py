@@ -1,0 +1,1 @@
+"""Generated material: fresh for every seed, so nothing can have memorised it."""

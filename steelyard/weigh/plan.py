@@ -1,0 +1,245 @@
+"""What a weighing would take and what it could show, said before anything runs.
+
+For every task and arm: the samples, the smallest difference that would be found four times in five, and the minutes. Minutes come
+from an earlier run in the same directory where there was one, else from a few samples that the base answers now (they are kept:
+the weighing will not ask them again). An arm that has not run yet is taken to be as fast as the base, and the plan says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+
+from steelyard.core.recipe import Recipe
+from steelyard.core.run import Run
+from steelyard.weigh.answering import answer_all, key_for, obstacle
+from steelyard.weigh.arms import ArmOpener, OpenArm, Opener
+from steelyard.weigh.axes import REPEATS, SUBSET, repeated_task
+from steelyard.weigh.checks import AGAIN_COUNT, DEFECT_COUNT, is_defect
+from steelyard.weigh.measure import PASSES
+from steelyard.weigh.power import POWER, detectable
+from steelyard.weigh.records import Records
+from steelyard.weigh.speeds import Speeds
+from steelyard.weigh.statistics import ALPHA
+from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
+from steelyard.weigh.tasks.task import Metric
+
+CALIBRATION = 8  # samples of each task: one round of the engine's slots
+FLIPS = 0.2  # assumed share of samples whose yes/no outcome an arm turns over
+SPREAD = 0.3  # assumed standard deviation of a share's paired difference
+BLOCK_SECONDS = 4.0  # of the speed passes, where nothing is known
+LOAD_SECONDS = 6.0
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One arm on one task.
+
+    Attributes:
+        arm, task: names; the task is "" for measurements of the whole arm.
+        metric, unit: of the difference.
+        samples: answers needed, and `recorded` how many of them are there already.
+        detectable: smallest true difference found with a power of 80 %, in `unit`; None where the spread is not known yet.
+        minutes: expected; None where nothing is known.
+        basis: where the minutes come from.
+        primary: whether it is the arm's primary hypothesis.
+    """
+
+    arm: str
+    task: str
+    metric: str
+    unit: str
+    samples: int
+    recorded: int
+    detectable: float | None
+    minutes: float | None
+    basis: str
+    primary: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole plan; printable by Rich."""
+
+    rows: Sequence[PlanRow]
+    notes: Sequence[str]
+
+    @property
+    def minutes(self) -> float | None:
+        """All rows together; None as soon as one is unknown."""
+        return None if any(row.minutes is None for row in self.rows) else sum(row.minutes or 0.0 for row in self.rows)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {"rows": [dataclasses.asdict(row) for row in self.rows], "minutes": self.minutes, "notes": list(self.notes)}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title="Before anything runs", title_justify="left", box=None, padding=(0, 2, 0, 0))
+        for heading, justify in (
+            ("arm", "left"),
+            ("task", "left"),
+            ("samples", "right"),
+            ("difference found 4 times in 5", "left"),
+            ("minutes", "right"),
+        ):
+            table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        for row in self.rows:
+            samples = f"{row.samples}" + (f" ({row.recorded} recorded)" if row.recorded else "") if row.samples else ""
+            table.add_row(row.arm + (" ◆" if row.primary else ""), row.task or row.metric, samples, _difference(row), _minutes(row.minutes))
+        yield table
+        total = self.minutes
+        yield f"In all about {_minutes(total)} minutes." if total is not None else "How long it takes is not known yet."
+        yield from self.notes
+
+
+def _difference(row: PlanRow) -> str:
+    if row.detectable is None:
+        return "" if row.arm == BASE or not row.task else "known once an arm has run"
+    return f"{row.metric} ± {row.detectable * 100:.1f} points" if row.unit == "share" else f"{row.metric} ± {row.detectable:.3g} {row.unit}"
+
+
+def _minutes(minutes: float | None) -> str:
+    return "?" if minutes is None else f"{minutes:.1f}"
+
+
+def plan(
+    recipe: Recipe,
+    directory: Path | None = None,
+    *,
+    calibrate: bool = True,
+    say: Callable[[str], None] = lambda line: None,
+    opener: Opener | None = None,
+) -> Plan:
+    """Plans a weighing.
+
+    Args:
+        recipe: what would be weighed.
+        directory: the run's; `runs/NAME` if None.
+        calibrate: let the base answer a few samples where no earlier run tells the speed.
+        say: receives lines for a person.
+        opener: opens arms; this machine's own if None.
+
+    Raises:
+        SteelyardError: the recipe's tasks or base cannot be had.
+    """
+    run = Run(directory or Path("runs") / recipe.name, seed=recipe.seed, say=say)
+    asked = questions(recipe)
+    speeds = Speeds.read(run.directory)
+    if calibrate and not all(speeds.seconds(BASE, question.name) for question in asked):
+        say("Timing the base on a few samples of each task ...")
+        mine = opener or ArmOpener(run)
+        try:
+            base = mine.open(recipe.arms[BASE])
+            try:
+                with Records(run.path("records.sqlite")) as records:
+                    calibrated(base, asked, records, recipe, speeds)
+            finally:
+                base.close()
+        finally:
+            if opener is None:
+                mine.close()
+        speeds.write(run.directory)
+    return planned(recipe, asked, speeds, run.directory)
+
+
+def calibrated(base: OpenArm, asked: Sequence[Question], records: Records, recipe: Recipe, speeds: Speeds) -> None:
+    """Lets the base answer the first samples of every task whose speed is not known, and notes it. The answers are kept."""
+    for question in asked:
+        samples = question.samples[:CALIBRATION]
+        if speeds.seconds(BASE, question.name) is None and not obstacle(base, samples):
+            begun, before = time.perf_counter(), len(records)
+            answer_all(base, question.name, samples, records, seed=recipe.seed)
+            if new := len(records) - before:
+                mark = key_for(base, question.name, samples[0], recipe.seed).arm
+                speeds.note(BASE, mark, question.name, (time.perf_counter() - begun) / new)
+
+
+def planned(recipe: Recipe, asked: Sequence[Question], speeds: Speeds, directory: Path) -> Plan:
+    """The plan from what is known about speeds; nothing is opened."""
+    chosen = primaries(recipe, asked)
+    kept = _recorded(directory, speeds)
+    rows: list[PlanRow] = []
+    for name, arm in recipe.arms.items():
+        runs = max(len(arm.seeds), 1)
+        for question in asked:
+            metric = question.shown(chosen.get(name))
+            primary = chosen.get(name) == (question.name, metric.name)
+            count = len(question.samples)
+            needed = count * question.trials(recipe) * runs
+            recorded = min(kept.get((name, question.name), 0), needed)
+            found = None
+            if name != BASE and (deviation := _deviation(metric)) is not None:
+                found = detectable(deviation, question.clusters, ALPHA / max(len(chosen), 1) if primary else ALPHA)
+            seconds, basis = speeds.seconds(name, question.name), "earlier run"
+            if seconds is None:
+                seconds, basis = speeds.seconds(BASE, question.name), "the base's speed"
+            minutes = None if seconds is None else (needed - recorded) * seconds / 60
+            rows.append(PlanRow(name, question.name, metric.name, metric.unit, needed, recorded, found, minutes, basis, primary))
+    rows += _extras(recipe, asked, speeds)
+    return Plan(rows, _notes(recipe, asked, chosen, rows))
+
+
+def _extras(recipe: Recipe, asked: Sequence[Question], speeds: Speeds) -> list[PlanRow]:
+    rows: list[PlanRow] = []
+    repeated = repeated_task([(question.name, question.samples) for question in asked])
+    seconds = speeds.seconds(BASE, repeated) if repeated else None
+    names = {question.name: len(question.samples) for question in asked}
+    arms = len(recipe.arms)
+    if repeated and wants(recipe, "repeatability", "diversity"):
+        count = REPEATS * min(SUBSET, names[repeated]) * arms
+        rows.append(
+            PlanRow("all", "", "repeatability", "", count, 0, None, None if seconds is None else count * seconds / 60, "the base's speed")
+        )
+    if asked:
+        task = repeated or asked[0].name
+        pace = speeds.seconds(BASE, task)
+        count = min(AGAIN_COUNT, names[task]) + (0 if any(map(is_defect, recipe.arms.values())) else min(DEFECT_COUNT, names[task]))
+        rows.append(
+            PlanRow(
+                "checks", "", "A/A and planted defect", "", count, 0, None, None if pace is None else count * pace / 60, "the base's speed"
+            )
+        )
+    if wants(recipe, "speed", "memory", "energy", "money"):
+        known = speeds.seconds("all", "measuring")
+        minutes = (known if known is not None else arms * (LOAD_SECONDS + PASSES * BLOCK_SECONDS)) / 60
+        basis = "earlier run" if known is not None else "a guess"
+        rows.append(PlanRow("all", "", "speed, memory, energy", "", 0, 0, None, minutes, basis))
+    return rows
+
+
+def _deviation(metric: Metric) -> float | None:
+    """Assumed standard deviation of one sample's paired difference, before any arm has run."""
+    if metric.binary:
+        return math.sqrt(FLIPS)
+    return SPREAD if metric.unit == "share" else None
+
+
+def _recorded(directory: Path, speeds: Speeds) -> Mapping[tuple[str, str], int]:
+    """How many answers of each arm and task an earlier run left."""
+    if not (directory / "records.sqlite").exists():
+        return {}
+    with Records(directory / "records.sqlite") as records:
+        counts = records.counts()
+    return {(name, task): counts.get((mark, task), 0) for (name, task), mark in speeds.marks().items()}
+
+
+def _notes(recipe: Recipe, asked: Sequence[Question], chosen: Mapping[str, tuple[str, str]], rows: Sequence[PlanRow]) -> list[str]:
+    notes = [
+        f"Differences: power {POWER:.0%} at an error rate of {ALPHA:.0%}, shared by {len(chosen)} primary cells (◆, Holm); assumed are "
+        f"{FLIPS:.0%} of yes/no outcomes turned over, and a spread of {SPREAD:g} for other shares."
+    ]
+    if any(row.basis == "the base's speed" and row.arm not in (BASE, "all", "checks") for row in rows):
+        notes.append("Minutes of arms that have not run yet take them to be as fast as the base.")
+    if any(question.metrics_with_floor for question in asked):
+        notes.append("Where the base turns out to be at floor on its first 50 samples, the arms are not asked.")
+    if any(len(arm.seeds) > 1 for arm in recipe.arms.values()):
+        notes.append("Arms with several seeds are made and asked once per seed; making them is not in these minutes.")
+    return notes

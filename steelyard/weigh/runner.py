@@ -1,0 +1,335 @@
+"""Weighing: from a recipe to a report, in a directory that a killed run resumes from.
+
+The order is: base, arms, checks, then (in processes of their own) speed, memory and energy, then statistics and the report.
+`runs/NAME/` holds `recipe.resolved.yaml`, `records.sqlite`, `metrics.jsonl`, `report.json`, `report.html`, `details/`, `log.txt`,
+`speeds.json` and what weight levers made (`made/`). Answers are drawn once and scored from records, so that a resumed run's
+quality part is byte for byte that of one which was never killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import io
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from steelyard.core import hardware
+from steelyard.core import recipe as recipes
+from steelyard.core.files import write_text
+from steelyard.core.meters import money
+from steelyard.core.progress import shown
+from steelyard.core.recipe import Arm, Recipe
+from steelyard.core.run import Run
+from steelyard.weigh import checks
+from steelyard.weigh.arms import ArmOpener, OpenArm, Opener, is_trained
+from steelyard.weigh.axes import DIVERSITY, REPEATABILITY, agreement, distinct, repeated_task
+from steelyard.weigh.cells import Draft, base_cell, contrast, draft_cells, finish, finish_all, not_run, unmeasured
+from steelyard.weigh.costs import MEASURED, METRICS, draft_measured, values
+from steelyard.weigh.flips import chosen, detail_rows, flips_of
+from steelyard.weigh.measure import measure, prompts_of
+from steelyard.weigh.plan import calibrated, planned
+from steelyard.weigh.records import Records
+from steelyard.weigh.report.html import write_html
+from steelyard.weigh.report.json import write_report_json
+from steelyard.weigh.report.report import Cell, Report
+from steelyard.weigh.speeds import Speeds
+from steelyard.weigh.statistics import ALPHA
+from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
+from steelyard.weigh.sweep import ONE_SEED, Repeated, Sweep, without_engine
+
+RECIPE = "recipe.resolved.yaml"
+
+
+def weigh(
+    recipe: Recipe | str | Path,
+    directory: str | Path | None = None,
+    *,
+    say: Callable[[str], None] = print,
+    progress: Callable[[str, int, int, str], None] | None = None,
+    on_cell: Callable[[Cell], None] = lambda cell: None,
+    overrides: Sequence[str] = (),
+    opener: Opener | None = None,
+) -> Report:
+    """Weighs a recipe's arms against its base.
+
+    Args:
+        recipe: a recipe, or the file it is read from.
+        directory: where everything is kept; `runs/NAME` if None. The same directory again goes on where it was.
+        say: receives lines for a person.
+        progress: receives (what, done, total, note); a bar on a terminal's standard error if None.
+        on_cell: receives each quality cell as soon as it is there. Primary cells are then read at Bonferroni's level, which Holm
+            can only improve on; the report's cells are final.
+        overrides: `key.path=value`, for a recipe given as a file.
+        opener: opens arms; this machine's own if None.
+
+    Raises:
+        SteelyardError: the recipe, its data, a model or the disk does not allow it. What was recorded stays.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else recipes.read(recipe, overrides)
+    with contextlib.ExitStack() as stack:
+        draw = progress if progress is not None else stack.enter_context(shown())
+        run = Run(Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, say=say, progress=draw)
+        return _Weighing(recipe, run, on_cell, opener).report()
+
+
+class _Weighing:
+    """One call of `weigh`."""
+
+    def __init__(self, recipe: Recipe, run: Run, on_cell: Callable[[Cell], None], opener: Opener | None):
+        self.recipe, self.run, self.on_cell = recipe, run, on_cell
+        self.opener = opener or ArmOpener(run)
+        self.asked = questions(recipe)
+        self.primary = primaries(recipe, self.asked)
+        self.others = [arm for name, arm in recipe.arms.items() if name != BASE]
+        self.repeated = self._question(repeated_task([(q.name, q.samples) for q in self.asked]))
+        self.drafts: dict[str, list[Draft]] = {arm.name: [] for arm in self.others}
+        self.checks: dict[str, list[Cell]] = {"a_a": [], "planted_defect": []}
+
+    def report(self) -> Report:
+        """Runs everything and writes the report."""
+        started, begun = datetime.datetime.now().astimezone().isoformat(timespec="seconds"), time.perf_counter()
+        write_text(self.run.path(RECIPE), self.recipe.text())
+        self.run.log(f"weighing {self.recipe.name}: {len(self.others)} arms, {len(self.asked)} tasks")
+        try:
+            with Records(self.run.path("records.sqlite")) as records:
+                sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, Speeds.read(self.run.directory))
+                try:
+                    self._quality(sweep)
+                finally:
+                    sweep.speeds.write(self.run.directory)
+        finally:
+            self.opener.close()
+        base_costs = self._costs(sweep.speeds) if wants(self.recipe, *MEASURED) else []
+        report = self._assembled(sweep, base_costs, started, begun)
+        write_report_json(report, self.run.path("report.json"))
+        write_html(report, self.run.path("report.html"), self._details(sweep))
+        self.run.log(f"done in {report.seconds} s")
+        for note in report.notes:
+            self.run.say(note)
+        self.run.say(f"Report: {self.run.directory / 'report.html'}")
+        return report
+
+    # Quality
+
+    def _quality(self, sweep: Sweep) -> None:
+        base = self.opener.open(self.recipe.arms[BASE])
+        try:
+            sweep.introduce([base], self.recipe.arms[BASE])
+            calibrated(base, self.asked, sweep.records, self.recipe, sweep.speeds)
+            self.run.say(_printed(planned(self.recipe, self.asked, sweep.speeds, self.run.directory)))
+            for question in self.asked:
+                self._base(sweep, base, question)
+        finally:
+            base.close()
+        for arm in self.others:
+            self._arm(sweep, arm)
+        if self.asked:
+            self._checks(sweep)
+
+    def _base(self, sweep: Sweep, base: OpenArm, question: Question) -> None:
+        scored, metric = sweep.weigh_base(base, question), question.shown(None)
+        found = base_cell(question.name, metric, scored.values[metric.name], [sample.cluster for sample in scored.samples])
+        floored = "at floor; the arms are not asked" if question.name in sweep.floored else _own(found)
+        self.run.say(f"{BASE} · {question.name}: {floored}")
+
+    def _arm(self, sweep: Sweep, arm: Arm) -> None:
+        opened: list[OpenArm] = []
+        seeds: Sequence[int | None] = arm.seeds or (None,)
+        for number, seed in enumerate(seeds):
+            open_arm = self.opener.open(arm, seed)
+            try:
+                for question in self.asked:
+                    if not sweep.skips(arm, question):
+                        sweep.weigh_arm(open_arm, question)
+                    if number == len(seeds) - 1:
+                        self._draft(sweep, arm, question)
+                if number == 0 and self.repeated and self._repeats and not sweep.skips(arm, self.repeated):
+                    sweep.repeat(open_arm, self.repeated)
+            finally:
+                open_arm.close()
+            opened.append(without_engine(open_arm))
+        sweep.introduce(opened, arm)
+
+    def _draft(self, sweep: Sweep, arm: Arm, question: Question) -> None:
+        base = sweep.base[question.name]
+        if sweep.skips(arm, question):
+            drafts = not_run(arm.name, question.task, base)
+        else:
+            runs = sweep.arms[arm.name][question.name]
+            trained = is_trained(arm) and len(runs) == 1
+            drafts = draft_cells(arm.name, question.task, base, runs, (ONE_SEED,) if trained else ())
+        kept = [draft for draft in drafts if draft.metric.axis in self.recipe.axes or self._is_primary(draft)]
+        self.drafts[arm.name] += kept
+        for draft in kept:
+            cell = finish(draft, self._is_primary(draft), ALPHA / max(len(self.primary), 1) if self._is_primary(draft) else ALPHA)
+            self.on_cell(cell)
+            if draft.metric == question.shown(self.primary.get(arm.name)):
+                self.run.say(_line(cell))
+
+    def _is_primary(self, draft: Draft) -> bool:
+        return self.primary.get(draft.arm) == (draft.task, draft.metric.name)
+
+    @property
+    def _repeats(self) -> bool:
+        return wants(self.recipe, "repeatability", "diversity")
+
+    def _question(self, name: str | None) -> Question | None:
+        return next((question for question in self.asked if question.name == name), None)
+
+    # Checks and repeats: the base once more
+
+    def _checks(self, sweep: Sweep) -> None:
+        again = self.repeated or self.asked[0]
+        base = self.opener.open(self.recipe.arms[BASE])
+        try:
+            if self.repeated:
+                sweep.repeat(base, self.repeated)
+            self.checks["a_a"] += checks.a_a(checks.GREEDY, again.task, *sweep.again(base, again))
+        finally:
+            base.close()
+        if self.repeated:
+            mine = sweep.repeats[BASE]
+            self.checks["a_a"] += checks.a_a(checks.SAMPLED, self.repeated.task, mine.trial(0), mine.trial(1))
+            for arm in self.others:
+                self.drafts[arm.name] += self._repeat_drafts(arm.name, sweep.repeats.get(arm.name), mine)
+        self._plant(sweep)
+
+    def _repeat_drafts(self, arm: str, run: Repeated | None, base: Repeated) -> list[Draft]:
+        drafts, task = [], base.question.task
+        for metric in (REPEATABILITY, DIVERSITY):
+            if metric.axis not in self.recipe.axes:
+                continue
+            if run is None:
+                drafts.append(unmeasured(arm, base.question.name, metric, "this arm was not asked"))
+                continue
+            columns = []
+            for side in (base, run):
+                trials = list(zip(*side.outputs, strict=True))
+                columns.append(
+                    [
+                        agreement(task, sample, outputs) if metric is REPEATABILITY else distinct(outputs)
+                        for sample, outputs in zip(side.samples, trials, strict=True)
+                    ]
+                )
+            comparison = contrast(metric, columns[0], [columns[1]], [sample.cluster for sample in base.samples])
+            note = f"{len(base.outputs)} answers each to {len(base.samples)} questions at temperature 0.8"
+            draft = unmeasured(arm, base.question.name, metric, "no answers to compare") if comparison is None else None
+            drafts.append(draft or Draft(arm, base.question.name, metric, comparison, notes=(note,)))
+        return drafts
+
+    def _plant(self, sweep: Sweep) -> None:
+        mine = [arm for arm in self.others if checks.is_defect(arm)]
+        reached = [question for question in self.asked if checks.reaches(question.samples)]
+        question = next((question for question in reached if question.name not in sweep.floored), None)
+        if question is None:
+            return
+        if mine:
+            for arm in mine:
+                runs = sweep.arms.get(arm.name, {}).get(question.name)
+                if runs:
+                    self.checks["planted_defect"] += checks.defect_cells(question.task, sweep.base[question.name], runs[0], arm.name)
+        else:
+            self.run.say("planting a defect, to see whether the balance notices")
+            self.checks["planted_defect"] += checks.defect_cells(question.task, *sweep.defect(question))
+
+    # Costs
+
+    def _costs(self, speeds: Speeds) -> list[Cell]:
+        """Drafts of speed, memory, energy and money for every arm; the base's own cells where there is no arm beside it."""
+        self.run.say("timing, in processes of their own")
+        begun = time.perf_counter()
+        names = [BASE, *(arm.name for arm in self.others if not checks.is_defect(arm))]
+        found = measure(
+            self.run.directory,
+            names,
+            prompts_of([question.samples for question in self.asked]),
+            lambda done, total: self.run.progress("timing", done, total, ""),
+        )
+        speeds.note("all", "", "measuring", time.perf_counter() - begun)
+        speeds.write(self.run.directory)
+        currency = money.prices().currency
+        for (_, arm), (base, other) in found.items():
+            if arm != BASE:
+                self.drafts[arm] += draft_measured(arm, base, other, self.recipe.axes, currency)
+            self.run.metric(kind="measured", arm=arm, load_seconds=other.load_seconds, blocks=len(other.blocks), failure=other.failure)
+        if self.others:
+            return []
+        ((base, _),) = found.values()
+        cells = [base_cell("", m, values(m, base), [""] * len(base.blocks)) for m in METRICS if m.axis in ("speed", "memory")]
+        return [cell for cell in cells if cell is not None]
+
+    # The report
+
+    def _assembled(self, sweep: Sweep, base_costs: list[Cell], started: str, begun: float) -> Report:
+        drafts = [draft for arm in self.others for draft in self.drafts[arm.name]]
+        cells = finish_all(drafts, self.primary)
+        if not self.others:
+            cells = [*self._base_alone(sweep), *base_costs]
+        groups = [
+            flips_of(arm.name, question.task, sweep.base[question.name], runs[0])
+            for arm in self.others
+            for question in self.asked
+            if (runs := sweep.arms.get(arm.name, {}).get(question.name))
+        ]
+        notes = checks.complaints(self.checks["a_a"], self.checks["planted_defect"])
+        if self.asked and not self.checks["planted_defect"]:
+            notes.append("No planted defect was tried: it needs a task that puts questions and is not at floor.")
+        if sweep.floored:
+            notes.append(f"The base is at floor on {', '.join(sorted(sweep.floored))}: nothing can be told there.")
+        return Report(
+            arms={name: sweep.summaries[name] for name in self.recipe.arms},
+            cells=cells,
+            checks=self.checks,
+            machine=hardware.describe(),
+            versions=hardware.versions(),
+            recipe=self.recipe.resolved(),
+            flips=chosen(groups),
+            notes=notes,
+            started=started,
+            seconds=round(time.perf_counter() - begun, 1),
+            confidence=1 - ALPHA,
+        )
+
+    def _base_alone(self, sweep: Sweep) -> list[Cell]:
+        cells = []
+        for question in self.asked:
+            scored = sweep.base[question.name]
+            clusters = [sample.cluster for sample in scored.samples]
+            cells += [base_cell(question.name, metric, scored.values[metric.name], clusters) for metric in question.task.metrics]
+        return [cell for cell in cells if cell is not None and cell.axis in self.recipe.axes]
+
+    def _details(self, sweep: Sweep) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        rows = {(BASE, question.name): detail_rows(sweep.base[question.name], question.task.metrics) for question in self.asked}
+        for arm in self.others:
+            for question in self.asked:
+                if runs := sweep.arms.get(arm.name, {}).get(question.name):
+                    rows[arm.name, question.name] = detail_rows(runs[0], question.task.metrics)
+        return rows
+
+
+def _printed(plan: Any) -> str:
+    """The plan as plain text."""
+    text = io.StringIO()
+    Console(file=text, width=110).print(plan)
+    return text.getvalue().rstrip()
+
+
+def _own(cell: Cell | None) -> str:
+    if cell is None or cell.value is None:
+        return "no value"
+    span = f" [{cell.value_interval[0]:.3g} to {cell.value_interval[1]:.3g}]" if cell.value_interval else ""
+    return f"{cell.metric} {cell.value:.3g}{span} over {cell.n} samples"
+
+
+def _line(cell: Cell) -> str:
+    """A cell in one line, while the weighing goes on."""
+    name = f"{cell.arm} · {cell.task} · {cell.metric}"
+    if cell.value is None or cell.difference is None:
+        return f"{name}: {cell.verdict} ({cell.note})"
+    span = "" if cell.low is None else f" [{cell.low:+.3g} to {cell.high:+.3g}]"
+    return f"{name}: {cell.base:.3g} -> {cell.value:.3g}, difference {cell.difference:+.3g}{span}: {cell.verdict}"

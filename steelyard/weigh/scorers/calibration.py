@@ -1,0 +1,50 @@
+"""How sure a model was of its answer, and how well that fits with being right.
+
+Confidence is the probability of the judged words: exp(sum of the log-probabilities of the tokens that spell the answer's
+first statement), under the model's own distribution before any sampling filter. Brier is (confidence - right)^2, log loss
+is -log of the probability given to what turned out true (clipped at 1e-4, so one sure error costs at most 9.2 nats).
+Answers that abstain claim nothing and are not scored; invented answers count as wrong, so sure invention shows here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from steelyard.core.protocols import Token
+from steelyard.weigh.tasks.task import Metric, Value
+
+BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02)
+LOG_LOSS = Metric("log_loss", "calibration", "nats", False, margin=0.05)
+METRICS = (BRIER, LOG_LOSS)
+LEAST = 1e-4
+
+
+def confidence(tokens: Sequence[Token], text: str, statement: str) -> float | None:
+    """Probability of the tokens up to the end of the judged statement; None where the arm reports no tokens.
+
+    Args:
+        tokens: generated tokens, in order.
+        text: the whole answer.
+        statement: the judged part of it, as found in `text`; the whole answer where it is not found.
+    """
+    if not tokens:
+        return None
+    at = text.find(statement)
+    end = at + len(statement) if at >= 0 else len(text)
+    total, position = 0.0, 0
+    for token in tokens:
+        if position >= end:
+            break
+        total += token.logprob
+        position += len(token.text)
+    if math.isnan(total):
+        return None
+    return min(1.0, math.exp(total))
+
+
+def values(sure: float | None, right: bool, answered: bool = True) -> dict[str, Value]:
+    """Brier score and log loss of one answer; None where there is no confidence, or no answer."""
+    if sure is None or not answered:
+        return {"brier": None, "log_loss": None}
+    return {"brier": (sure - right) ** 2, "log_loss": -math.log(max(LEAST, sure if right else 1 - sure))}

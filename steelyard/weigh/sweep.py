@@ -1,0 +1,188 @@
+"""Asking every arm everything: the base first, then the arms in order, one engine alive at a time.
+
+What was recorded before is not asked again, so a sweep that was killed goes on where it was. The base answers its first 50
+samples of a task before anything else; where it is at floor, arms that stand on it are not asked. Arms that are trained, or
+that are another model, are asked all the same: what they can do the base does not tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy
+
+from steelyard.core.recipe import Arm, Recipe
+from steelyard.core.recipe_parts import EndpointSource, written_lever
+from steelyard.core.run import Run
+from steelyard.weigh.answering import answer_all, key_for, obstacle
+from steelyard.weigh.arms import OpenArm, Opener, is_trained
+from steelyard.weigh.axes import REPEATS, repeated_samples
+from steelyard.weigh.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm
+from steelyard.weigh.records import Records
+from steelyard.weigh.report.report import ArmSummary
+from steelyard.weigh.scoring import Scored, score, unable
+from steelyard.weigh.speeds import Speeds
+from steelyard.weigh.statistics import as_pair, estimate
+from steelyard.weigh.subjects import BASE, Question
+from steelyard.weigh.tasks.task import Metric, Output, Sample
+from steelyard.weigh.verdicts import at_floor
+
+FLOOR_SAMPLES = 50
+ONE_SEED = "this run: one training seed"
+
+
+@dataclass
+class Repeated:
+    """A task's first questions, answered several times at temperature 0.8: [trial][sample] outputs."""
+
+    question: Question
+    samples: Sequence[Sample]
+    outputs: Sequence[Sequence[Output]]
+
+    def trial(self, number: int) -> Scored:
+        """One trial, scored as if it were a task of its own."""
+        return score(self.question.task, self.samples, [self.outputs[number]])
+
+
+@dataclass
+class Sweep:
+    """What has been asked and answered so far.
+
+    Attributes:
+        recipe, asked, run, records, opener, speeds: what it works with.
+        base: task -> the base's values.
+        arms: arm -> task -> values, one per training seed.
+        repeats: arm -> its repeated questions.
+        floored: tasks at which the base is at floor.
+        summaries: arm -> who it was.
+    """
+
+    recipe: Recipe
+    asked: Sequence[Question]
+    run: Run
+    records: Records
+    opener: Opener
+    speeds: Speeds
+    base: dict[str, Scored] = field(default_factory=dict)
+    arms: dict[str, dict[str, list[Scored]]] = field(default_factory=dict)
+    repeats: dict[str, Repeated] = field(default_factory=dict)
+    floored: set[str] = field(default_factory=set)
+    summaries: dict[str, ArmSummary] = field(default_factory=dict)
+
+    def ask(self, arm: OpenArm, question: Question, count: int | None = None, *, trial: int = 0, trials: int = 1) -> Scored:
+        """An arm's values on the first `count` samples of a task."""
+        samples = question.samples[:count]
+        if reason := obstacle(arm, samples):
+            return unable(question.task, samples, reason)
+        label, begun, before = f"{arm.name}: {question.name}", time.perf_counter(), len(self.records)
+        outputs = []
+        for number in range(trial, trial + trials):
+            outputs.append(
+                answer_all(
+                    arm,
+                    question.name,
+                    samples,
+                    self.records,
+                    seed=self.recipe.seed,
+                    trial=number,
+                    progress=lambda done, total: self.run.progress(label, done, total, ""),
+                )
+            )
+        seconds, new = time.perf_counter() - begun, len(self.records) - before
+        if new >= min(8, len(samples)) and trial == 0:
+            self.speeds.note(arm.name, key_for(arm, question.name, samples[0], self.recipe.seed).arm, question.name, seconds / new)
+        if new:
+            self.run.metric(kind="answers", arm=arm.name, task=question.name, answers=new, seconds=round(seconds, 3))
+        return score(question.task, samples, outputs)
+
+    def weigh_base(self, arm: OpenArm, question: Question) -> Scored:
+        """The base on one task: floor samples, then the rest unless it is at floor."""
+        if question.metrics_with_floor and len(question.samples) > FLOOR_SAMPLES:
+            first = self.ask(arm, question, FLOOR_SAMPLES)
+            if all(_floored(metric, first) for metric in question.metrics_with_floor) and not first.obstacle:
+                self.floored.add(question.name)
+                if not any(self.asks_anyway(other) for other in self.recipe.arms.values()):
+                    self.base[question.name] = first
+                    return first
+        self.base[question.name] = self.ask(arm, question, trials=question.trials(self.recipe))
+        return self.base[question.name]
+
+    def asks_anyway(self, arm: Arm) -> bool:
+        """Whether an arm is asked where the base is at floor."""
+        return arm.name != BASE and (is_trained(arm) or arm.source != self.recipe.base)
+
+    def skips(self, arm: Arm, question: Question) -> bool:
+        """Whether an arm is spared a task because the base is at floor."""
+        return question.name in self.floored and not self.asks_anyway(arm)
+
+    def weigh_arm(self, arm: OpenArm, question: Question) -> Scored:
+        """An arm on one task, as many samples as the base answered."""
+        scored = self.ask(arm, question, len(self.base[question.name].samples), trials=question.trials(self.recipe))
+        self.arms.setdefault(arm.name, {}).setdefault(question.name, []).append(scored)
+        return scored
+
+    def repeat(self, arm: OpenArm, question: Question) -> None:
+        """The first questions of a task again, several times, sampled."""
+        samples = repeated_samples(question.samples)
+        label = f"{arm.name}: {question.name}, sampled"
+        outputs = [
+            answer_all(
+                arm,
+                question.name,
+                samples,
+                self.records,
+                seed=self.recipe.seed,
+                trial=trial,
+                progress=lambda done, total: self.run.progress(label, done, total, ""),
+            )
+            for trial in range(REPEATS)
+        ]
+        self.repeats[arm.name] = Repeated(question, samples, outputs)
+
+    def again(self, arm: OpenArm, question: Question) -> tuple[Scored, Scored]:
+        """The base's first answers, and the same questions really asked again."""
+        count = min(AGAIN_COUNT, len(self.base[question.name].samples))
+        return self.ask(arm, question, count), self.ask(arm, question, count, trial=AGAIN)
+
+    def defect(self, question: Question) -> tuple[Scored, Scored]:
+        """Base and planted defect on the first samples of a task."""
+        count = min(DEFECT_COUNT, len(self.base[question.name].samples))
+        arm = self.opener.open(defect_arm(self.recipe.arms[BASE]))
+        try:
+            return self.base[question.name].first(count), self.ask(arm, question, count)
+        finally:
+            arm.close()
+
+    def introduce(self, opened: Sequence[OpenArm], arm: Arm) -> None:
+        """Notes who an arm was."""
+        first, note = opened[0], ""
+        if is_trained(arm) and len(opened) == 1:
+            note = ONE_SEED
+        if isinstance(arm.source, EndpointSource):
+            note = "a remote endpoint: what answered there may change without notice"
+        cost = {key: round(sum(one.cost.get(key, 0.0) for one in opened), 3) for key in first.cost}
+        mark = first.fingerprint if len(opened) == 1 else "+".join(one.fingerprint for one in opened)
+        levers = [written_lever(lever) for lever in arm.levers]
+        self.summaries[arm.name] = ArmSummary(mark, levers, cost, first.kernels, note, parameters=first.parameters)
+
+
+def _floored(metric: Metric, scored: Scored) -> bool:
+    """Whether one arm's own value is not better than the metric's floor."""
+    pairs = numpy.array([as_pair(value) for value in scored.values[metric.name]], dtype=numpy.float64)
+    names = [sample.cluster or f"\0{position}" for position, sample in enumerate(scored.samples)]
+    codes = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    found = estimate(
+        pairs,
+        numpy.array([codes[name] for name in names]),
+        binary=metric.binary and scored.trials == 1,
+        bounded=metric.unit == "share" and metric.kind == "mean",
+    )
+    return found is None or at_floor(metric, found.interval)
+
+
+def without_engine(arm: OpenArm) -> OpenArm:
+    """What is left of an arm once it is closed: who it was."""
+    return dataclasses.replace(arm, engine=None, read=None, closing=lambda: None)

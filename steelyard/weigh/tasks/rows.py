@@ -1,0 +1,145 @@
+"""Rows of a user's JSONL file: all read and checked before anything runs, every bad one named in one error."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from steelyard.core.errors import DataError
+from steelyard.core.fingerprint import digest
+from steelyard.core.seeds import derive
+from steelyard.data.formats import BadRow, describe
+from steelyard.weigh.scorers.json_answers import read_json
+
+LARGEST_FILE = 512 * 2**20  # bytes
+LARGEST_ROW = 2**20  # bytes
+T = TypeVar("T")
+
+
+class BadValue(ValueError):
+    """Why one row cannot be used, in a few words for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its line (from 1), its content, and an id that is the same wherever the row stands."""
+
+    line: int
+    value: Mapping[str, Any]
+    id: str
+
+
+def read_file(path: Path) -> bytes:
+    """A user's file, without a byte-order mark.
+
+    Raises:
+        DataError: when it is missing, a folder, empty or absurdly large.
+    """
+    try:
+        if path.is_dir():
+            raise DataError("this is a folder", where=str(path), do="Name a file.")
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise DataError(
+                f"the file has {size / 2**20:.0f} MiB, the most is {LARGEST_FILE // 2**20}", where=str(path), do="Take a part of it."
+            )
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise DataError(
+            f"cannot be read: {error.strerror or error}", where=str(path), do="Check the path; it is relative to where you run."
+        ) from error
+    if not content.strip():
+        raise DataError("the file is empty", where=str(path), do="It should hold one JSON object a line.")
+    return content
+
+
+def read_rows(path: Path, check: Callable[[Mapping[str, Any]], None]) -> list[Row]:
+    """Every row of a JSONL file; blank lines are passed over.
+
+    Args:
+        path: the file.
+        check: raises `BadValue` for a row that cannot be used.
+
+    Raises:
+        DataError: naming the lines of all bad rows, with the reasons.
+    """
+    rows, bad, seen = [], [], Counter[str]()
+    content = read_file(path)
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = _object(line)
+            check(value)
+        except BadValue as problem:
+            bad.append(BadRow(number, str(problem)))
+            continue
+        key = digest(value)
+        seen[key] += 1
+        # A row that stands twice is two samples; both keep their id when other rows come or go.
+        rows.append(Row(number, value, key if seen[key] == 1 else f"{key}-{seen[key]}"))
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(bad) + len(rows)} rows cannot be used:\n{describe(bad)}",
+            where=str(path),
+            do="Correct them or take them out.",
+        )
+    return rows
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    if len(line) > LARGEST_ROW:
+        raise BadValue(f"the row is longer than {LARGEST_ROW} bytes")
+    try:
+        value = read_json(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadValue(f"not UTF-8 (byte {error.start + 1} of the line)") from error
+    except json.JSONDecodeError as error:
+        raise BadValue(f"not JSON: {error.msg} (column {error.colno})") from error
+    except ValueError as error:
+        raise BadValue(f"not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadValue("not a JSON object")
+    return value
+
+
+def only_keys(row: Mapping[str, Any], known: tuple[str, ...], needed: tuple[str, ...]) -> None:
+    """Refuses a row that lacks a needed key or has one that nobody reads."""
+    if missing := [key for key in needed if key not in row]:
+        raise BadValue(f"lacks {', '.join(f'`{key}`' for key in missing)}")
+    if extra := sorted(set(row) - set(known)):
+        raise BadValue(
+            f"has the unknown key{'s' if len(extra) > 1 else ''} {', '.join(f'`{key}`' for key in extra)}; known: {', '.join(known)}"
+        )
+
+
+def text_of(row: Mapping[str, Any], key: str) -> str:
+    """A value that has to be a text with something in it, and encodable as UTF-8."""
+    value = row[key]
+    if not isinstance(value, str):
+        raise BadValue(f"`{key}` is not a text")
+    if not value.strip():
+        raise BadValue(f"`{key}` is empty")
+    return encodable(value, key)
+
+
+def encodable(value: str, key: str) -> str:
+    """Refuses half a surrogate pair, which JSON can spell and UTF-8 cannot."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise BadValue(f"`{key}` holds half a surrogate pair") from error
+    return value
+
+
+def take(rows: list[T], limit: int | None, seed: int, name: str) -> list[T]:
+    """All rows, or `limit` of them drawn by the seed, in the file's order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    chosen = random.Random(derive(seed, name, "rows")).sample(range(len(rows)), limit)
+    return [rows[i] for i in sorted(chosen)]
