@@ -145,11 +145,11 @@ class Encoder:
         return ids + self.tokenizer.encode(longer[len(text) :], special=True)
 
     def _tokens(self, text: str) -> list[int]:
+        """As the engine reads it: a rendered conversation as it is, plain text after the token that texts begin with."""
         ids = self.tokenizer.encode(text, special=True)
         bos = self.tokenizer.bos_id
-        if self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
-        return ids
+        starts = self.plain and self.tokenizer.add_bos and bos is not None and ids[:1] != [bos]
+        return [bos, *ids] if starts else ids  # type: ignore[list-item]
 
     def _taught(self, answer: list[int]) -> int:
         """Tokens of an answer up to and with its last end token; 0 where no end token closes it."""

@@ -21,7 +21,31 @@ _APOSTROPHES = re.compile(r"['’‘ʼʻ`´]")
 _INITIALS = re.compile(r"\b(?:\w\.){2,}")
 _WORD = re.compile(r"[^\W_]+")
 _SENTENCE_END = re.compile(r"[.!?](?=[\"'”’)*\]]*(?:\s|$))|[。！？]")
-_ABBREVIATIONS = frozenset("st mt mr mrs ms dr jr sr vs ft no etc prof gen lt col sgt ca approx e.g i.e".split())
+_ABBREVIATIONS = frozenset(
+    [
+        "st",
+        "mt",
+        "mr",
+        "mrs",
+        "ms",
+        "dr",
+        "jr",
+        "sr",
+        "vs",
+        "ft",
+        "no",
+        "etc",
+        "prof",
+        "gen",
+        "lt",
+        "col",
+        "sgt",
+        "ca",
+        "approx",
+        "e.g",
+        "i.e",
+    ]
+)
 
 
 def normalise(text: str) -> str:

@@ -56,9 +56,7 @@ def build(source: Path, destination: Path, *, tolerate: bool = False, say: Say =
     """
     files, left = files_of(source)
     if not files:
-        raise DataError(
-            "there is nothing to index", where=str(source), do=f"Name a folder or file of {', '.join(SUFFIXES)}."
-        )
+        raise DataError("there is nothing to index", where=str(source), do=f"Name a folder or file of {', '.join(SUFFIXES)}.")
     fingerprint = fingerprint_of(files, source)
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")

@@ -9,24 +9,16 @@ kill leaves no half index and the next attempt goes on; a second process waits o
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import re
 import sqlite3
 import threading
 import urllib.parse
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from pathlib import Path
 
 from steelyard.augment.retrieve import query as queries
-from steelyard.augment.retrieve.documents import SUFFIXES, Document, LeftOut, documents, files_of
-from steelyard.augment.retrieve.passages import PASSAGE_TOKENS, passages, shortened_title
+from steelyard.augment.retrieve.documents import LeftOut
 from steelyard.augment.retrieve.ranking import Question, ranked
-from steelyard.core.errors import DataError, SteelyardError, UnsupportedError
-from steelyard.core.fingerprint import digest, file_digest
-from steelyard.core.get import home, locate
+from steelyard.core.errors import DataError
 from steelyard.core.protocols import Passage
 
 FORMAT = 1
@@ -63,11 +55,13 @@ class PassageIndex:
         """
         self.file = Path(file)
         self._lock = threading.Lock()
-        self._connection = sqlite3.connect(f"file:{urllib.parse.quote(str(self.file.absolute()))}?mode=ro", uri=True, check_same_thread=False)
+        self._connection = sqlite3.connect(
+            f"file:{urllib.parse.quote(str(self.file.absolute()))}?mode=ro", uri=True, check_same_thread=False
+        )
         try:
             self._check()
             meta = dict(self._connection.execute("SELECT key, value FROM meta"))
-            self.fingerprint: str = meta['fingerprint']
+            self.fingerprint: str = meta["fingerprint"]
             self.count = int(self._connection.execute("SELECT count(*) FROM passages").fetchone()[0])
             self.left_out = [LeftOut(place, reason, bool(bad)) for place, reason, bad in self._connection.execute("SELECT * FROM left_out")]
         except (sqlite3.DatabaseError, KeyError, ValueError) as error:

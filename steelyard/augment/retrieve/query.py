@@ -114,7 +114,9 @@ def parse(question: str) -> Query:
             found[key] = Term(word, key, name)
         if name:
             gap = question[runs[-1][-1].end() : match.start()] if runs else ""
-            if runs and re.fullmatch(r"[\s\-.’']*(?:(?:of|the|and|de|la|le|las|los|da|do|dos|du|des|del|es|von|van|der|den|al|el|bin|ibn)\s+)*", gap):
+            if runs and re.fullmatch(
+                r"[\s\-.’']*(?:(?:of|the|and|de|la|le|las|los|da|do|dos|du|des|del|es|von|van|der|den|al|el|bin|ibn)\s+)*", gap
+            ):
                 runs[-1].append(match)
             else:
                 runs.append([match])

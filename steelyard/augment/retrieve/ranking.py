@@ -62,7 +62,9 @@ def spots(asked: Question, passage: Passage) -> list[Spot]:
     total = sum(asked.weight.values()) or 1.0
     in_title = shares(asked, passage.title)
     titled = tuple(stems(re.sub(r" \(.*\)$", "", passage.title))) in asked.names
-    kinds = [found for asks, found in ((_ASKS_TIME, _YEAR), (_ASKS_NUMBER, _NUMBER), (_ASKS_PERSON, _PERSON)) if asks.search(asked.text)][:1]
+    kinds = [found for asks, found in ((_ASKS_TIME, _YEAR), (_ASKS_NUMBER, _NUMBER), (_ASKS_PERSON, _PERSON)) if asks.search(asked.text)][
+        :1
+    ]
     now = bool(_NOW.search(asked.text)) and not _THEN.search(asked.text)
     out = []
     for number, sentence in enumerate(sentences(passage.text)):
@@ -94,6 +96,7 @@ def _stands_alone(text, words, place, length) -> bool:
         gap = text[words[first].end() : words[second].start()]
         w = words[other][0]
         return gap in (" ", "-", "–") and w[0].isupper() and folded(w) not in STOP_WORDS
+
     before = place > 0 and joined(place - 1, place, place - 1)
     after = place + length < len(words) and joined(place + length - 1, place + length, place + length)
     return not (before or after)

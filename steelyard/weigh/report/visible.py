@@ -15,11 +15,13 @@ _UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\u3164\ufeff\uffa0\ufff0-\ufffb\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff\U000e0000-\U000e007f\U0001bca0-\U0001bca3]"
 )
-_PICTURES = 0x2400  # Unicode's own pictures of the control characters
+_CONTROLS = (
+    "NUL SOH STX ETX EOT ENQ ACK BEL BS TAB LF VT FF CR SO SI DLE DC1 DC2 DC3 DC4 NAK SYN ETB CAN EM SUB ESC FS GS RS US".split()
+)  # by their names and not by Unicode's pictures of them, which many fonts lack
 
 
 def visible(text: str) -> str:
-    """The text with unseen characters replaced by a picture (`␀`) or their code point (`⟨U+202E⟩`). Line ends become newlines."""
+    """The text with unseen characters replaced by their name (`⟨ESC⟩`) or code point (`⟨U+202E⟩`). Line ends become newlines."""
     text = str(text).replace("\r\n", "\n")
     return text.translate(_NAMES) if _UNSEEN.search(text) else text
 
@@ -30,7 +32,7 @@ class _Names(dict):
     def __missing__(self, code: int) -> str:
         character = chr(code)
         if _UNSEEN.match(character):
-            character = chr(_PICTURES + code) if code < 0x20 else "␡" if code == 0x7F else f"⟨U+{code:04X}⟩"
+            character = f"⟨{_CONTROLS[code]}⟩" if code < 0x20 else f"⟨U+{code:04X}⟩"
         self[code] = character
         return character
 

@@ -50,8 +50,13 @@ class _Worker:
         with self.lock:
             if self.process is None or self.process.poll() is not None:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-I", "-S", "-c", _WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, encoding="ascii"
-                )  # fmt: skip
+                    [sys.executable, "-I", "-S", "-c", _WORKER],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    text=True,
+                    encoding="ascii",
+                )
             assert self.process.stdin is not None and self.process.stdout is not None
             timer = threading.Timer(seconds, self.process.kill)
             timer.start()

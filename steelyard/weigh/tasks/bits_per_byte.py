@@ -10,7 +10,6 @@ out: nothing here trains on them. (Any model may still have read Wikipedia.)
 from __future__ import annotations
 
 import math
-import random
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,6 @@ from pydantic import Field
 
 from steelyard.core.errors import DataError
 from steelyard.core.fingerprint import digest
-from steelyard.core.seeds import derive
 from steelyard.data import encyclopedia
 from steelyard.weigh.tasks.rows import only_keys, read_file, read_rows, take, text_of
 from steelyard.weigh.tasks.task import Metric, Output, Read, Sample, Task, Value

@@ -5,7 +5,7 @@ user's turn. What counts as right:
 
 | row says | right when |
 | --- | --- |
-| `expected`: a text, or several of which one is enough | the answer names it, as whole words; case, accents, articles and punctuation do not matter |
+| `expected`: a text, or several of which one is enough | the answer names it, as whole words compared as in `data/words.py` |
 | `contains`: a text, or several that must all be there | the answer holds it letter for letter, but for case and white space |
 | `regex` | Python's `re.search` finds it in the answer; a pattern that needs more than two seconds does not |
 | `number` | the answer's last number equals it exactly |

@@ -1,0 +1,35 @@
+# Two commands do everything on a fresh machine: `make run` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+RECIPE ?= recipes/quickstart.yaml
+
+.PHONY: run install test accept bench lint docs clean
+
+$(VENV)/core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt torch
+	$(PIP) install --quiet -c constraints.txt -e ".[facts]"
+	@touch $@
+
+$(VENV)/all: $(VENV)/core
+	$(PIP) install --quiet -c constraints.txt -e ".[all,test,dev]"
+	@touch $@
+
+run: $(VENV)/core      ## set up the core and weigh the quickstart recipe
+	$(BIN)/steelyard weigh $(RECIPE)
+
+install: $(VENV)/all   ## .venv with everything a developer needs
+
+test: $(VENV)/all      ## the test suite
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/all      ## format, lint, types, import contracts
+	$(BIN)/ruff format --check steelyard tests
+	$(BIN)/ruff check steelyard tests
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache
