@@ -82,7 +82,7 @@ def _load(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     where = str(path)
     if path.stat().st_size > MOST_BYTES:
         raise ModelFileError(f"{path.stat().st_size} bytes are too many for it", where=where, do=RESTORE)
-    with library(where):
+    with library(where, ValueError):
         backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
     if backend.truncation is None and backend.padding is None:
         return backend, {}

@@ -23,9 +23,12 @@ from steelyard.model.tokenizer import Tokenizer
 from steelyard.model.tokenizer_gguf import SPLITS
 from steelyard.model.tokenizer_stream import byte_of_character
 
-PIECES = """Hello| world|'ll|'LL|don't|1234567|3.14|  |   |\n|\n\n\n|\t|\r\n|🌍|👩‍👩‍👧|日本語|한국어|العربية|ß|ﬁ|é|def f(x):\n    return x**2
-<|im_start|>|<|im_end|>|<|endoftext|>|<repo_name>|http://a.b/c?d=e&f|\u00a0|\u200b|\u3000|½|²|Ⅷ|_|__init__|\x00|\x7f|\ufffd|𝔘𝔫𝔦|İ|Ǆ|!!!|...|$|€
-`code`|{}[]()|aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa|▁|Ġ|e\u0301|कि|นะ|\U0010ffff""".replace("\n<|", "|<|").split("|")
+HARD = (
+    "Hello| world|'ll|'LL|don't|1234567|3.14|  |   |\n|\n\n\n|\t|\r\n|🌍|👩‍👩‍👧|日本語|한국어|العربية|ß|ﬁ|é|def f(x):\n    return x**2|"
+    "<|im_start|>|<|im_end|>|<|endoftext|>|<repo_name>|http://a.b/c?d=e&f|\u00a0|\u200b|\u3000|½|²|Ⅷ|_|__init__|\x00|\x7f|\ufffd|𝔘𝔫𝔦|İ|Ǆ|"
+    "!!!|...|$|€|`code`|{}[]()|aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa|▁|Ġ|e\u0301|कि|นะ|\U0010ffff"
+)
+PIECES = [*re.split(r"(?<!<)\|(?!>)", HARD), "|", "<|"]
 
 
 def hard_texts(count: int, seed: int, pieces: list[str] = PIECES) -> list[str]:
@@ -252,7 +255,7 @@ def trained(name: str) -> bytes:
     """A small SentencePiece BPE model, on text that repeats itself within its pieces."""
     sentencepiece = pytest.importorskip("sentencepiece")
     source = random.Random(0)
-    words = "the cat sat on mat hello world ababab banana aaaa print(x) über naïve 日本 語 é".split()
+    words = ["the", "cat", "sat", "on", "mat", "hello", "world", "ababab", "banana", "aaaa", "print(x)", "über", "naïve", "日本", "語", "é"]
     lines = [" ".join(source.choice(words) for _ in range(source.randint(1, 12))) for _ in range(1000)]
     lines += ["".join(source.choice("ab") for _ in range(30)) for _ in range(200)] + ["    x = 1", "\t\ty  =  2"] * 40
     out = io.BytesIO()
@@ -362,7 +365,7 @@ def test_a_damaged_tokenizer_model_is_an_error_or_another_tokenizer(tmp_path_fac
 def test_a_unigram_model_is_named(tmp_path: Path) -> None:
     sentencepiece = pytest.importorskip("sentencepiece")
     out = io.BytesIO()
-    lines = iter(["the cat sat on the mat"] * 50)
+    lines = iter(["the cat sat on the mat", "a bat and a rat ran at that hat"] * 50)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=lines, model_writer=out, model_type="unigram", vocab_size=20, minloglevel=2, num_threads=1
     )
@@ -513,6 +516,7 @@ def chain(decoder: Any, tokens: list[str]) -> Tokenizer:
     return Tokenizer(backend)
 
 
+@cache
 def streams() -> dict[str, Tokenizer]:
     mixed = [
         "▁",
@@ -559,15 +563,10 @@ def streams() -> dict[str, Tokenizer]:
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_a_stream_joined_is_the_whole_decoded(name: str, data: st.DataObject) -> None:
-    tokenizer = streams_once()[name]
+    tokenizer = streams()[name]
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size + 1), max_size=40))
     skip = data.draw(st.booleans())
     assert "".join(streamed(tokenizer, ids, skip)) == tokenizer.decode(ids, skip_special=skip)
-
-
-@cache
-def streams_once() -> dict[str, Tokenizer]:
-    return streams()
 
 
 @settings(max_examples=100, deadline=None)
