@@ -70,6 +70,7 @@ def get(name: str | KnownPackage, say: Say = print, progress: Progress | None = 
     package = _package(name)
     store = Store.of(package)
     if store.state() == "intact":
+        store.tidy()
         return store.entry
     with store.locked(say) as lock, store.writing():
         if (state := store.state()) == "intact":  # another process was faster

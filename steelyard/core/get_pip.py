@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -49,7 +48,10 @@ def fetch_wheel(package: KnownPackage, work: Path, lock: int, progress: Progress
         old.unlink()
     requirements = work / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.wheel_sha256}\n", encoding="utf-8")
-    output = _run_pip(package, work, lock, progress)
+    try:
+        output = _run_pip(package, work, lock, progress)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     found = sorted(wheels.glob("*.whl"))
     if len(found) != 1:
         raise DownloadError(f"pip left no wheel of {package.requirement}", do=f"Its last words were: {output[-1] if output else 'none'}")
@@ -58,7 +60,6 @@ def fetch_wheel(package: KnownPackage, work: Path, lock: int, progress: Progress
             f"{found[0].name} has SHA-256 {digest}, pinned is {package.wheel_sha256}",
             do="The index offers another file under this name; use the one on pypi.org.",
         )
-    shutil.rmtree(temporary, ignore_errors=True)
     return found[0]
 
 
@@ -118,21 +119,28 @@ def _run_pip(package: KnownPackage, work: Path, lock: int, progress: Progress | 
     # Its temporary files go beside the result: one disk to check, and what a kill leaves is cleared by the next run.
     environment = os.environ | {"TMPDIR": str(work / "tmp"), "TEMP": str(work / "tmp"), "PIP_REQUIRE_VIRTUALENV": "0"}
     inherited = () if sys.platform == "win32" else (lock,)
-    log = work / "tmp" / "pip.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, pass_fds=inherited
-        )
-        try:
-            while process.poll() is None:
+    process = subprocess.Popen(
+        command,
+        cwd=work,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,  # not a file: on a full disk it would lose the very line that says so
+        stderr=subprocess.STDOUT,
+        pass_fds=inherited,
+    )
+    try:
+        while True:
+            try:
+                output, _ = process.communicate(timeout=POLL_SECONDS)
+                break
+            except subprocess.TimeoutExpired:
                 if progress:
                     progress(min(_largest(work), package.wheel_size), package.wheel_size)
-                time.sleep(POLL_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    lines = [line.strip() for line in output.decode("utf-8", "replace").splitlines() if line.strip()]
     if process.returncode:
         raise _explained(package, lines, process.returncode)
     if progress:

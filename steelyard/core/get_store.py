@@ -131,6 +131,22 @@ class Store:
         os.rename(new, self.folder)
         _sync(self.root)
 
+    def tidy(self) -> None:
+        """Removes what a process left that was killed after its work was done; leaves it to one that is still at work."""
+        if not self.work.exists():
+            return
+        with contextlib.suppress(OSError):  # only tidying: a cache that cannot be written may keep it
+            handle = os.open(self._lock_file, os.O_RDWR)
+            try:
+                if _lock(handle, wait=False):
+                    shutil.rmtree(self.work, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.root / f".{self.package.name}.lock"
+
     def check_space(self, needed: int) -> None:
         """Refuses to begin what cannot fit."""
         free = shutil.disk_usage(self.root).free
@@ -169,7 +185,7 @@ class Store:
         """
         with self.writing():
             self.root.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.root / f".{self.package.name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+            handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _lock(handle, wait=False):
                 say(f"Another process is getting {self.package.name}; waiting for it.")

