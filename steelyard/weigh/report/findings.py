@@ -22,6 +22,7 @@ class Finding:
     worse: list[Cell] = field(default_factory=list)
     same: list[Cell] = field(default_factory=list)
     open: list[Cell] = field(default_factory=list)
+    mute: list[Cell] = field(default_factory=list)
 
 
 def findings(report: Report) -> list[Finding]:
@@ -34,9 +35,10 @@ def _finding(report: Report, arm: str, cells: list[Cell]) -> Finding:
     rest = [cell for cell in cells if not cell.primary]
     by = {verdict: [cell for cell in rest if cell.verdict == verdict] for verdict in ("better", "worse", "underpowered")}
     same = [cell for cell in rest if cell.verdict in ("equivalent", "identical")]
+    mute = [cell for cell in rest if cell.verdict in ("floor", "not measurable")]
     primary = [cell for cell in cells if cell.primary]
     summary = report.arms[arm]
-    return Finding(arm, summary, levers_text(summary), primary, by["better"], by["worse"], same, by["underpowered"])
+    return Finding(arm, summary, levers_text(summary), primary, by["better"], by["worse"], same, by["underpowered"], mute)
 
 
 def levers_text(summary: ArmSummary) -> str:
