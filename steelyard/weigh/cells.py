@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from steelyard.weigh.multiplicity import holm_levels
 from steelyard.weigh.power import samples_to_settle
 from steelyard.weigh.report.report import Cell
-from steelyard.weigh.scoring import Scored, same_records
+from steelyard.weigh.scoring import ONE_CLUSTER, Scored, clusters_of, one_cluster, same_records
 from steelyard.weigh.statistics import ALPHA, Comparison, compare, estimate, pair, spread_over_seeds
 from steelyard.weigh.tasks.task import Metric, Task, Value
 from steelyard.weigh.verdicts import at_floor, margin_of, verdict
@@ -64,6 +64,8 @@ def draft_cells(arm: str, task: Task, base: Scored, runs: Sequence[Scored], note
     if any(failed):
         why = next(run.failures[i] for i in range(count) for run in (base, *runs) if run.failures[i] is not None)
         notes = (*notes, f"{sum(failed)} of {count} samples failed and are left out on both sides; the first: {why}")
+    if one_cluster(base.samples):
+        notes = (*notes, ONE_CLUSTER)
     same = all(same_records(base, run) for run in runs)
     return [_draft(arm, task.name, metric, base, runs, failed, same, notes) for metric in task.metrics]
 
@@ -72,12 +74,13 @@ def _draft(
     arm: str, task: str, metric: Metric, base: Scored, runs: Sequence[Scored], failed: Sequence[bool], same: bool, notes: tuple[str, ...]
 ) -> Draft:
     kept = [i for i, failure in enumerate(failed) if not failure]
-    clusters = [base.samples[i].cluster for i in kept]
+    grouped = clusters_of(base.samples)
+    clusters = [grouped[i] for i in kept]
     left = [base.values[metric.name][i] for i in kept]
     columns = [[run.values[metric.name][i] for i in kept] for run in runs]
     comparison = contrast(metric, left, columns, clusters, trials=base.trials)
     if comparison is None:
-        reason = notes[-1] if notes and not kept else "the metric applies to no sample of one side"
+        reason = notes[0] if notes and not kept else "the metric applies to no sample of one side"
         return unmeasured(arm, task, metric, reason, _alone(metric, base))
     equal = same and all(column == left for column in columns)
     floored = at_floor(metric, comparison.base.interval) and at_floor(metric, comparison.value.interval)
@@ -117,7 +120,7 @@ def _mean_over_runs(runs: Sequence[Sequence[Value]]) -> list[Value]:
 def _alone(metric: Metric, scored: Scored) -> Comparison | None:
     """The base against itself: carries its value for cells in which the arm has none."""
     values = [value for value, failure in zip(scored.values[metric.name], scored.failures, strict=True) if failure is None]
-    clusters = [sample.cluster for sample, failure in zip(scored.samples, scored.failures, strict=True) if failure is None]
+    clusters = [name for name, failure in zip(clusters_of(scored.samples), scored.failures, strict=True) if failure is None]
     return contrast(metric, values, [values], clusters, scored.trials)
 
 

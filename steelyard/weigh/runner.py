@@ -37,6 +37,7 @@ from steelyard.weigh.records import Records
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
 from steelyard.weigh.report.report import Cell, Report
+from steelyard.weigh.scoring import clusters_of
 from steelyard.weigh.speeds import Speeds
 from steelyard.weigh.statistics import ALPHA
 from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
@@ -133,7 +134,7 @@ class _Weighing:
 
     def _base(self, sweep: Sweep, base: OpenArm, question: Question) -> None:
         scored, metric = sweep.weigh_base(base, question), question.shown(None)
-        found = base_cell(question.name, metric, scored.values[metric.name], [sample.cluster for sample in scored.samples])
+        found = base_cell(question.name, metric, scored.values[metric.name], clusters_of(scored.samples))
         floored = "at floor; the arms are not asked" if question.name in sweep.floored else _own(found)
         self.run.say(f"{BASE} · {question.name}: {floored}")
 
@@ -214,7 +215,7 @@ class _Weighing:
                         for sample, outputs in zip(side.samples, trials, strict=True)
                     ]
                 )
-            comparison = contrast(metric, columns[0], [columns[1]], [sample.cluster for sample in base.samples])
+            comparison = contrast(metric, columns[0], [columns[1]], clusters_of(base.samples))
             note = f"{len(base.outputs)} answers each to {len(base.samples)} questions at temperature 0.8"
             draft = unmeasured(arm, base.question.name, metric, "no answers to compare") if comparison is None else None
             drafts.append(draft or Draft(arm, base.question.name, metric, comparison, notes=(note,)))
@@ -297,7 +298,7 @@ class _Weighing:
         cells = []
         for question in self.asked:
             scored = sweep.base[question.name]
-            clusters = [sample.cluster for sample in scored.samples]
+            clusters = clusters_of(scored.samples)
             cells += [base_cell(question.name, metric, scored.values[metric.name], clusters) for metric in question.task.metrics]
         return [cell for cell in cells if cell is not None and cell.axis in self.recipe.axes]
 

@@ -38,6 +38,19 @@ class Scored:
         return Scored(self.samples[:count], self.outputs[:count], values, self.failures[:count], self.obstacle)
 
 
+ONE_CLUSTER = "all samples come from one document or entity, and are taken as independent pieces of it"
+
+
+def one_cluster(samples: Sequence[Sample]) -> bool:
+    """Whether all samples depend on each other by their own account, so that nothing could be said about chance."""
+    return len(samples) > 1 and len({sample.cluster for sample in samples}) == 1 and samples[0].cluster != ""
+
+
+def clusters_of(samples: Sequence[Sample]) -> list[str]:
+    """Each sample's cluster, "" for one of its own; the pieces of a single document count as independent (see `ONE_CLUSTER`)."""
+    return [""] * len(samples) if one_cluster(samples) else [sample.cluster for sample in samples]
+
+
 def unable(task: Task, samples: Sequence[Sample], reason: str) -> Scored:
     """What stands for an arm that could not be asked."""
     nothing: list[Value] = [None] * len(samples)

@@ -11,6 +11,7 @@ from steelyard.core.recipe import Recipe
 from steelyard.weigh.axes import DIVERSITY, REPEATABILITY, repeated_task
 from steelyard.weigh.checks import is_defect
 from steelyard.weigh.costs import MEASURED, METRICS
+from steelyard.weigh.scoring import clusters_of
 from steelyard.weigh.tasks.task import Ask, Metric, Sample, Task
 
 BASE = "base"
@@ -27,7 +28,7 @@ class Question:
     @property
     def clusters(self) -> int:
         """Number of samples that do not depend on one another."""
-        return len({sample.cluster or ("", sample.id) for sample in self.samples})
+        return len({name or position for position, name in enumerate(clusters_of(self.samples))})
 
     @property
     def metrics_with_floor(self) -> list[Metric]:

@@ -105,7 +105,11 @@ class Bench:
         def closing():
             self.open_now -= 1
 
-        read = None if kind == "silent" else lambda texts: [Score(-float(len(t)) * (1.5 - share), False, len(t), len(t.encode())) for t in texts]
+        read = (
+            None
+            if kind == "silent"
+            else lambda texts: [Score(-float(len(t)) * (1.5 - share), False, len(t), len(t.encode())) for t in texts]
+        )
         return OpenArm(arm.name, answerer, answerer.fingerprint, slots=4, read=read, read_fingerprint=f"reads-{share}", closing=closing)
 
     def close(self):
