@@ -1,7 +1,7 @@
 """Batches: every row once a pass, nothing learned across rows, and resuming from any place is exact."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.data.batching import NOT_LEARNED, Batches, Place, assemble, first_fit
@@ -30,6 +30,7 @@ def content(batch):
     return batch.ids.tolist(), batch.targets.tolist(), segments, batch.where
 
 
+@settings(deadline=None)
 @given(streams, st.data())
 def test_a_stream_resumed_from_any_place_goes_on_exactly(stream, data):
     whole = list(stream.iterate())
@@ -40,6 +41,7 @@ def test_a_stream_resumed_from_any_place_goes_on_exactly(stream, data):
     assert [(content(batch), after) for batch, after in rest] == [(content(batch), after) for batch, after in whole[taken:]]
 
 
+@settings(deadline=None)
 @given(rows, st.integers(1, 5), st.sampled_from([None, 12, 30]), st.integers(0, 5))
 def test_every_pass_holds_every_row_once_with_all_its_tokens(rows, size, pack, seed):
     stream = Batches(rows, size, seed, 1.0, pack)
@@ -49,6 +51,7 @@ def test_every_pass_holds_every_row_once_with_all_its_tokens(rows, size, pack, s
     assert sum(batch.learned for batch in batches) == sum(int(row.learned[1:].sum()) for row in rows)
 
 
+@settings(deadline=None)
 @given(rows, st.integers(1, 4), st.sampled_from([None, 12, 30]))
 def test_targets_are_the_next_tokens_of_the_same_row(rows, size, pack):
     for batch, _ in Batches(rows, size, 0, 1.0, pack).iterate():
@@ -72,6 +75,7 @@ def test_each_pass_has_an_order_of_its_own_that_the_seed_decides():
     assert stream.plan(0) == Batches(some, 4, seed=1).plan(0) != Batches(some, 4, seed=2).plan(0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=600))
 def test_packing_overfills_no_line(lengths):
     lines = first_fit(lengths, range(len(lengths)), 32)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.core.errors import DataError
@@ -190,6 +190,7 @@ def test_the_fingerprint_is_of_the_content_and_its_order(write):
     assert one.fingerprint != open_source(str(write(GOOD, name="c.jsonl"))).fingerprint
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), unique=True, min_size=1))
 def test_line_ranges_name_every_line(lines):
     text = describe([BadRow(line, "r") for line in lines]).split(":")[0].removeprefix("    line").removeprefix("s").strip()
@@ -213,6 +214,7 @@ keys = st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.dictionaries(keys, json_values, max_size=4).map(json.dumps) | st.text(max_size=20).filter(lambda text: "\n" not in text),

@@ -13,6 +13,7 @@ import pytest
 import safetensors
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from steelyard.core.errors import SteelyardError
@@ -334,6 +335,7 @@ def test_progress_reaches_the_run(tmp_path):
     assert len(lines) <= 12
 
 
+@hypothesis_settings(deadline=None)
 @given(st.integers(1, 300), st.floats(0, 1), st.sampled_from(["cosine", "linear", "constant"]), st.floats(0, 0.9))
 def test_the_rate_rises_to_its_peak_and_falls_to_its_floor(steps, warmup_share, shape, floor):
     warmup = math.ceil(warmup_share * steps)
