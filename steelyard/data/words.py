@@ -71,7 +71,7 @@ def sentences(text: str) -> list[str]:
     """Sentences of a text. Initials and the commonest abbreviations ("St.") do not end one."""
     pieces, start = [], 0
     for match in _SENTENCE_END.finditer(text):
-        before = text[start : match.start()].rsplit(None, 1)[-1:] or [""]
+        before = text[max(start, match.start() - 20) : match.start()].rsplit(None, 1)[-1:] or [""]
         last = before[0].lower().strip("(\"'")
         if match.group() == "." and (last in _ABBREVIATIONS or re.fullmatch(r"(?:\w\.)*[^\W\d_]", last)):
             continue

@@ -62,7 +62,9 @@ def test_what_is_said_to_be_in_the_corpus_stands_in_an_article(facts: Pool, ency
 
 
 def test_no_question_gives_its_answer_away(facts: Pool) -> None:
-    telling = [one.question for one in facts.facts if set(map(words, one.answers)) & {words(one.question)[-len(words(a)) :] for a in one.answers}]
+    telling = [
+        one.question for one in facts.facts if set(map(words, one.answers)) & {words(one.question)[-len(words(a)) :] for a in one.answers}
+    ]
     assert [question for question in telling if "City" not in question] == []
 
 

@@ -95,32 +95,28 @@ class PassageIndex:
             query: anything a person typed; no character in it is syntax.
             count: the most passages to give back.
         """
-        asked = queries.parse(query)
+        asked = self.question(query)
         if not asked.terms or count < 1:
             return []
-        candidates = self._candidates(asked)
-        return ranked(self.question(query), candidates)[:count]
+        return ranked(asked, self._candidates(asked))[:count]
 
-    def question(self, text):
-        asked = queries.parse(text)
-        return Question.of(text, asked, self.rarity([term.text for term in asked.terms]))
-
-    def rarity(self, words: Sequence[str]) -> list[float]:
-        """Inverse document frequency of each word, in nats: ln((N - n + 0.5) / (n + 0.5) + 1), N passages, n of them with the word."""
+    def question(self, text: str) -> Question:
+        """A question with its terms weighed by how rare they are here."""
+        terms = queries.parse(text)
         counting = f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {FREQUENCY_LIMIT})"
-        hits = [int(self._rows(counting, (queries.quoted(word),))[0][0]) for word in words]
-        return [queries.rarity(hit, self.count) for hit in hits]
+        words = dict.fromkeys(word for term in terms for word in term.words)
+        hits = {word: int(self._rows(counting, (queries.quoted(word),))[0][0]) for word in words}
+        return Question.of(text, terms, {word: queries.rarity(count, self.count) for word, count in hits.items()})
 
-    def _candidates(self, asked: queries.Query) -> list[Passage]:
+    def _candidates(self, asked: Question) -> list[Passage]:
         ranking = (
             "SELECT p.id, p.source, p.title, p.text, -bm25(words, ?, 1.0) FROM words JOIN passages p ON p.id = words.rowid "
             "WHERE words MATCH ? ORDER BY bm25(words, ?, 1.0), p.id LIMIT ?"
         )
-        expressions = [" OR ".join(queries.quoted(term.text) for term in asked.terms)]
-        expressions += [f"title : {queries.quoted(name)}" for name in asked.names[:4]]
+        wanted = [(" OR ".join(queries.quoted(word) for term in asked.terms for word in term.words), CANDIDATES)]
+        wanted += [(f"title : {queries.quoted(term.text)}", CANDIDATES // 4) for term in asked.terms if term.name][:4]
         found: dict[int, Passage] = {}
-        for number, expression in enumerate(expressions):
-            limit = CANDIDATES if number == 0 else CANDIDATES // 4
+        for expression, limit in wanted:
             for row, source, title, text, score in self._rows(ranking, (TITLE_WEIGHT, expression, TITLE_WEIGHT, limit)):
                 found.setdefault(row, Passage(str(row), source, title, text, score))
         return list(found.values())

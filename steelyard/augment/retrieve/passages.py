@@ -116,7 +116,7 @@ def sentences(text: str) -> list[str]:
     found, start = [], 0
     for end in _SENTENCE_END.finditer(text):
         piece = text[start : end.end()].strip()
-        if _stays_open(piece):
+        if stays_open(piece):
             continue
         if piece:
             found.append(piece)
@@ -126,7 +126,8 @@ def sentences(text: str) -> list[str]:
     return found
 
 
-def _stays_open(piece: str) -> bool:
+def stays_open(piece: str) -> bool:
+    """Whether a full stop at the end of this piece belongs to an abbreviation."""
     last = _LAST_WORD.search(piece)
     if last is None:
         return False

@@ -1,8 +1,8 @@
 """Turns a question into search terms.
 
 Words carry a question's meaning unevenly: "What is the capital of Peru?" is about *Peru* and asks for a *capital*; the rest is
-grammar. Stop words are dropped, names (capitalised, quoted, with digits) are told from common words, and neighbouring words are
-kept as phrases. Every term is a quoted FTS5 string, so nothing a user types can act as query syntax.
+grammar. Stop words are dropped, and names (capitalised, quoted or with digits, several words long where they run on) are told from
+common words. Every word is searched as a quoted FTS5 string, so nothing a user types can act as query syntax.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import functools
 import math
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-MOST_TERMS = 48
+from steelyard.augment.retrieve.passages import stays_open
+
+MOST_WORDS = 48
 
 STOP_WORDS = frozenset(
     "a about above after again all also although am an and any are as at be because been before being both but by can could did do does "
@@ -27,10 +30,14 @@ STOP_WORDS = frozenset(
     "given identify know known list mean means mention name named names question reply respond say sentence short state tell think true "
     "word words write".split()
 )
+# Small words inside names; alone they are no terms either.
+PARTICLES = frozenset("of the and de la le las los da do dos du des del es von van der den al el bin ibn".split())
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_QUESTION = re.compile(r"[^.!?\n]*(?:\b[A-Z]\.[^.!?\n]*)*\?")
 _QUOTED = re.compile(r'"([^"]{2,80})"|“([^”]{2,80})”|«([^»]{2,80})»')
-_SENTENCE_START = re.compile(r"(?:^|[.!?:;…]|\n)[\s\"'“”‘’«»()\[\]*_-]*$")
+_SENTENCE_START = re.compile(r"(?:^|[.!?:;…]|\n)[\s\"'“”‘’«»()\[\]*_-]*\Z")
+_WITHIN_NAME = re.compile(rf"[\s\-.’']*(?:(?:{'|'.join(sorted(PARTICLES))})[\s\-.’']+)*", re.IGNORECASE)
 
 
 def folded(word: str) -> str:
@@ -41,7 +48,7 @@ def folded(word: str) -> str:
 
 @functools.lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """A folded word without its commonest English endings; a little coarser than none, a little finer than Porter's."""
+    """A folded word without its commonest English endings (plural, possessive, -ed, -ing, final e)."""
     word = re.sub(r"['’]s?$", "", folded(word))
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
@@ -52,32 +59,8 @@ def stem(word: str) -> str:
     for ending in ("ing", "ed"):
         if len(word) > len(ending) + 3 and word.endswith(ending):
             word = word[: -len(ending)]
-            return word[:-1] if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz" else word
+            return word[:-1] if word[-1] == word[-2] and word[-1] not in "lsz" else word
     return word[:-1] if len(word) > 4 and word.endswith("e") else word
-
-
-@dataclass(frozen=True)
-class Term:
-    """One word of a question that counts. `name` tells names (of people, places, things) and numbers from common words."""
-
-    text: str
-    stem: str
-    name: bool
-
-
-@dataclass(frozen=True)
-class Query:
-    """What to look for.
-
-    Attributes:
-        terms: the words that count, each once, in the question's order.
-        names: runs of neighbouring name words (`Marie Curie`), as written.
-        phrase: stems of all words in order, stop words too, for matching runs such as "capital of Peru".
-    """
-
-    terms: tuple[Term, ...]
-    names: tuple[str, ...]
-    phrase: tuple[str, ...]
 
 
 def stems(text: str) -> list[str]:
@@ -85,46 +68,85 @@ def stems(text: str) -> list[str]:
     return [stem(word) for word in WORD.findall(text)]
 
 
-def parse(question: str) -> Query:
-    """The query behind a question.
+@dataclass(frozen=True)
+class Term:
+    """Something a question is about: a common word, or a name of one or more words.
 
-    A capitalised word is a name unless it opens a sentence and no capitalised word follows it; a word with a digit is one too.
-    Where everything is a stop word ("Who are you?", "The Who"), stop words that are capitalised mid-sentence count.
-    At most 48 different terms are kept, names first, so that a pasted page does not become a query of thousands of terms.
+    Attributes:
+        text: as written.
+        stems: of all its words in order, with the small words inside a name ("Democratic Republic of the Congo").
+        words: those that are searched, without these small words.
+        name: whether it names a person, place, thing or number.
     """
-    question = unicodedata.normalize("NFC", question.replace("\0", " "))
-    quoted = {span for match in _QUOTED.finditer(question) for span in range(match.start() + 1, match.end() - 1)}
-    found: dict[str, Term] = {}
-    runs: list[list[re.Match]] = []
-    words = list(WORD.finditer(question))
+
+    text: str
+    stems: tuple[str, ...]
+    words: tuple[str, ...]
+    name: bool
+
+
+def parse(text: str) -> tuple[Term, ...]:
+    """The terms of a question, each once, in its order.
+
+    Where a text asks something ("...?"), only the sentences that ask are read, so that "Answer in one word." is not searched for. A
+    capitalised word is a name unless it opens a sentence with no capitalised word after it; neighbouring name words are one name. At
+    most 48 words are kept, names first, so that a pasted page does not become a query of thousands of words.
+    """
+    text = unicodedata.normalize("NFC", text.replace("\0", " "))
+    text = " ".join(match[0].strip() for match in _QUESTION.finditer(text)) or text
+    found: dict[tuple[str, ...], Term] = {}
+    for run, name in _runs(text):
+        span = text[run[0].start() : run[-1].end()]
+        inner = tuple(stem(word) for word in WORD.findall(span))
+        words = tuple(word[0] for word in run)
+        if all(inner):
+            found.setdefault(inner, Term(span, inner, words, name))
+    kept, budget = set(), MOST_WORDS
+    for term in sorted(found.values(), key=lambda term: not term.name):
+        budget -= len(term.words)
+        if budget < 0:
+            break
+        kept.add(term.stems)
+    return tuple(term for key, term in found.items() if key in kept)
+
+
+def _runs(text: str) -> Iterator[tuple[list[re.Match[str]], bool]]:
+    """Runs of words that are one term, and whether it is a name."""
+    quoted = [match.span() for match in _QUOTED.finditer(text)]
+    words = list(WORD.finditer(text))
+    held: list[re.Match[str]] = []
     for position, match in enumerate(words):
-        word = match[0]
-        following = words[position + 1] if position + 1 < len(words) else None
-        opens = bool(_SENTENCE_START.search(question[max(0, match.start() - 24) : match.start()]))
-        capital = word[0].isupper() or any(c.isupper() for c in word[1:])
-        beside = following is not None and following[0][0].isupper() and question[match.end() : following.start()].strip() in ("", "-")
-        stop = folded(word) in STOP_WORDS
-        name = match.start() in quoted or any(c.isdigit() for c in word) or (capital and (not opens or (beside and not stop)))
-        if stop and not (name and match.start() in quoted):
-            continue
-        key = stem(word)
-        if not key:
-            continue
-        if key not in found or (name and not found[key].name):
-            found[key] = Term(word, key, name)
+        name = _is_name(text, words, position, quoted)
+        small = folded(match[0]) in STOP_WORDS or folded(match[0]) in PARTICLES
+        if held and not small and not (name and _WITHIN_NAME.fullmatch(text, held[-1].end(), match.start())):
+            yield held, True
+            held = []
         if name:
-            gap = question[runs[-1][-1].end() : match.start()] if runs else ""
-            if runs and re.fullmatch(
-                r"[\s\-.’']*(?:(?:of|the|and|de|la|le|las|los|da|do|dos|du|des|del|es|von|van|der|den|al|el|bin|ibn)\s+)*", gap
-            ):
-                runs[-1].append(match)
-            else:
-                runs.append([match])
-    terms = sorted(found.values(), key=lambda term: not term.name)[:MOST_TERMS]
-    kept = {term.stem for term in terms}
-    names = tuple(dict.fromkeys(question[run[0].start() : run[-1].end()] for run in runs))
-    ordered = tuple(term for term in found.values() if term.stem in kept)
-    return Query(ordered, names[:MOST_TERMS], tuple(stem(word[0]) for word in words[: 4 * MOST_TERMS]))
+            held.append(match)
+        elif not small:
+            yield [match], False
+    if held:
+        yield held, True
+
+
+def _is_name(text: str, words: list[re.Match[str]], position: int, quoted: list[tuple[int, int]]) -> bool:
+    match = words[position]
+    word = match[0]
+    stop = folded(word) in STOP_WORDS or folded(word) in PARTICLES
+    if any(start < match.start() < end for start, end in quoted):
+        return not stop
+    if stop:
+        return False
+    if any(c.isdigit() for c in word):
+        return True
+    if not any(c.isupper() for c in word):
+        return False
+    before = text[max(0, match.start() - 24) : match.start()]
+    if not _SENTENCE_START.search(before) or stays_open(before.strip()):
+        return True
+    following = words[position + 1] if position + 1 < len(words) else None
+    beside = following is not None and text[match.end() : following.start()] in (" ", "-", ". ", "’", "'")
+    return beside and following is not None and following[0][0].isupper() and folded(following[0]) not in STOP_WORDS
 
 
 def quoted(text: str) -> str:

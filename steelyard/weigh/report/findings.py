@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from steelyard.weigh.report.columns import base_name, grid, headline, others
+from steelyard.weigh.report.heading import change_text, parameters_text
 from steelyard.weigh.report.report import ArmSummary, Cell, Report
 
 SMALL_MODEL = 1_000_000_000  # parameters; below this, abilities that larger models have are often absent
@@ -38,27 +39,7 @@ def _finding(report: Report, arm: str, cells: list[Cell]) -> Finding:
     mute = [cell for cell in rest if cell.verdict in ("floor", "not measurable")]
     primary = [cell for cell in cells if cell.primary]
     summary = report.arms[arm]
-    return Finding(arm, summary, levers_text(summary), primary, by["better"], by["worse"], same, by["underpowered"], mute)
-
-
-def levers_text(summary: ArmSummary) -> str:
-    """An arm's levers as one would write them: `quantize(bits=8) + retrieve(documents=encyclopedia)`."""
-    return " + ".join(_lever_text(lever) for lever in summary.levers)
-
-
-def _lever_text(lever: dict) -> str:
-    """A lever is `{name: settings}`, or has keys `name` and `settings`."""
-    if "name" in lever:
-        inline = {key: value for key, value in lever.items() if key not in ("name", "settings", "fingerprint")}
-        name, settings = lever["name"], lever.get("settings") or inline
-    elif len(lever) == 1:
-        ((name, settings),) = lever.items()
-    else:
-        name, settings = "", lever
-    if not isinstance(settings, dict):
-        return f"{name}({settings})" if settings not in (None, "") else str(name)
-    inside = ", ".join(f"{key}={value}" for key, value in settings.items())
-    return f"{name}({inside})" if inside else str(name)
+    return Finding(arm, summary, change_text(report, arm), primary, by["better"], by["worse"], same, by["underpowered"], mute)
 
 
 @dataclass(frozen=True)
@@ -122,39 +103,6 @@ def _size(report: Report) -> Limit:
         else ""
     )
     return Limit("One small model" if count < SMALL_MODEL else "One model", text + "Weigh the change on the model you mean to use.")
-
-
-def parameters_text(count: int) -> str:
-    """A parameter count as it is spoken of: 135M, 1.5B."""
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return str(count)
-
-
-def title(report: Report) -> str:
-    """What was weighed, as a heading."""
-    if report.title:
-        return report.title
-    arms, base = others(report), model_name(report)
-    if not arms:
-        return f"{base}, weighed"
-    listed = arms[0] if len(arms) == 1 else ", ".join(arms[:-1]) + " and " + arms[-1]
-    return f"{listed if len(arms) <= 6 else f'{len(arms)} arms'} against {base}"
-
-
-def model_name(report: Report) -> str:
-    """The base as the recipe names it."""
-    base = report.recipe.get("base")
-    if isinstance(base, dict):
-        base = base.get("name") or base.get("model") or base.get("base")
-    return str(base) if base else base_name(report)
-
-
-def seeds_text(report: Report) -> str:
-    """The seeds everything random was drawn from."""
-    seeds = report.recipe.get("seeds", report.recipe.get("seed"))
-    return ", ".join(map(str, seeds)) if isinstance(seeds, list | tuple) else "" if seeds is None else str(seeds)
 
 
 def _number(count: int, noun: str) -> str:

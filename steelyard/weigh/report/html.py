@@ -27,7 +27,17 @@ from steelyard.weigh.report.columns import Column, all_columns, base_name, grid,
 from steelyard.weigh.report.details import write_details
 from steelyard.weigh.report.diffs import Piece, compare
 from steelyard.weigh.report.figures import duration, moment, scale, words
-from steelyard.weigh.report.findings import findings, levers_text, limits, model_name, parameters_text, seeds_text, title
+from steelyard.weigh.report.findings import findings, limits
+from steelyard.weigh.report.heading import (
+    change_text,
+    cost_rows,
+    machine_rows,
+    machine_text,
+    model_name,
+    parameters_text,
+    seeds_text,
+    title,
+)
 from steelyard.weigh.report.json import plain
 from steelyard.weigh.report.plots import HEIGHT, IntervalPlot, interval_plot, tradeoff
 from steelyard.weigh.report.report import Cell, Flip, Report
@@ -74,6 +84,9 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "arms": others(report),
         "model": model_name(report),
         "seeds": seeds_text(report),
+        "machine": machine_text(report),
+        "machine_rows": machine_rows(report),
+        "changes": {arm: change_text(report, arm) for arm in report.arms},
         "headline": headline(report),
         "cells": cells,
         "findings": findings(report),
@@ -128,7 +141,7 @@ def _environment() -> jinja2.Environment:
         "moment": moment,
         "measure": measure,
         "name": lambda text: clip(str(text), LONGEST_NAME)[0] + "…" * (len(str(text)) > LONGEST_NAME),
-        "levers": levers_text,
+        "costs": cost_rows,
         "parameters": parameters_text,
         "factor": lambda unit: scale(unit).factor,
         "unit": lambda unit: scale(unit).unit,

@@ -21,7 +21,7 @@ from rich.text import Text
 from steelyard.weigh.report.checks import checks
 from steelyard.weigh.report.columns import Column, base_name, grid, headline, measure, others
 from steelyard.weigh.report.figures import duration, scale, words
-from steelyard.weigh.report.findings import title
+from steelyard.weigh.report.heading import machine_text, title
 from steelyard.weigh.report.report import Cell, Report
 from steelyard.weigh.report.verdicts import MARKS, legend
 from steelyard.weigh.report.visible import visible
@@ -136,8 +136,8 @@ def _heading(report: Report) -> str:
     parts = [title(report)]
     if took := duration(report.seconds):
         parts.append(f"weighed in {took}")
-    if machine := report.machine.get("processor"):
-        parts.append(f"on {machine}")
+    if report.machine:
+        parts.append(f"on {machine_text(report)}")
     return visible(", ".join(parts))
 
 

@@ -7,9 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-_FENCE = re.compile(r"^```[\w-]*\s*\n(?P<inside>.*?)\n?\s*```$", re.DOTALL)
-
-
 @dataclass(frozen=True, slots=True)
 class Found:
     """JSON found in an answer.
@@ -51,12 +48,19 @@ def read_json(text: str) -> Any:
     return value
 
 
+def _unfenced(text: str) -> str:
+    """What stands inside a code fence that is the whole text; else the text itself."""
+    opening, line_end, rest = text.partition("\n")
+    if line_end and re.fullmatch(r"```[\w-]*\s*", opening) and rest.endswith("```"):
+        return rest.removesuffix("```")
+    return text
+
+
 def find_json(text: str) -> Found | None:
     """The answer as JSON, or the first object or array in it; None where there is none."""
     text = text.strip()
-    fenced = _FENCE.match(text)
     try:
-        return Found(read_json(fenced["inside"] if fenced else text), alone=True)
+        return Found(read_json(_unfenced(text)), alone=True)
     except ValueError:
         pass  # not alone: look inside
     for match in list(re.finditer(r"[{\[]", text))[:50]:

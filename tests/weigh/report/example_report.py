@@ -78,7 +78,7 @@ def example_report(seed: int = 7, arms: tuple[str, ...] = ARMS, flips: int = 200
         arms={arm: _summary(arm) for arm in arms},
         cells=cells,
         checks={"a_a": same, "planted_defect": defect},
-        machine={"processor": "example processor, 2 cores", "memory": "8 GB", "system": "Linux", "accelerator": "none"},
+        machine={"cpu": "example processor", "cores": 2, "memory_bytes": 8_000_000_000, "gpus": [], "os": "Linux", "versions": {}},
         versions={"steelyard": "0.1.0", "torch": "2.13.0", "python": "3.11.9", "tokenizers": "0.22.1"},
         recipe={
             "base": "smollm2-135m-instruct",

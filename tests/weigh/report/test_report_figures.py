@@ -14,7 +14,8 @@ from steelyard.weigh.report.checks import checks
 from steelyard.weigh.report.columns import base_name, grid, headline
 from steelyard.weigh.report.diffs import compare
 from steelyard.weigh.report.figures import decimals, duration, moment, number, words
-from steelyard.weigh.report.findings import findings, levers_text, limits, parameters_text, title
+from steelyard.weigh.report.findings import findings, limits
+from steelyard.weigh.report.heading import change_text, levers_text, machine_rows, machine_text, parameters_text, title
 from steelyard.weigh.report.plots import axis_over, interval_plot, tradeoff
 from steelyard.weigh.report.report import ArmSummary, Cell
 from steelyard.weigh.report.visible import visible
@@ -195,3 +196,27 @@ def test_names_of_levers_models_and_titles():
     )
     assert parameters_text(134_515_008) == "135M" and parameters_text(1_500_000_000) == "1.5B"
     assert title(REPORT) == "int8, lookup, library and broken against smollm2-135m-instruct"
+
+
+def test_an_arm_of_another_model_names_it():
+    arms = {"base": ArmSummary("f", [], {}), "big": ArmSummary("f", [{"quantize": {"bits": 8}}], {}), "far": ArmSummary("f", [], {})}
+    recipe = {"arms": {"big": {"base": "hf:org/big", "steps": []}, "far": {"endpoint": {"url": "https://host/v1", "model": "m"}}}}
+    report = dataclasses.replace(REPORT, arms=arms, recipe=recipe)
+    assert [change_text(report, arm) for arm in arms] == ["", "hf:org/big + quantize(bits=8)", "m at https://host/v1"]
+
+
+def test_the_machine_is_told_in_a_line_and_in_rows():
+    gpu = {"name": "Some GPU", "memory_bytes": 24_000_000_000, "capability": "8.9"}
+    machine = {
+        "cpu": "A CPU",
+        "cores": 1,
+        "memory_bytes": 25_276_502_016,
+        "gpus": [gpu],
+        "instruction_sets": ["avx2"],
+        "versions": {"x": "1"},
+    }
+    report = dataclasses.replace(REPORT, machine=machine)
+    assert machine_text(report) == "A CPU, 1 core, 25.3 GB, Some GPU"
+    assert dict(machine_rows(report))["gpus"] == "name Some GPU, memory 24 GB, capability 8.9"
+    assert "versions" not in dict(machine_rows(report)) and dict(machine_rows(report))["memory"] == "25.3 GB"
+    assert machine_text(dataclasses.replace(REPORT, machine={})) == "not recorded"
