@@ -64,7 +64,7 @@ class Engine:
     """
 
     def __init__(self, model: Model, processors: Sequence[Processor | Callable] = (), **settings: Any):
-        adapted = tuple(p if hasattr(p, "start") else FunctionProcessor(p) for p in processors)  # type: ignore[arg-type]
+        adapted: tuple[Any, ...] = tuple(p if hasattr(p, "start") else FunctionProcessor(p) for p in processors)  # type: ignore[arg-type]
         try:
             spec = EngineSpec(model, processors=adapted, **settings)
         except TypeError as error:

@@ -20,6 +20,9 @@ from steelyard.model.template import ChatTemplate
 from steelyard.model.tokenizer import Tokenizer
 from steelyard.model.weights import Renamed, build
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
+"""Where any of these lies, a tokenizer is meant, and one that cannot be read is an error."""
+
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,7 +56,12 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
     finally:
         source.close()
     record = read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {}
-    return Model(trunk, family, config, Tokenizer.from_directory(path), ChatTemplate.from_directory(path), name, record)
+    return Model(trunk, family, config, read_tokenizer(path), ChatTemplate.from_directory(path), name, record)
+
+
+def read_tokenizer(path: Path) -> Tokenizer | None:
+    """The directory's tokenizer, or None where it holds no file of one: such a model takes token ids only, and says so."""
+    return Tokenizer.from_directory(path) if any((path / file).exists() for file in TOKENIZER_FILES) else None
 
 
 def load_gguf(path: Path, name: str, dtype: torch.dtype) -> Model:

@@ -120,8 +120,8 @@ def their_tensors(model: Model):
         if any(part is None for part in parts):
             continue
         yield entry.theirs, entry.join([part.detach() for part in parts]).cpu()
-        if all(isinstance(module, Int8Storage) and last == "weight" for module, last in held):
-            scales = [module.scale for module, _ in held]
+        scales = [module.scale for module, last in held if isinstance(module, Int8Storage) and last == "weight"]
+        if len(scales) == len(held):
             plain = torch.cat(scales) if entry.rows is None else permuted(scales, entry.rows())
             yield f"{entry.theirs}_scale", plain.cpu()
 

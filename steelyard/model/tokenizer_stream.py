@@ -140,10 +140,10 @@ class StreamDecoder:
         self.token_of, self.skipped = token_of, skipped
         self.stages = stages(json.loads(decoder) if decoder else None)
 
-    def push(self, id: int) -> str:
+    def push(self, token: int) -> str:
         """The text that is settled by this id, possibly none."""
-        token = None if id in self.skipped else self.token_of(id)
-        return "" if token is None else _run(self.stages, [token])
+        piece = None if token in self.skipped else self.token_of(token)
+        return "" if piece is None else _run(self.stages, [piece])
 
     def flush(self) -> str:
         """The rest of the text. The sequence ends here."""

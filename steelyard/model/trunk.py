@@ -76,12 +76,12 @@ class Trunk(nn.Module):
 
     def logits(self, ids_bt: Tensor, step: Step | None = None, state: State | None = None) -> Tensor:
         """float32 logits [b, t, vocabulary] of every token."""
-        step = step or Step.whole(*ids_bt.shape, ids_bt.device)
+        step = step or Step.whole(ids_bt.shape[0], ids_bt.shape[1], ids_bt.device)
         return self.heads["lm"](self(ids_bt, step, state), step)
 
     def training_logits(self, ids_bt: Tensor, segments_bt: Tensor | None = None) -> Tensor:
         """Logits without state; attention stays within a segment, and segment -1 is padding."""
-        return self.logits(ids_bt, Step.whole(*ids_bt.shape, ids_bt.device, segments=segments_bt))
+        return self.logits(ids_bt, Step.whole(ids_bt.shape[0], ids_bt.shape[1], ids_bt.device, segments=segments_bt))
 
     def new_state(self, slots: int, tokens: int, storage: Storage) -> State:
         """Empty memory for `slots` sequences of at most `tokens` tokens."""

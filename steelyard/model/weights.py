@@ -105,7 +105,7 @@ def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor) -> No
     """Puts packed int8 rows into a linear."""
     linear = trunk.get_submodule(name.removesuffix(".weight"))
     assert isinstance(linear, Linear)
-    bias = linear.storage.bias
+    bias: Tensor | None = linear.storage.bias  # type: ignore[assignment]
     linear.storage = Int8Storage(weight, scale, None if bias is None else torch.zeros_like(bias, device=weight.device))
 
 

@@ -2,9 +2,7 @@
 
     bm25(q, d) = sum over words w of q: idf(w) * f(w, d) (k + 1) / (f(w, d) + k (1 - b + b |d| / average))    (Robertson, Zaragoza 2009)
 
-`open_index` builds the index of a corpus or folder once, under the home folder, in a file named after the content: when a source
-changes, the next opening builds anew. Building commits file by file into a `.part` beside its place and renames at the end, so a
-kill leaves no half index and the next attempt goes on; a second process waits on SQLite's own lock.
+`building.build` writes such a file; `opening.open_index` finds, builds and caches the one of a corpus or folder.
 """
 
 from __future__ import annotations
@@ -12,30 +10,18 @@ from __future__ import annotations
 import sqlite3
 import threading
 import urllib.parse
-from collections.abc import Sequence
 from pathlib import Path
 
 from steelyard.augment.retrieve import query as queries
+from steelyard.augment.retrieve.building import APPLICATION_ID, FORMAT
 from steelyard.augment.retrieve.documents import LeftOut
 from steelyard.augment.retrieve.ranking import Question, ranked
 from steelyard.core.errors import DataError
 from steelyard.core.protocols import Passage
 
-FORMAT = 1
-APPLICATION_ID = 0x53594958  # "SYIX"
-TOKENIZER = "porter unicode61 remove_diacritics 2"
 TITLE_WEIGHT = 4.0  # a word in the title says what a passage is about; not tuned finely (2 to 8 rank the encyclopedia alike)
 CANDIDATES = 40  # passages BM25 hands to the re-ranker
 FREQUENCY_LIMIT = 20_000  # hits beyond this are not counted: such a word is common
-LOCK_SECONDS = 3600.0
-
-_TABLES = f"""
-CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE files(name TEXT PRIMARY KEY, documents INTEGER NOT NULL);
-CREATE TABLE left_out(place TEXT NOT NULL, reason TEXT NOT NULL, bad INTEGER NOT NULL);
-CREATE TABLE passages(id INTEGER PRIMARY KEY, source TEXT NOT NULL, title TEXT NOT NULL, text TEXT NOT NULL);
-CREATE VIRTUAL TABLE words USING fts5(title, text, content='passages', content_rowid='id', tokenize='{TOKENIZER}');
-"""
 
 
 class PassageIndex:

@@ -29,6 +29,8 @@ class Int8Storage(nn.Module):
     """`weight` int8 [out, in], `scale` float32 [out, 1]."""
 
     kind = "int8"
+    weight: Tensor
+    scale: Tensor
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None):
         super().__init__()
@@ -54,7 +56,7 @@ class Int8Storage(nn.Module):
         padding = max(0, CUDA_ROWS - len(packed)) if x.is_cuda else 0
         if padding:
             packed = F.pad(packed, (0, 0, 0, padding))
-        product = torch._int_mm(packed, self.weight.t())[: len(rows)]  # int32 [n, out]
+        product = torch._int_mm(packed, self.weight.t())[: len(rows)]  # pyright: ignore[reportPrivateImportUsage]  # int32 [n, out]
         y = product.float() * scale * self.scale.t()
         if self.bias is not None:
             y = y + self.bias.float()

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """JSON found in an answer.

@@ -13,7 +13,11 @@ from steelyard.weigh.scorers.json_answers import find_json, read_json
 from steelyard.weigh.scorers.json_schema import matches, unsupported, violations
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(-4, 4, allow_nan=False).map(lambda x: round(x, 1)) | st.text("ab1", max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(-4, 4, allow_nan=False).map(lambda x: round(x, 1))
+    | st.text("ab1", max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
     max_leaves=6,
 )
@@ -117,7 +121,9 @@ def test_json_with_something_around_it_is_found_but_not_alone(text: str) -> None
     assert found is not None and not found.alone and found.value == {"a": 1}
 
 
-@pytest.mark.parametrize("text", ["", "none", "{a: 1}", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, '{"a": ' * 5000, '{"a": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text", ["", "none", "{a: 1}", '{"a": NaN}', '{"a": 1, "a": 2}', "[" * 100_000, '{"a": ' * 5000, '{"a": ' + "9" * 5000 + "}"]
+)
 def test_what_is_not_json_is_not_found(text: str) -> None:
     assert find_json(text) is None
 

@@ -46,6 +46,8 @@ def test_what_is_no_pattern_is_said(pattern: str) -> None:
         search_within(pattern, "a")
 
 
-@pytest.mark.parametrize(("pattern", "endless"), [("(a+)+$", True), (r"^(\d+)*x$", True), (r"\bParis\b", False), (r"^[a-z]+\d{2,4}$", False)])
+@pytest.mark.parametrize(
+    ("pattern", "endless"), [("(a+)+$", True), (r"^(\d+)*x$", True), (r"\bParis\b", False), (r"^[a-z]+\d{2,4}$", False)]
+)
 def test_nested_repeats_are_noticed_beforehand(pattern: str, endless: bool) -> None:
     assert probably_endless(pattern) is endless

@@ -158,7 +158,9 @@ def test_arithmetic_gives_as_many_different_problems_as_there_are() -> None:
 
 def test_bits_per_byte_divides_by_the_texts_own_bytes() -> None:
     sample = Sample("x", Read("é"), {"bytes": 2})
-    assert BitsPerByte().score(sample, Output(scores=(Score(-math.log(2) * 6, False, 1, 1),))) == {"bits_per_byte": (pytest.approx(6.0), 2.0)}
+    assert BitsPerByte().score(sample, Output(scores=(Score(-math.log(2) * 6, False, 1, 1),))) == {
+        "bits_per_byte": (pytest.approx(6.0), 2.0)
+    }
 
 
 @pytest.mark.parametrize(
