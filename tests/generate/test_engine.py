@@ -1,0 +1,115 @@
+"""An answer depends on its own request alone, however many others run beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_engines import Heard, alone, generation, run_all, scheduler, talker
+
+from steelyard.core.protocols import AnswerSettings
+from steelyard.generate.scheduler import Scheduler
+from steelyard.generate.spec import EngineSpec
+from steelyard.model.model import Model
+
+CONTEXT = 300
+"""More than one deterministic stretch of keys (256), so that rows differ in how far they look."""
+
+answer_settings = st.builds(
+    AnswerSettings,
+    max_tokens=st.integers(1, 16),
+    temperature=st.sampled_from([0.0, 0.6, 1.0, 3.0]),
+    top_k=st.sampled_from([0, 1, 7]),
+    top_p=st.sampled_from([1.0, 0.8]),
+    min_p=st.sampled_from([0.0, 0.05]),
+    repetition_penalty=st.sampled_from([1.0, 1.3]),
+    presence_penalty=st.sampled_from([0.0, 0.5]),
+    frequency_penalty=st.sampled_from([0.0, -0.4]),
+    seed=st.integers(0, 3),
+    stop=st.sampled_from([(), ("a",), ("é", "zz")]),
+    alternatives=st.sampled_from([0, 3]),
+    token_events=st.just(True),
+    ignore_eos=st.booleans(),
+)
+prompt_tokens = st.one_of(
+    st.lists(st.integers(0, 255), min_size=1, max_size=20),
+    st.builds(lambda length, first: [(first + 7 * i) % 256 for i in range(length)], st.integers(200, 299), st.integers(0, 5)),
+)
+arrivals = st.lists(st.tuples(prompt_tokens, answer_settings, st.integers(0, 12), st.none() | st.integers(0, 20)), min_size=2, max_size=5)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return talker(max_position_embeddings=CONTEXT)
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def crowded(request, model) -> Scheduler:
+    return scheduler(EngineSpec(model, deterministic=True, slots=3, dtype=request.param))
+
+
+@pytest.fixture(scope="module")
+def lonely(crowded) -> Scheduler:
+    return Scheduler(crowded.trunk, crowded.spec, crowded.context)
+
+
+def take_turns(turns: Scheduler, model: Model, requests: list) -> list[Heard]:
+    """Requests arrive, and some are cancelled, at the turns they name."""
+    heard = [Heard() for _ in requests]
+    made = [generation(model, prompt, wanted, ear, turns.context) for (prompt, wanted, *_), ear in zip(requests, heard, strict=True)]
+    last = max(max(arrival, cancel or 0) for *_, arrival, cancel in requests)
+    with torch.inference_mode():
+        turn = 0
+        while turns.busy or turn <= last:
+            for request, (*_, arrival, cancel) in zip(made, requests, strict=True):
+                if arrival == turn:
+                    turns.add(request)
+                if cancel == turn:
+                    request.cancel()
+            turns.turn()
+            turn += 1
+    return heard
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(arrivals)
+def test_an_answer_is_the_same_to_the_bit_whatever_else_runs_arrives_or_is_cancelled(crowded, lonely, model, requests):
+    together = take_turns(crowded, model, requests)
+    for (prompt, wanted, _, cancel), beside in zip(requests, together, strict=True):
+        solo = Heard()
+        alone(lonely, generation(model, prompt, wanted, solo, lonely.context))
+        if beside.reason == "cancelled":
+            assert cancel is not None
+            assert beside.tokens == solo.tokens[: len(beside.tokens)]
+        else:
+            assert beside.said == solo.said
+    assert sorted(crowded.free) == [0, 1, 2]
+
+
+def test_an_answer_is_the_same_whether_its_prompt_was_read_before_or_not(crowded, lonely, model):
+    wanted = AnswerSettings(max_tokens=20, temperature=1.0, seed=5, token_events=True, ignore_eos=True)
+    prompt = list(range(200)) + list(range(70))
+    first, again, longer, shorter = Heard(), Heard(), Heard(), Heard()
+    crowded.held.clear()
+    requests = []
+    for tokens, ear in [(prompt, first), (prompt, again), (prompt + [1, 2, 3], longer), (prompt[:120] + [9], shorter)]:
+        requests.append(generation(model, tokens, wanted, ear, crowded.context))
+        crowded.add(requests[-1])
+        run_all(crowded)
+    assert [request.reused for request in requests] == [0, 269, 270, 120]
+    for request, ear in zip(requests[1:], [again, longer, shorter], strict=True):
+        fresh = Heard()
+        alone(lonely, generation(model, request.prompt, wanted, fresh, lonely.context))
+        assert fresh.said == ear.said
+    assert first.said == again.said
+
+
+def test_two_seeds_beside_one_another_draw_independently_and_each_repeats(crowded, lonely, model):
+    wanted = AnswerSettings(max_tokens=24, temperature=1.0, token_events=True, ignore_eos=True)
+    seeds = [0, 1, 0]
+    heard = take_turns(crowded, model, [([5, 6, 7], dataclasses.replace(wanted, seed=seed), 0, None) for seed in seeds])
+    assert heard[0].said == heard[2].said
+    assert heard[0].text != heard[1].text
