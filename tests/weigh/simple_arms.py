@@ -123,8 +123,8 @@ def recipe(base="skill-70", arms=None, problems=60, **changes):
         "tasks": [{"arithmetic": {"problems": problems}}],
         "axes": ["quality", "format", "repeatability", "diversity"],
         "seed": 7,
-    }
-    return recipes.from_mapping(value | changes, name="test")
+    }  # a change to None leaves the key out
+    return recipes.from_mapping({key: item for key, item in (value | changes).items() if item is not None}, name="test")
 
 
 def user(text):

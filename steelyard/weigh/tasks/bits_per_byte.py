@@ -96,8 +96,8 @@ def cut(text: str, most: int) -> Iterator[str]:
         head = text[start : start + most]
         if len(head.encode()) > most:
             head = head.encode()[:most].decode("utf-8", errors="ignore")
-        if start + len(head) < len(text) and not text[start + len(head)].isspace():
-            head = head[: _end(head)]
+        if start + len(head) < len(text):
+            head = head[: _end(text[start : start + len(head) + 1])]  # the next character tells whether a word ends here
         at = start + len(head)
         yield head.rstrip()
 

@@ -209,7 +209,10 @@ def test_cutting_a_text_loses_only_white_space(text: str, most: int) -> None:
 
 def test_pieces_end_where_sentences_do() -> None:
     assert list(cut("One two three. Four five six. Seven eight nine.", 32)) == ["One two three. Four five six.", "Seven eight nine."]
-    assert list(cut("word " * 10, 24)) == ["word word word word"] * 2 + ["word word"]
+    assert next(cut("One two three. Four five six seven eight nine.", 33)) == "One two three. Four five six"  # the stop comes too early
+    assert list(cut("One two three. Four five. Six seven", 29))[0] == "One two three. Four five."  # though `Six` would fit
+    assert list(cut("word " * 10, 23)) == ["word word word word"] * 2 + ["word word"]
+    assert list(cut("word " * 10, 24)) == ["word word word word word"] * 2
 
 
 def test_any_text_file_is_read_in_pieces(tmp_path: Path) -> None:
