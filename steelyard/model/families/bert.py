@@ -31,13 +31,15 @@ NAMES = {
 
 def plan(config: Config) -> TrunkPlan:
     """The trunk a BERT config describes; `pooling` is what a sentence-transformers directory says beside it."""
+    config.never("is_decoder", "a BERT that sees only earlier tokens is not built here")
+    config.never("add_cross_attention", "there is no encoder to attend to")
     config.choice("position_embedding_type", ("absolute",), "absolute")
     width, heads, positions = (
-        config.integer("hidden_size"),
+        config.multiple("hidden_size", "num_attention_heads"),
         config.integer("num_attention_heads"),
         config.integer("max_position_embeddings", 512),
     )
-    norm = NormPlan("layer", config.number("layer_norm_eps", 1e-12), bias=True)
+    norm = NormPlan("layer", config.epsilon("layer_norm_eps", 1e-12), bias=True)
     attention = AttentionPlan(heads, heads, width // heads, True, True, causal=False)
     channel = FeedForwardPlan(config.integer("intermediate_size"), config.activation("hidden_act", "gelu"))
     block = BlockPlan(attention, channel, before=norm, residual="after_residual")

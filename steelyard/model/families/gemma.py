@@ -23,36 +23,41 @@ NAMES = llama.NAMES | {
     "channel_norm": "pre_feedforward_layernorm",
     "channel_after": "post_feedforward_layernorm",
 }
-WINDOWED = "sliding_attention"
+TANH = "gelu_pytorch_tanh"
+WINDOWED, FULL = "sliding_attention", "full_attention"
+BIDIRECTIONAL = "attention to later tokens is not built for this family"
 
 
 def norm_of(config: Config) -> NormPlan:
-    return NormPlan("rms", config.number("rms_norm_eps", 1e-6), offset=1.0)
+    return NormPlan("rms", config.epsilon("rms_norm_eps", 1e-6), offset=1.0)
 
 
-def channel_of(config: Config) -> GatedPlan:
-    key = "hidden_activation" if "hidden_activation" in config else "hidden_act"
-    return GatedPlan(config.integer("intermediate_size"), config.activation(key, "gelu_pytorch_tanh"))
-
-
-def trunk_of(config: Config, attentions: list[AttentionPlan], after: bool) -> TrunkPlan:
+def trunk_of(config: Config, attentions: list[AttentionPlan], activation: str, after: bool) -> TrunkPlan:
     """What the three have in common."""
-    norm = norm_of(config)
-    blocks = tuple(BlockPlan(attention, channel_of(config), before=norm, after=norm if after else None) for attention in attentions)
-    scale, cap = math.sqrt(config.integer("hidden_size")), config.number("final_logit_softcapping", None)
+    config.never("use_bidirectional_attention", BIDIRECTIONAL)
+    norm, channel = norm_of(config), GatedPlan(config.integer("intermediate_size"), activation)
+    blocks = tuple(BlockPlan(attention, channel, before=norm, after=norm if after else None) for attention in attentions)
+    scale, cap = math.sqrt(config.integer("hidden_size")), config.positive("final_logit_softcapping", None)
     return llama.decoder(config, blocks, norm, tied=True, scale=scale, softcap=cap)
 
 
 def plan1(config: Config) -> TrunkPlan:
     """The trunk a Gemma config describes."""
+    config = config.with_defaults(num_key_value_heads=16, max_position_embeddings=8192)
     attention = llama.attention(config, head_width=config.integer("head_dim", 256))
-    return trunk_of(config, [attention] * config.integer("num_hidden_layers"), after=False)
+    activation = config.activation("hidden_act", TANH)
+    # The first configs said `gelu` and meant its approximation.
+    activation = TANH if activation == "gelu" else activation
+    return trunk_of(config, [attention] * config.integer("num_hidden_layers"), activation, after=False)
 
 
 def plan2(config: Config) -> TrunkPlan:
     """The trunk a Gemma 2 config describes: windows in layers 0, 2, 4, ..."""
+    config = config.with_defaults(
+        num_key_value_heads=4, max_position_embeddings=8192, attn_logit_softcapping=50.0, final_logit_softcapping=30.0
+    )
     count = config.integer("num_hidden_layers")
-    default = [WINDOWED if index % 2 == 0 else "full_attention" for index in range(count)]
+    default = [WINDOWED if index % 2 == 0 else FULL for index in range(count)]
     window, width = config.integer("sliding_window", 4096), config.integer("head_dim", 256)
     return trunk_of(
         config,
@@ -62,46 +67,45 @@ def plan2(config: Config) -> TrunkPlan:
                 head_width=width,
                 rotary=config.rotary(width),
                 window=window if kind == WINDOWED else None,
-                scale=config.number("query_pre_attn_scalar", 256.0) ** -0.5,
-                softcap=config.number("attn_logit_softcapping", None),
+                scale=config.positive("query_pre_attn_scalar", 256.0) ** -0.5,
+                softcap=config.positive("attn_logit_softcapping", None),
             )
-            for kind in config.words("layer_types", count, default)
+            for kind in config.words("layer_types", count, default, (WINDOWED, FULL))
         ],
+        config.activation("hidden_activation", TANH),
         after=True,
     )
 
 
 def plan3(config: Config) -> TrunkPlan:
     """The trunk a Gemma 3 text config describes: every sixth layer sees everything, at a longer rotary base."""
-    count, pattern = (
-        config.integer("num_hidden_layers"),
-        config.integer("sliding_window_pattern", config.integer("_sliding_window_pattern", 6)),
-    )
-    default = [WINDOWED if (index + 1) % pattern else "full_attention" for index in range(count)]
+    config = config.with_defaults(num_key_value_heads=4, max_position_embeddings=131072)
+    count, pattern = config.integer("num_hidden_layers"), config.integer("sliding_window_pattern", 6)
+    default = [WINDOWED if (index + 1) % pattern else FULL for index in range(count)]
     window, width = config.integer("sliding_window", 4096), config.integer("head_dim", 256)
     attentions = []
-    for kind in config.words("layer_types", count, default):
+    for kind in config.words("layer_types", count, default, (WINDOWED, FULL)):
         local = kind == WINDOWED
         attentions.append(
             llama.attention(
                 config,
                 head_width=width,
-                rotary=local_rotary(config, width) if local else config.rotary(width, base=1_000_000.0, kind="full_attention"),
+                rotary=local_rotary(config, width) if local else config.rotary(width, base=1_000_000.0, kind=FULL),
                 window=window if local else None,
-                scale=config.number("query_pre_attn_scalar", 256.0) ** -0.5,
-                softcap=config.number("attn_logit_softcapping", None),
+                scale=config.positive("query_pre_attn_scalar", 256.0) ** -0.5,
+                softcap=config.positive("attn_logit_softcapping", None),
                 query_key_norm="head",
                 norm=norm_of(config),
             )
         )
-    return trunk_of(config, attentions, after=True)
+    return trunk_of(config, attentions, config.activation("hidden_activation", TANH), after=True)
 
 
 def local_rotary(config: Config, width: int):
     """Windowed layers: their own base and never a scaling. Older configs say `rope_local_base_freq`."""
     if config.mapping("rope_parameters"):
         return config.rotary(width, kind=WINDOWED)
-    plain = {"rope_theta": config.number("rope_local_base_freq", 10000.0)}
+    plain = {"rope_theta": config.positive("rope_local_base_freq", 10000.0)}
     return Config(plain, config.where).rotary(width)
 
 

@@ -29,8 +29,9 @@ QUERY_KEY_VALUE = ("mixer.query", "mixer.key", "mixer.value")
 
 def plan(config: Config) -> TrunkPlan:
     """The trunk a GPT-2 config describes."""
-    width, heads, positions = config.integer("n_embd"), config.integer("n_head"), config.integer("n_positions", 1024)
-    norm = NormPlan("layer", config.number("layer_norm_epsilon", 1e-5), bias=True)
+    config.never("add_cross_attention", "there is no encoder to attend to")
+    width, heads, positions = config.multiple("n_embd", "n_head"), config.integer("n_head"), config.integer("n_positions", 1024)
+    norm = NormPlan("layer", config.epsilon("layer_norm_epsilon", 1e-5), bias=True)
     channel = FeedForwardPlan(config.integer("n_inner", 4 * width), config.activation("activation_function", "gelu_new"))
     base = (width // heads) ** -0.5 if config.flag("scale_attn_weights", True) else 1.0
     by_layer = config.flag("scale_attn_by_inverse_layer_idx", False)

@@ -31,13 +31,11 @@ NAMES = {
 
 def plan(config: Config) -> TrunkPlan:
     """The trunk a GPT-NeoX config describes."""
-    width, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
-    norm = NormPlan("layer", config.number("layer_norm_eps", 1e-5), bias=True)
+    width, heads = config.multiple("hidden_size", "num_attention_heads"), config.integer("num_attention_heads")
+    norm = NormPlan("layer", config.epsilon("layer_norm_eps", 1e-5), bias=True)
     bias = config.flag("attention_bias", True)
-    share = 1.0 if config.mapping("rope_parameters") else config.number("rotary_pct", 0.25)
-    base = config.number("rotary_emb_base", 10000.0)
-    values = dict(config.values) | {"rotary_pct": share}
-    rotary = Config(values, config.where).rotary(width // heads, base=base)
+    share, base = config.positive("rotary_pct", 0.25), config.positive("rotary_emb_base", 10000.0)
+    rotary = config.rotary(width // heads, base=base, share=share)
     attention = AttentionPlan(heads, heads, width // heads, bias, bias, rotary)
     channel = FeedForwardPlan(config.integer("intermediate_size"), config.activation("hidden_act", "gelu"))
     residual = "parallel" if config.flag("use_parallel_residual", True) else "sequential"

@@ -58,8 +58,13 @@ GGUF_NAMES = {
 
 def attention(config: Config, **changes: Any) -> AttentionPlan:
     """The attention a Llama-like config describes; families say what they change."""
-    heads = config.integer("num_attention_heads")
-    width = changes.pop("head_width", None) or config.integer("head_dim", None) or config.integer("hidden_size") // heads
+    heads = (
+        config.multiple("num_attention_heads", "num_key_value_heads")
+        if "num_key_value_heads" in config
+        else config.integer("num_attention_heads")
+    )
+    width = changes.pop("head_width", None) or config.integer("head_dim", None)
+    width = width or config.multiple("hidden_size", "num_attention_heads") // heads
     settings: dict[str, Any] = {"bias": config.flag("attention_bias", False), "output_bias": config.flag("attention_bias", False)}
     if "rotary" not in changes:
         settings["rotary"] = config.rotary(width)
@@ -88,7 +93,7 @@ def decoder(
 
 def plan(config: Config) -> TrunkPlan:
     """The trunk a Llama config describes."""
-    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-6))
+    norm = NormPlan("rms", config.epsilon("rms_norm_eps", 1e-6))
     block = BlockPlan(attention(config), gated(config), before=norm)
     return decoder(config, (block,) * config.integer("num_hidden_layers"), norm)
 

@@ -12,7 +12,8 @@ from steelyard.model.trunk import TrunkPlan
 
 def plan(config: Config) -> TrunkPlan:
     """The trunk a Mistral config describes."""
-    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-6))
+    config = config.with_defaults(num_key_value_heads=8, sliding_window=4096, max_position_embeddings=131072)
+    norm = NormPlan("rms", config.epsilon("rms_norm_eps", 1e-6))
     attention = llama.attention(config, bias=False, output_bias=False, window=config.integer("sliding_window", None))
     block = BlockPlan(attention, llama.gated(config), before=norm)
     return llama.decoder(config, (block,) * config.integer("num_hidden_layers"), norm)

@@ -15,7 +15,7 @@ NAMES = llama.NAMES | {"mixer_after": "post_attention_layernorm", "channel_after
 
 def plan(config: Config) -> TrunkPlan:
     """The trunk an OLMo 2 config describes."""
-    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-5))
+    norm = NormPlan("rms", config.epsilon("rms_norm_eps", 1e-5))
     attention = llama.attention(config, query_key_norm="full", norm=norm)
     block = BlockPlan(attention, llama.gated(config), before=None, after=norm)
     return llama.decoder(config, (block,) * config.integer("num_hidden_layers"), norm)

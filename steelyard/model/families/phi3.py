@@ -16,8 +16,17 @@ from steelyard.model.trunk import TrunkPlan
 
 def plan(config: Config) -> TrunkPlan:
     """The trunk a Phi-3 config describes."""
-    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-5))
-    attention = llama.attention(config, bias=False, output_bias=False, window=config.integer("sliding_window", None))
+    config = config.with_defaults(max_position_embeddings=4096, original_max_position_embeddings=4096)
+    norm = NormPlan("rms", config.epsilon("rms_norm_eps", 1e-5))
+    width = config.multiple("hidden_size", "num_attention_heads") // config.integer("num_attention_heads")
+    attention = llama.attention(
+        config,
+        head_width=width,
+        bias=False,
+        output_bias=False,
+        rotary=config.rotary(width, share=1.0),
+        window=config.integer("sliding_window", None),
+    )
     block = BlockPlan(attention, llama.gated(config), before=norm)
     return llama.decoder(config, (block,) * config.integer("num_hidden_layers"), norm)
 

@@ -7,23 +7,27 @@ from steelyard.model.depth.stacked import BlockPlan
 from steelyard.model.families import llama
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family
+from steelyard.model.families.gemma import FULL, WINDOWED
 from steelyard.model.norms import NormPlan
 from steelyard.model.trunk import TrunkPlan
+
+DEFAULTS = {"num_key_value_heads": 32, "sliding_window": 4096, "max_position_embeddings": 32768}
 
 
 def windows(config: Config) -> list[int | None]:
     """The sliding window of each layer: `layer_types` says where, or all layers from `max_window_layers` on."""
     count = config.integer("num_hidden_layers")
     window = config.integer("sliding_window", None) if config.flag("use_sliding_window", False) else None
-    first = config.values.get("max_window_layers", 28)
-    default = ["sliding_attention" if window is not None and index >= first else "full_attention" for index in range(count)]
-    types = config.words("layer_types", count, default)
-    return [window if kind == "sliding_attention" else None for kind in types]
+    first = config.number("max_window_layers", 28)
+    default = [WINDOWED if window is not None and index >= first else FULL for index in range(count)]
+    types = config.words("layer_types", count, default, (WINDOWED, FULL))
+    return [window if kind == WINDOWED else None for kind in types]
 
 
 def plan2(config: Config) -> TrunkPlan:
     """The trunk a Qwen 2 config describes."""
-    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-6))
+    config = config.with_defaults(**DEFAULTS)
+    norm = NormPlan("rms", config.epsilon("rms_norm_eps", 1e-6))
     blocks = tuple(
         BlockPlan(llama.attention(config, bias=True, output_bias=False, window=window), llama.gated(config), before=norm)
         for window in windows(config)
@@ -33,7 +37,8 @@ def plan2(config: Config) -> TrunkPlan:
 
 def plan3(config: Config) -> TrunkPlan:
     """The trunk a Qwen 3 config describes."""
-    norm = NormPlan("rms", config.number("rms_norm_eps", 1e-6))
+    config = config.with_defaults(**DEFAULTS)
+    norm = NormPlan("rms", config.epsilon("rms_norm_eps", 1e-6))
     blocks = tuple(
         BlockPlan(
             llama.attention(config, window=window, query_key_norm="head", norm=norm, head_width=config.integer("head_dim", 128)),
