@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from steelyard.augment.endpoint import EndpointAnswerer
-from steelyard.core.protocols import AnswerSettings, Conversation, Done, Event, Score
+from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Done, Event, Score
 
 if TYPE_CHECKING:
     from steelyard.generate.engine import Engine
 
-__all__ = ["EndpointAnswerer", "LocalAnswerer"]
+__all__ = ["EndpointAnswerer", "LocalAnswerer", "count", "room"]
 
 
 class LocalAnswerer:
@@ -59,6 +59,16 @@ class LocalAnswerer:
             if not ended:
                 request.cancel()
 
+    def room(self, conversation: Conversation) -> int:
+        """Tokens the context has left for the answer; negative where the conversation alone is too long."""
+        return self.engine.context - self.count(self.engine.render(list(conversation), add_generation_prompt=True))
+
+    def count(self, text: str) -> int:
+        """Tokens that the model reads a text as."""
+        tokenizer = self.engine.model.tokenizer
+        assert tokenizer is not None  # no engine starts without one
+        return len(tokenizer.encode(text))
+
     async def score(self, conversation: Conversation, continuations: Sequence[str]) -> list[Score]:
         """Log-probability of each continuation as the assistant's next words.
 
@@ -67,3 +77,20 @@ class LocalAnswerer:
         """
         prompt = self.engine.render(list(conversation), add_generation_prompt=True)
         return await asyncio.to_thread(self.engine.score, [(prompt, continuation) for continuation in continuations])
+
+
+def room(answerer: Answerer, conversation: Conversation) -> int | None:
+    """Tokens that an answerer's context has left after a conversation; None where it cannot tell (an endpoint).
+
+    Wrappers that lengthen conversations have a `room` of their own, which asks what they wrap.
+    """
+    measure = getattr(answerer, "room", None)
+    return None if measure is None else measure(conversation)
+
+
+def count(answerer: Answerer, text: str) -> int | None:
+    """Tokens that the model behind an answerer, under any wrappers, reads a text as; None where it cannot be told."""
+    here: Any = answerer
+    while not hasattr(here, "count") and hasattr(here, "inner"):
+        here = here.inner
+    return here.count(text) if hasattr(here, "count") else None

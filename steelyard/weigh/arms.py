@@ -82,9 +82,14 @@ class Opener(Protocol):
 
 
 class References:
-    """Turns references into what they name. The same name is the same object; engines opened for it are closed with it."""
+    """Turns references into what they name. The same name is the same object; engines opened for it are closed with it.
 
-    def __init__(self) -> None:
+    Args:
+        say: receives lines for a person: an index is being built.
+    """
+
+    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
+        self._say = say
         self._found: dict[Reference, Any] = {}
         self._engines: list[Engine] = []
 
@@ -98,9 +103,9 @@ class References:
             case ModelRef():
                 return load(reference.name)
             case IndexRef():
-                from steelyard.augment.retrieve import open_index  # only arms that retrieve need it
+                from steelyard.augment.retrieve.opening import open_index  # only arms that retrieve need it
 
-                return open_index(reference.name)
+                return open_index(reference.name, self._say)
             case AnswererRef():
                 self._engines.append(Engine(self(ModelRef(reference.name)), deterministic=True))
                 return LocalAnswerer(self._engines[-1])
@@ -121,7 +126,7 @@ class ArmOpener:
     """
 
     def __init__(self, run: Run):
-        self.references = References()
+        self.references = References(run.say)
         self.run = dataclasses.replace(run, resolve=self.references)
         self._models: dict[str, Model] = {}
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
-from steelyard.augment.retrieve.documents import SUFFIXES, Document, LeftOut, documents, files_of
+from steelyard.augment.retrieve.documents import SUFFIXES, Document, LeftOut, documents, files_of, relative
 from steelyard.augment.retrieve.passages import PASSAGE_TOKENS, passages, shortened_title
 from steelyard.core.errors import DataError, SteelyardError
 from steelyard.core.fingerprint import digest, file_digest
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 def fingerprint_of(files: Sequence[Path], root: Path) -> str:
     """Digest over the content of the sources and the way they are cut and indexed."""
     try:
-        content = [[os.path.relpath(file, root), file_digest(file)] for file in files]
+        content = [[relative(file, root), file_digest(file)] for file in files]
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}", where=str(error.filename), do="Make it readable, or move it away.") from error
     return digest([FORMAT, TOKENIZER, PASSAGE_TOKENS, content])
@@ -65,6 +65,7 @@ def build(source: Path, destination: Path, *, tolerate: bool = False, say: Say =
             if not _finished(connection):
                 say(f"Indexing {len(files)} file{'s' * (len(files) != 1)} of {source.name} (once)")
                 _fill(connection, files, source)
+                _check(connection, left, str(source), tolerate, part)
                 total = _finish(connection, left)
                 say(f"Indexed {total} passages")
         with contextlib.suppress(FileNotFoundError):  # another process that waited for the same work has moved it
@@ -115,7 +116,7 @@ def _fill(connection: sqlite3.Connection, files: Sequence[Path], source: Path) -
     """Adds the files that are not in yet, one transaction each."""
     done = {name for (name,) in connection.execute("SELECT name FROM files")}
     for file in files:
-        name = os.path.relpath(file, source)
+        name = relative(file, source)
         if name in done:
             continue
         connection.execute("BEGIN")
@@ -126,6 +127,19 @@ def _fill(connection: sqlite3.Connection, files: Sequence[Path], source: Path) -
                 _add(connection, item)
         connection.execute("INSERT INTO files VALUES (?)", (name,))
         connection.execute("COMMIT")
+
+
+def _check(connection: sqlite3.Connection, left: Sequence[LeftOut], source: str, tolerate: bool, part: Path) -> None:
+    """Refuses faults that are not tolerated, and documents without a word."""
+    faults = [*left, *(LeftOut(place, reason, bool(bad)) for place, reason, bad in connection.execute("SELECT * FROM left_out"))]
+    try:
+        if not tolerate:
+            refuse_faults(faults, source)
+        if connection.execute("SELECT 1 FROM passages LIMIT 1").fetchone() is None:
+            raise DataError("there is no text in it to index", where=source, do=f"Name a folder or file of {', '.join(SUFFIXES)}.")
+    except DataError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _leave_out(connection: sqlite3.Connection, items: Sequence[LeftOut]) -> None:

@@ -49,34 +49,35 @@ def files_of(path: Path) -> tuple[list[Path], list[LeftOut]]:
     left: list[LeftOut] = []
 
     def unreadable(error: OSError) -> None:
-        left.append(LeftOut(_relative(Path(error.filename or path), path), error.strerror or "not readable", bad=True))
+        left.append(LeftOut(relative(Path(error.filename or path), path), error.strerror or "not readable", bad=True))
 
     for folder, names, files in os.walk(path, onerror=unreadable):
         names[:] = sorted(name for name in names if not name.startswith("."))
         for name in names:
             if Path(folder, name).is_symlink():
-                left.append(LeftOut(_relative(Path(folder, name), path), "a link to a folder", bad=False))
+                left.append(LeftOut(relative(Path(folder, name), path), "a link to a folder", bad=False))
         for name in sorted(files):
             if name.startswith("."):
                 continue
             file = Path(folder, name)
             if file.suffix.lower() not in SUFFIXES:
                 kind = file.suffix or "without suffix"
-                left.append(LeftOut(_relative(file, path), f"files {kind} are not read, only {' '.join(SUFFIXES)}", bad=False))
+                left.append(LeftOut(relative(file, path), f"files {kind} are not read, only {' '.join(SUFFIXES)}", bad=False))
             elif not file.is_file():
-                left.append(LeftOut(_relative(file, path), "not a regular file", bad=True))
+                left.append(LeftOut(relative(file, path), "not a regular file", bad=True))
             else:
                 found.append(file)
     return sorted(found), left
 
 
-def _relative(file: Path, root: Path) -> str:
+def relative(file: Path, root: Path) -> str:
+    """A file's name as citations give it: its path under what was indexed."""
     return file.relative_to(root).as_posix() if file != root and root in file.parents else file.name
 
 
 def documents(file: Path, root: Path) -> Iterator[Document | LeftOut]:
     """The documents of one file, and what in it could not be read."""
-    name = _relative(file, root)
+    name = relative(file, root)
     suffix = file.suffix.lower()
     try:
         if suffix == ".jsonl":

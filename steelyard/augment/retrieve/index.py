@@ -24,6 +24,15 @@ CANDIDATES = 40  # passages BM25 hands to the re-ranker
 FREQUENCY_LIMIT = 20_000  # hits beyond this are not counted: such a word is common
 
 
+def is_index(path: Path) -> bool:
+    """Whether a file calls itself an index of passages; `PassageIndex` then says whether it is sound."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(100)  # SQLite's header: its name, and the application's id at byte 68
+    return head.startswith(b"SQLite format 3\0") and int.from_bytes(head[68:72], "big") == APPLICATION_ID
+
+
 class PassageIndex:
     """Passages that can be searched. Satisfies `core.protocols.Index`; safe to search from any thread.
 
@@ -67,6 +76,8 @@ class PassageIndex:
             raise ValueError(f"it holds a {strange[0]} called {strange[1]}, which no index has")
         if dict(execute("SELECT key, value FROM meta")).get("complete") != "yes":
             raise ValueError("its building was never finished")
+        if (found := execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+            raise ValueError(found)
 
     def _damaged(self, error: Exception) -> DataError:
         return DataError(f"not a usable index: {error}", where=str(self.file), do="Delete the file and index its sources again.")
