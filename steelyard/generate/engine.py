@@ -21,7 +21,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Messa
 from steelyard.generate import sampling
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import FunctionProcessor, Processor
-from steelyard.generate.scheduler import Scheduler
+from steelyard.generate.scheduler import Scheduler, said
 from steelyard.generate.sequences import Generation, Scoring, Timing
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.model import Model
@@ -256,6 +256,17 @@ class Engine:
             self._condition.notify()
 
     def _loop(self) -> None:
+        try:
+            self._turns()
+        finally:  # whatever ended the thread, nobody may wait for it
+            with self._condition:
+                self._closed = True
+                self.scheduler.waiting.extend(self._arrived)
+                self._arrived = []
+            self.scheduler.fail_all([*self.scheduler.waiting, *self.scheduler.running], "the engine was closed")
+            self.scheduler.forget()
+
+    def _turns(self) -> None:
         while True:
             with self._condition:
                 while not (self._arrived or self.scheduler.busy or self._closed):
@@ -265,21 +276,21 @@ class Engine:
             for sequence in arrived:
                 self.scheduler.add(sequence)
             if closed:
-                self.scheduler.fail_all([*self.scheduler.waiting, *self.scheduler.running], "the engine was closed")
                 return
             try:
                 with torch.inference_mode():
                     self.scheduler.turn()
             except Exception as error:  # one bad batch must not take the engine down; the requests in it are told
                 logger.exception("a step failed")
-                self.scheduler.fail_all(list(self.scheduler.running), f"{type(error).__name__}: {error}")
+                self.scheduler.fail_all(list(self.scheduler.running), said(error))
 
     def close(self) -> None:
         """Ends everything that runs and frees the memory. Closing twice is fine."""
         with self._condition:
             self._closed = True
             self._condition.notify()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # a listener may close the engine it hears
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self

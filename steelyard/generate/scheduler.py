@@ -7,17 +7,22 @@ sequence that has read its prompt. A sequence that ends frees its slot at once a
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from steelyard.core.errors import SteelyardError
 from steelyard.generate.invariance import row_tile
 from steelyard.generate.sequences import Generation, Scoring, Sequence
 from steelyard.generate.spec import EngineSpec
-from steelyard.model.state import Dense
+from steelyard.model.state import Dense, State
 from steelyard.model.step import DETERMINISTIC_EXTENT, Step
 from steelyard.model.trunk import Trunk
+
+logger = logging.getLogger(__name__)
 
 READ_PER_TURN = 512
 """Prompt tokens read between two decoding steps: long prompts must not starve answers that are under way."""
@@ -48,7 +53,7 @@ class Scheduler:
         """One round: cancel, admit, read, decode."""
         for sequence in [*self.waiting, *self.running]:
             if sequence.cancelled and not sequence.finished:
-                sequence.stop_early()  # type: ignore[attr-defined]
+                self._attempt(sequence, sequence.stop_early)  # type: ignore[attr-defined]
         self.waiting = collections.deque(sequence for sequence in self.waiting if not sequence.finished)
         self._release()
         self._admit()
@@ -65,6 +70,21 @@ class Scheduler:
                 self.held.pop(sequence.slot, None)
                 sequence.tokens = []
         self._release()
+
+    def forget(self) -> None:
+        """Gives back the memory of all slots. Nothing runs after this."""
+        self.state = State({}, 0, 0)
+        self.free, self.held = [], {}
+
+    @staticmethod
+    def _attempt(sequence: Sequence, action: Callable, *arguments: Any) -> Any:
+        """Does something for one sequence. What its processors, guesses or listener raise ends that sequence alone."""
+        try:
+            return action(*arguments)
+        except Exception as error:  # code of others may raise anything
+            logger.exception("a request failed")
+            sequence.fail(said(error))
+            return None
 
     def _release(self) -> None:
         for sequence in [s for s in self.running if s.finished]:
@@ -85,10 +105,10 @@ class Scheduler:
             self.held.pop(slot, None)
             self.state.rewind(slot, reuse)
             sequence.slot, sequence.cached = slot, reuse
+            self.running.append(sequence)
             if isinstance(sequence, Generation):
                 sequence.reused = reuse
-                sequence.begin(self.spec.processors, self.spec.speculation)
-            self.running.append(sequence)
+                self._attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation)
 
     @staticmethod
     def _reusable(sequence: Sequence) -> int:
@@ -114,7 +134,7 @@ class Scheduler:
         ids[0, :count] = torch.tensor(sequence.tokens[start:end])
         hidden = self._forward(ids, (sequence.slot,), (start,), (count,))  # type: ignore[arg-type]
         sequence.cached = end
-        sequence.took(hidden[0, :count], start, self._head)
+        self._attempt(sequence, sequence.took, hidden[0, :count], start, self._head)
         return count
 
     def _decode(self) -> None:
@@ -122,7 +142,7 @@ class Scheduler:
         if not sequences:
             return
         sequences.sort(key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
-        drafts = [sequence.draft(self._draft_room(sequence)) for sequence in sequences]
+        drafts = [self._attempt(sequence, sequence.draft, self._draft_room(sequence)) or [] for sequence in sequences]
         time = 1 + max(len(draft) for draft in drafts)
         slots = self._rows([sequence.slot for sequence in sequences])  # type: ignore[misc]
         place = {slot: row for row, slot in enumerate(slots)}
@@ -140,7 +160,8 @@ class Scheduler:
         logits = self._head(hidden[rows, times])
         begin = 0
         for sequence, draft in zip(sequences, drafts, strict=True):
-            sequence.accept(logits[begin : begin + 1 + len(draft)], draft)
+            if not sequence.finished:  # its guesses may have failed
+                self._attempt(sequence, sequence.accept, logits[begin : begin + 1 + len(draft)], draft)
             self.state.rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
             begin += 1 + len(draft)
 
@@ -180,6 +201,11 @@ class Scheduler:
         if padding := -count % self.tile:
             hidden_nd = torch.cat((hidden_nd, hidden_nd.new_zeros(padding, hidden_nd.shape[1])))
         return self.trunk.heads["lm"](hidden_nd)[:count]
+
+
+def said(error: Exception) -> str:
+    """An error as a failure's message."""
+    return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score
 from steelyard.generate.processors.processor import Processor, Session, View
 from steelyard.generate.sampling import confidence, draw
 from steelyard.generate.spec import Speculation, SpeculationSession
+
+logger = logging.getLogger(__name__)
 
 HEAD_ROWS = 128
 """Most rows the head turns into logits at once: 128 rows over 50,000 tokens are 25 MB."""
@@ -133,6 +136,7 @@ class Generation(Sequence):
         self.generated: list[int] = []
         self.sessions: list[Session] = []
         self.guesses: SpeculationSession | None = None
+        self.done = False
         self.passes = 0
         self.reused = 0
 
@@ -212,13 +216,19 @@ class Generation(Sequence):
         self.finished = True
         self.timing.finished = time.perf_counter()
         self.on_event(Usage(len(self.prompt), len(self.generated), verified=self.passes))
+        self.done = True
         self.on_event(Done(reason))
 
     def fail(self, message: str) -> None:
+        """Ends the answer with a failure. A listener that fails to hear even that is left alone."""
         self.finished = True
         self.timing.finished = time.perf_counter()
-        self.on_event(Failure(message))
-        self.on_event(Done("error"))
+        for event in () if self.done else (Failure(message), Done("error")):
+            try:
+                self.on_event(event)
+            except Exception:  # it is the requester's own code, and other requests must not suffer from it
+                logger.exception("on_event raised on hearing of a failure")
+        self.done = True
 
     def stop_early(self) -> None:
         """Ends a cancelled answer."""
