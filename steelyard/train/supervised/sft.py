@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from steelyard.core.errors import RecipeError, UnsupportedError
@@ -40,6 +40,8 @@ Stream = Callable[[Sequence[Example]], Sequence[Example]]
 
 class Sft(Lever):
     """Fine-tunes on conversations, by low-rank adapters or in full."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     name: ClassVar[str] = "sft"
     idea: ClassVar[str] = (
