@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, Self
 
 import torch
 
-from steelyard.core.errors import SteelyardError, UnsupportedError
+from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
 from steelyard.generate import sampling
 from steelyard.generate.processors.penalties import Penalties
@@ -82,12 +83,12 @@ class Engine:
         model = spec.model
         if model.tokenizer is None or "lm" not in model.trunk.heads:
             raise UnsupportedError(f"{model.name} cannot generate text", do="Use a model with a tokenizer and a language-model head.")
-        if spec.slots < 1 or (spec.context is not None and spec.context < 2):
-            raise SteelyardError(
-                f"{spec.slots} slots of {spec.context} tokens", where="engine settings", do="Use at least 1 slot of 2 tokens."
-            )
-        if spec.threads is not None and spec.threads < 1:
-            raise SteelyardError(f"{spec.threads} threads", where="engine settings", do="Use at least 1.")
+        for name, least in (("slots", 1), ("context", 2), ("threads", 1), ("prefill", 1)):
+            value = getattr(spec, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise SteelyardError(f"{name} is {value!r}", where="engine settings", do=f"Use a whole number of at least {least}.")
+        if spec.kernels not in ("auto", "reference"):
+            raise SteelyardError(f"kernels is {spec.kernels!r}", where="engine settings", do="Known: auto, reference.")
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self.spec, self.model = spec, model
@@ -96,7 +97,14 @@ class Engine:
         if trunk.device.type == "cuda":
             trunk.inputs.stream = spec.weight_type
         processors = (Penalties(), *spec.processors)
-        self.scheduler = Scheduler(trunk, replace(spec, processors=processors), self.context)
+        try:
+            self.scheduler = Scheduler(trunk, replace(spec, processors=processors), self.context)
+        except MemoryError:
+            raise SteelyardError(
+                f"{spec.slots} slots of {self.context} tokens do not fit into memory",
+                where="engine settings",
+                do="Use fewer slots or a smaller context.",
+            ) from None
         self._condition = threading.Condition()
         self._arrived: list[Generation | Scoring] = []
         self._closed = False
@@ -132,20 +140,30 @@ class Engine:
             ids = tokenizer.encode(prompt)
             starts = tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]
             ids = [tokenizer.bos_id, *ids] if starts else ids
-        elif prompt and isinstance(prompt[0], int):
-            ids = [int(token) for token in prompt]  # type: ignore[arg-type]
-            rows = self.model.trunk.plan.inputs.vocabulary
-            if bad := [token for token in ids if not 0 <= token < rows]:
-                raise SteelyardError(f"token ids {bad[:5]} outside the vocabulary of {rows}", where="prompt")
         else:
-            ids = tokenizer.encode(self.render(prompt))  # type: ignore[arg-type]
+            parts: list[Any] = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, Mapping) else [None]
+            parts = [part.item() if isinstance(part, torch.Tensor) and part.dim() == 0 else part for part in parts]
+            if parts and all(isinstance(part, Message | Mapping) for part in parts):
+                ids = tokenizer.encode(self.render(parts))
+            elif all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts):
+                ids = self._known([int(part) for part in parts])
+            else:
+                raise SteelyardError(f"{prompt!r:.80} is no prompt", where="prompt", do="Give a text, a list of messages, or token ids.")
         if not ids:
             raise SteelyardError("the prompt is empty", where="prompt", do="Give at least one token.")
         self.model.check_length(len(ids), 1)
         if len(ids) >= self.context:
-            raise SteelyardError(
-                f"{len(ids)} tokens, but this engine's slots hold {self.context}", where="prompt", do="Raise the engine's `context`."
+            raise ContextLengthError(
+                f"{len(ids)} tokens and 1 to generate, but this engine's slots hold {self.context}",
+                where="prompt",
+                do="Raise the engine's `context`.",
             )
+        return ids
+
+    def _known(self, ids: list[int]) -> list[int]:
+        rows = self.model.trunk.plan.inputs.vocabulary
+        if bad := [token for token in ids if not 0 <= token < rows]:
+            raise SteelyardError(f"token ids {bad[:5]} outside the vocabulary of {rows}", where="prompt")
         return ids
 
     # What it does
@@ -180,11 +198,13 @@ class Engine:
             prompts: texts, conversations, or lists of ids.
             max_tokens: most tokens of each answer.
             logprobs: whether completions carry tokens with log-probabilities.
-            settings: all settings at once; else `options` are fields of `AnswerSettings`.
+            settings: all settings at once, `max_tokens` and `token_events` among them; else `options` are fields of `AnswerSettings`.
 
         Raises:
             SteelyardError: any prompt or setting that cannot be honoured, before anything runs; a failure while running.
         """
+        if settings is not None and options:
+            raise SteelyardError(f"both `settings` and {', '.join(options)}", where="answer settings", do="Put them into `settings`.")
         try:
             settings = settings or AnswerSettings(max_tokens=max_tokens, token_events=logprobs, **options)
         except TypeError as error:
@@ -193,10 +213,14 @@ class Engine:
             raise SteelyardError("prompts is one string", do="Give a list: engine.generate([text]).")
         encoded = [self.encode(prompt) for prompt in prompts]
         pending: list[tuple[Future[list[Event]], Request]] = []
-        for ids in encoded:
-            done: Future[list[Event]] = Future()
-            pending.append((done, self.submit(ids, settings, _collector(done))))
-        return [_completion(done.result(), request) for done, request in pending]
+        try:
+            for ids in encoded:
+                done: Future[list[Event]] = Future()
+                pending.append((done, self.submit(ids, settings, _collector(done))))
+            return [_completion(done.result(), request) for done, request in pending]
+        finally:  # after a failure or Ctrl-C nobody waits for the others; those that have ended do not mind
+            for _, request in pending:
+                request.cancel()
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
         """Log-probability of each continuation after its context.
@@ -225,12 +249,14 @@ class Engine:
         start = tokenizer.bos_id if tokenizer.bos_id is not None else next(iter(tokenizer.eos_ids), 0)
         before = tokenizer.encode(context) if context else []
         whole = tokenizer.encode(context + continuation)
-        prefix = [start] if not before or (tokenizer.add_bos and before[0] != start) else []
+        # Where everything merged into one token, something must come before it.
+        starts = not before or len(whole) == 1 or (tokenizer.add_bos and before[0] != start)
+        prefix = [start] if starts else []
         tokens, first = prefix + whole, len(prefix) + len(before)
         first = min(first, len(tokens) - 1)  # a continuation that merged into the context's last token
         self.model.check_length(len(tokens))
         if len(tokens) > self.context:
-            raise SteelyardError(
+            raise ContextLengthError(
                 f"{len(tokens)} tokens, but this engine's slots hold {self.context}", where="score", do="Raise the engine's `context`."
             )
         return tokens, first, size

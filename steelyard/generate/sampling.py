@@ -6,8 +6,10 @@ function of logits, seed and position alone, so batching, speculation and resump
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
+import numbers
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,11 @@ from torch import Tensor
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.seeds import derive
+
+NUMBERS = {"int": numbers.Integral, "float": numbers.Real}
+UNDRAWABLE = "no token can be drawn: the logits hold NaN or infinity, or every token is ruled out"
+COLDEST = 1e-30
+"""Below this temperature only exact ties share the probability: the limit is reached and nothing overflows."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,14 @@ class Draw:
 
 def check(settings: AnswerSettings) -> None:
     """Refuses settings that mean nothing."""
+    if not isinstance(settings, AnswerSettings):
+        raise SteelyardError(f"settings of type {type(settings).__name__}", where="answer settings", do="Give AnswerSettings(...).")
+    for field in dataclasses.fields(settings):
+        kind, value = NUMBERS.get(str(field.type)), getattr(settings, field.name)
+        if kind is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise SteelyardError(f"{field.name} is {value!r}", where="answer settings", do=f"Give a number of type {field.type}.")
+    if isinstance(settings.stop, str) or not all(isinstance(stop, str) for stop in settings.stop):
+        raise SteelyardError(f"stop is {settings.stop!r}", where="answer settings", do="Give a list of strings.")
     limits = {
         "max_tokens": settings.max_tokens >= 1,
         "temperature": 0 <= settings.temperature < 1e4,
@@ -52,7 +67,7 @@ def check(settings: AnswerSettings) -> None:
 @functools.lru_cache(maxsize=4096)
 def uniform(seed: int, position: int, purpose: str = "sample") -> float:
     """A number in [0, 1) that depends on its keys alone."""
-    return (derive(seed, position, purpose) >> 10) / 2**53
+    return (derive(int(seed), int(position), purpose) >> 10) / 2**53
 
 
 def filtered(logits: Tensor, settings: AnswerSettings) -> Tensor:
@@ -60,7 +75,8 @@ def filtered(logits: Tensor, settings: AnswerSettings) -> Tensor:
 
     Ties at a threshold are all kept, so that the outcome does not depend on the order of tokens.
     """
-    probabilities = torch.softmax(logits.float() / settings.temperature, -1)
+    logits = logits.float()
+    probabilities = torch.softmax((logits - logits.max()) / max(settings.temperature, COLDEST), -1)
     if settings.top_k and settings.top_k < probabilities.numel():
         least = torch.topk(probabilities, settings.top_k).values[-1]
         probabilities = torch.where(probabilities >= least, probabilities, 0.0)
@@ -93,12 +109,21 @@ def draw(logits: Tensor, settings: AnswerSettings, position: int) -> Draw:
 
     Args:
         position: index of the token in the whole sequence; with the seed it keys the noise.
+
+    Raises:
+        SteelyardError: no token can be drawn, because the logits hold NaN or +infinity or every token is ruled out.
     """
     if settings.temperature == 0:
-        return Draw(int(logits.argmax()), 0.0)
+        token = int(logits.argmax())
+        if not math.isfinite(float(logits[token])):
+            raise SteelyardError(UNDRAWABLE, where="sampling")
+        return Draw(token, 0.0)
     probabilities = filtered(logits, settings)
     shares = probabilities.double().cumsum(0)
-    u = uniform(settings.seed, position) * float(shares[-1])
+    total = float(shares[-1])
+    if not total > 0:
+        raise SteelyardError(UNDRAWABLE, where="sampling")
+    u = uniform(settings.seed, position) * total
     token = int(torch.searchsorted(shares, torch.tensor(u, dtype=torch.float64, device=shares.device), right=True))
     token = min(token, probabilities.numel() - 1)
     if probabilities[token] == 0:  # u landed on the last cumulative value by rounding

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
 from steelyard.generate.processors.processor import Processor, Session, View
 from steelyard.generate.sampling import confidence, draw
@@ -171,6 +172,8 @@ class Generation(Sequence):
             row = logits[index]
             for session in self.sessions:
                 row = session(row, view)
+                if row.shape != logits[index].shape:
+                    raise SteelyardError(f"a processor gave logits of shape {tuple(row.shape)}, not {tuple(logits[index].shape)}")
             pick = draw(row, self.settings, len(self.tokens))
             tokens.append(pick.token)
             drawn.append(pick.logprob)

@@ -6,9 +6,11 @@ order of levers: constraints first (what may be said at all), then penalties, th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from types import CodeType
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -65,10 +67,26 @@ class FunctionProcessor:
 
     @property
     def fingerprint(self) -> str:
-        return digest(["function", self.function.__module__, self.function.__qualname__])
+        return digest(["function", *_described(self.function)])
 
     def start(self, settings: AnswerSettings) -> Session:
         return FunctionSession(self.function)
+
+
+def _described(function: Any) -> list[Any]:
+    """What tells callables apart: name, code, and what they were given beforehand. Two lambdas share a name, never their code."""
+    if isinstance(function, functools.partial):
+        return ["partial", *_described(function.func), repr(function.args), repr(sorted(function.keywords.items()))]
+    code = getattr(function, "__code__", None)
+    if code is None:  # an object with __call__: its class and what it holds
+        return [type(function).__module__, type(function).__qualname__, repr(sorted(getattr(function, "__dict__", {}).items()))]
+    held = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
+    return [function.__module__, function.__qualname__, _code(code), held, repr(function.__defaults__)]
+
+
+def _code(code: CodeType) -> list[Any]:
+    constants = [_code(constant) if isinstance(constant, CodeType) else repr(constant) for constant in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), constants]
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class FunctionSession:
     function: Callable[[list[int], Tensor], Tensor]
 
     def __call__(self, logits: Tensor, view: View) -> Tensor:
-        return self.function(view.prompt + view.generated, logits)
+        return self.function(view.prompt + view.generated, logits.clone())  # plain callables like to work in place
 
     def advance(self, token: int) -> None:
         """Nothing to remember: the tokens are in the view."""
