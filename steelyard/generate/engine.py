@@ -25,6 +25,7 @@ from steelyard.generate.processors.processor import FunctionProcessor, Processor
 from steelyard.generate.scheduler import Scheduler, said
 from steelyard.generate.sequences import Generation, Scoring, Timing
 from steelyard.generate.spec import EngineSpec
+from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
 
 logger = logging.getLogger(__name__)
@@ -96,6 +97,8 @@ class Engine:
         trunk = model.trunk.with_weights(spec.weight_type)
         if trunk.device.type == "cuda":
             trunk.inputs.stream = spec.weight_type
+        if spec.kernels == "auto":
+            pack(trunk)
         processors = (Penalties(), *spec.processors)
         try:
             self.scheduler = Scheduler(trunk, replace(spec, processors=processors), self.context)

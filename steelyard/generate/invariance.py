@@ -30,18 +30,15 @@ def row_tile(trunk: Trunk) -> int:
     for module in trunk.modules():
         if not isinstance(module, Linear):
             continue
-        storage = module.storage
-        kind = next((tensor.dtype for tensor in [*storage.buffers(), *storage.parameters()] if tensor.dim() == 2), None)
-        shape = (module.inputs, module.outputs, kind)
+        shape = (module.inputs, module.outputs, module.storage.kind)
         if shape not in seen:
             seen.add(shape)
-            tile = _tile_of(module, tile, generator)
+            tile = _tile_of(module, tile, generator, trunk.device)
     return tile
 
 
-def _tile_of(linear: Linear, least: int, generator: torch.Generator) -> int:
+def _tile_of(linear: Linear, least: int, generator: torch.Generator, device: torch.device) -> int:
     rows = 64 if linear.outputs > WIDE else 256
-    device = next(tensor.device for tensor in [*linear.storage.parameters(), *linear.storage.buffers()])
     x = torch.randn(rows, linear.inputs, generator=generator).to(device)
     with torch.inference_mode():
         whole = linear.storage(x)
