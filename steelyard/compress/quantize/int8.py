@@ -8,6 +8,7 @@ Cost: linears take half the bytes of bfloat16; each call rounds its activations.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -55,10 +56,19 @@ class Quantize(Lever):
             if module.branches:
                 raise UnsupportedError(f"`{name}` has branches that are not merged", where=model.name, do="Merge the adapter first.")
             if not isinstance(module.storage, Int8Storage):
-                module.storage = Int8Storage.from_dense(module.weight, module.bias)
+                try:
+                    module.storage = Int8Storage.from_dense(module.weight, module.bias)
+                except UnsupportedError as error:
+                    raise error.at(f"{model.name}: `{name}`") from None
                 count += 1
         if not count:
             raise UnsupportedError("there is no linear to quantize", where=model.name)
         if run is not None:
             run.log(f"quantize: {count} linears in {self.bits} bits{'' if head is None or self.head else ', head left as it is'}")
-        return model.with_trunk(trunk)
+        if head is None or not self.head or not trunk.plan.heads["lm"].tied:  # type: ignore[union-attr]
+            return model.with_trunk(trunk)
+        # The packed head is no longer the token table, and what is saved must say so.
+        head_plan = replace(trunk.plan.heads["lm"], tied=False)  # type: ignore[type-var]
+        trunk.plan = replace(trunk.plan, heads={**trunk.plan.heads, "lm": head_plan})
+        trunk.heads["lm"].plan = head_plan  # type: ignore[assignment]
+        return model.with_trunk(trunk, config=dict(model.config) | {"tie_word_embeddings": False})

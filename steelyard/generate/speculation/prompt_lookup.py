@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
@@ -42,7 +42,14 @@ class PromptLookup(Lever):
 
     tokens: int = Field(8, ge=0, le=64, description="longest guess, in tokens; 0 turns it off")
     longest: int = Field(3, ge=1, le=16, description="longest n-gram that is looked up, in tokens")
-    shortest: int = Field(2, ge=1, le=16, description="shortest n-gram that is looked up, in tokens")
+    shortest: int = Field(2, ge=1, le=16, validate_default=True, description="shortest n-gram that is looked up, in tokens")
+
+    @field_validator("shortest")
+    @classmethod
+    def _lengths_in_order(cls, shortest: int, info: ValidationInfo) -> int:
+        if shortest > info.data.get("longest", shortest):
+            raise ValueError(f"must be at most `longest`, which is {info.data['longest']}")
+        return shortest
 
     def decode(self, spec: EngineSpec) -> EngineSpec:
         """Adds the guesser to the engine."""

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 from steelyard.core.errors import UnsupportedError
 
 LARGEST = 127
+SMALLEST = torch.finfo(torch.float32).tiny
+"""Least scale: rows of zeros have one too, and no division overflows."""
+LONGEST = (2**31 - 1) // LARGEST**2
+"""Most inputs whose sum of products fits into 32 bits: 133,144."""
 CUDA_ROWS = 17
 """torch._int_mm on CUDA wants more than 16 rows."""
 
@@ -21,7 +25,7 @@ CUDA_ROWS = 17
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Rounds each row to 8 bits: float [n, d] -> int8 [n, d], float32 scale [n, 1]."""
     x = x.float()
-    scale = x.abs().amax(-1, keepdim=True).clamp(min=1e-10) / LARGEST
+    scale = (x.abs().amax(-1, keepdim=True) / LARGEST).clamp(min=SMALLEST)
     return torch.round(x / scale).to(torch.int8), scale
 
 
@@ -45,7 +49,15 @@ class Int8Storage(nn.Module):
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None = None) -> Int8Storage:
-        """Rounds float weights [out, in] to the nearest of 255 levels per row."""
+        """Rounds float weights [out, in] to the nearest of 255 levels per row.
+
+        Raises:
+            UnsupportedError: for NaN or infinity, and for more inputs than 32-bit sums can hold.
+        """
+        if weight.shape[1] > LONGEST:
+            raise UnsupportedError(f"{weight.shape[1]} inputs", do=f"Products of 8 bits are summed in 32: at most {LONGEST} inputs.")
+        if not bool(torch.isfinite(weight).all()):
+            raise UnsupportedError("weights hold NaN or infinity, which 8 bits cannot", do="Check the model: steelyard inspect DIR --check")
         with torch.no_grad():
             packed, scale = quantize_rows(weight.detach())
             return cls(packed, scale, None if bias is None else bias.detach().clone())
@@ -60,7 +72,7 @@ class Int8Storage(nn.Module):
         y = product.float() * scale * self.scale.t()
         if self.bias is not None:
             y = y + self.bias.float()
-        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return y.to(x.dtype).reshape(*x.shape[:-1], len(self.weight))
 
     def forward_readably(self, x: Tensor) -> Tensor:
         """The equation in float64, with the same rounding: the twin `forward` is tested against."""
@@ -68,7 +80,7 @@ class Int8Storage(nn.Module):
         y = (packed.double() @ self.weight.double().t()) * scale.double() * self.scale.double().t()
         if self.bias is not None:
             y = y + self.bias.double()
-        return y.to(x.dtype).reshape(*x.shape[:-1], -1)
+        return y.to(x.dtype).reshape(*x.shape[:-1], len(self.weight))
 
     def dense(self) -> Tensor:
         """Float32 [out, in]."""
