@@ -17,8 +17,7 @@ from steelyard.model.files.check import has_digests, verify_digests
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.source import TensorSource
-from steelyard.model.files.strict_json import read_object
-from steelyard.model.load import gguf_config, load
+from steelyard.model.load import gguf_config, load, read_config
 
 SAMPLE = (Message("user", "What is the capital of France?"),)
 
@@ -52,7 +51,7 @@ def _open(path: Path) -> tuple[Family, dict[str, Any], TensorSource]:
         source = GgufFile(path)
         family = find_gguf(source.metadata.get("general.architecture"), str(path))
         return family, gguf_config(family, source, path), source
-    config = read_object(path / "config.json")
+    config = read_config(path)
     return find(config.get("model_type"), str(path / "config.json")), config, open_directory(path)
 
 

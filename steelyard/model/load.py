@@ -12,6 +12,7 @@ from steelyard.core.errors import ModelFileError, SteelyardError
 from steelyard.core.get import locate
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
+from steelyard.model.files import sentence_directory
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object
@@ -47,7 +48,7 @@ def load(name_or_path: str | Path, dtype: str = "float32") -> Model:
 
 def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
     """A Hugging Face directory: config.json, safetensors, tokenizer, template."""
-    config = read_object(path / "config.json")
+    config = read_config(path)
     family = find(config.get("model_type"), str(path / "config.json"))
     plan = family.plan(Config(config, str(path / "config.json")))
     source = open_directory(path)
@@ -57,6 +58,19 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
         source.close()
     record = read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {}
     return Model(trunk, family, config, read_tokenizer(path), ChatTemplate.from_directory(path), name, record)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config of a directory, with what files beside config.json add to it.
+
+    Raises:
+        ModelFileError: it is missing or damaged; code that it names (`auto_map`) is never looked at.
+    """
+    if not (path / "config.json").exists():
+        open_directory(path).close()  # whatever else is wrong with the directory is the better answer
+        raise ModelFileError("there is no config.json", where=str(path), do="Copy the model's config.json beside its weights.")
+    config = read_object(path / "config.json")
+    return config | ({sentence_directory.KEY: said} if (said := sentence_directory.read(path)) else {})
 
 
 def read_tokenizer(path: Path) -> Tokenizer | None:

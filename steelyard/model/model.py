@@ -79,29 +79,54 @@ class Model:
         ids = torch.as_tensor(ids, dtype=torch.int64, device=self.trunk.device)
         if ids.dim() != 2 or ids.numel() == 0:
             raise SteelyardError(f"ids of shape {tuple(ids.shape)}", do="Give int64 [batch, time] with at least one token.")
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.trunk.plan.inputs.vocabulary:
-            raise SteelyardError(f"token ids from {low} to {high}, but the vocabulary has {self.trunk.plan.inputs.vocabulary}")
+        self.check_ids((int(ids.min()), int(ids.max())))
         self.check_length(ids.shape[1])
         with torch.inference_mode():
             return self.trunk.logits(ids)
 
-    def embed(self, texts: Sequence[str], batch: int = 32) -> Tensor:
-        """Unit vectors float32 [n, width] of texts, for encoders (MiniLM). A text longer than the context is refused."""
+    def embed(self, texts: Sequence[str], batch: int = 32, truncate: bool = False) -> Tensor:
+        """One vector for each text, for encoders (MiniLM), as sentence-transformers gives it.
+
+        Args:
+            texts: what to encode.
+            batch: texts encoded at once.
+            truncate: cut a text longer than the context, as sentence-transformers does, instead of refusing it.
+
+        Returns:
+            float32 [n, width], of unit length unless the model's directory says otherwise.
+
+        Raises:
+            ContextLengthError: a text has more tokens than the context, and `truncate` is False.
+            UnsupportedError: not an encoder.
+        """
         if "pool" not in self.trunk.heads or self.tokenizer is None:
             raise UnsupportedError(f"{self.name} has no pooling head", do="Use an encoder such as all-minilm-l6-v2.")
-        encoded = [self.tokenizer.encode_for_model(text) for text in texts]
-        for ids in encoded:
-            self.check_length(len(ids))
-        vectors = []
+        if isinstance(texts, str):
+            raise SteelyardError("texts is one text, not a list of them", do="Give a list: embed([text]).")
+        encoded = [self._encode_whole(text, truncate) for text in texts]
+        vectors = torch.zeros(len(encoded), self.trunk.plan.width)
+        # Texts of like length share a batch, so that little of it is padding.
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         with torch.inference_mode():
-            for start in range(0, len(encoded), batch):
-                rows = encoded[start : start + batch]
-                time = max(len(row) for row in rows)
+            for start in range(0, len(order), batch):
+                places = order[start : start + batch]
+                rows = [encoded[place] for place in places]
+                time = max(1, max(len(row) for row in rows))
                 ids = torch.tensor([row + [0] * (time - len(row)) for row in rows], device=self.trunk.device)
-                step = Step((), (0,) * len(rows), tuple(len(row) for row in rows), time, self.trunk.device)
-                vectors.append(self.trunk.heads["pool"](self.trunk(ids, step), step))
-        return torch.cat(vectors) if vectors else torch.zeros(0, self.trunk.plan.width)
+                step = Step((), (0,) * len(rows), tuple(max(1, len(row)) for row in rows), time, self.trunk.device)
+                vectors[places] = self.trunk.heads["pool"](self.trunk(ids, step), step).cpu()
+        return vectors
+
+    def _encode_whole(self, text: str, truncate: bool) -> list[int]:
+        """A text's ids with what belongs before and after it; where it is cut, those stay."""
+        assert self.tokenizer is not None
+        ids = self.tokenizer.encode_for_model(text)
+        if truncate and len(ids) > self.context_length:
+            after = len(self.tokenizer.suffix_ids)
+            ids = ids[: self.context_length - after] + ids[len(ids) - after :]
+        self.check_length(len(ids))
+        self.check_ids(ids)
+        return ids
 
     def render(self, messages: Sequence[Message | Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any) -> str:
         """A conversation as the text the model was trained to read."""
@@ -109,6 +134,16 @@ class Model:
             raise UnsupportedError(f"{self.name} has no chat template", do="Give plain text, or use an instruction-tuned model.")
         plain = [message.as_dict() if isinstance(message, Message) else dict(message) for message in messages]
         return self.template.render(plain, add_generation_prompt=add_generation_prompt, **variables)
+
+    def check_ids(self, ids: Sequence[int]) -> None:
+        """Refuses token ids that the model has no row for."""
+        rows = self.trunk.plan.inputs.vocabulary
+        if bad := sorted({id for id in ids if not 0 <= id < rows}):
+            raise SteelyardError(
+                f"the token ids {', '.join(map(str, bad[:5]))} do not exist: the model has {rows}, from 0 on",
+                where=self.name,
+                do="Use the tokenizer that belongs to the model.",
+            )
 
     def check_length(self, tokens: int, more: int = 0) -> None:
         """Refuses what does not fit into the context; nothing is ever cut."""

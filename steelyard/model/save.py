@@ -16,8 +16,10 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.files import write_json, write_text
+from steelyard.model.files import sentence_directory
 from steelyard.model.files.check import write_digests
 from steelyard.model.files.safetensors_file import write_safetensors
+from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.model import Model
@@ -35,6 +37,9 @@ QUANTIZATION = {
         }
     },
 }
+
+DROPPED = ("quantization_config", "torch_dtype", "dtype", "auto_map", sentence_directory.KEY)
+"""Keys that are not copied: said anew, kept in files of their own, or pointing to code that is never copied."""
 
 
 def save(model: Model, directory: Path) -> Path:
@@ -88,6 +93,10 @@ def write_files(model: Model, directory: Path) -> None:
         model.tokenizer.save(directory)
     if model.template is not None:
         model.template.save(directory)
+    if isinstance(pool := model.trunk.plan.heads.get("pool"), PoolPlan):
+        plan = model.trunk.plan
+        said = {"pooling": pool.mode, "normalize": pool.normalize, "max_seq_length": plan.context, "width": plan.width}
+        sentence_directory.write(directory, said)
     write_json(directory / "steelyard.json", model.record | {"files": write_digests(directory)})
     if card := model.record.get("card"):
         write_text(directory / "README.md", card)
@@ -97,7 +106,7 @@ def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
     """config.json, saying how the tensors are stored."""
     stored = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.dim() >= 2 and tensor.shape[-1] > 1}
     dtype = str(stored.pop()).removeprefix("torch.") if len(stored) == 1 else "float32"
-    out = {key: value for key, value in model.config.items() if key not in ("quantization_config", "torch_dtype", "dtype")}
+    out = {key: value for key, value in model.config.items() if key not in DROPPED}
     out |= {"architectures": [model.family.architecture], "model_type": model.family.name, "dtype": dtype}
     packed = [
         name for name, module in model.trunk.named_modules() if isinstance(module, Linear) and isinstance(module.storage, Int8Storage)
@@ -115,6 +124,8 @@ def their_tensors(model: Model):
                 f"`{name}` has branches that are not merged", do="Merge the adapter before saving, or save the adapter alone."
             )
     for entry in model.family.entries(model.trunk.plan):
+        if entry.repeated:
+            continue
         held = [find_parameter(model.trunk, ours) for ours in entry.ours]
         parts = [getattr(module, last) for module, last in held]
         if any(part is None for part in parts):

@@ -9,14 +9,11 @@ from torch import Tensor, nn
 
 from steelyard.core.errors import ModelFileError
 from steelyard.model.families.family import Entry, Family
-from steelyard.model.files.check import FiniteSource, check_tensors
+from steelyard.model.files.check import FiniteSource, check_tensors, refuse
 from steelyard.model.files.source import TensorSource
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.trunk import Trunk, TrunkPlan
-
-SHOWN = 8
-"""Most problems listed in one error."""
 
 
 class Renamed:
@@ -48,36 +45,81 @@ class Renamed:
 
 
 def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: str, dtype: torch.dtype, packed: str | None) -> Trunk:
-    """A trunk with the source's weights: built without memory, checked by shape, filled tensor by tensor."""
+    """A trunk with the source's weights: built without memory, checked by shape, filled tensor by tensor.
+
+    Args:
+        plan: what to build.
+        entries: where its tensors stand in the source.
+        source: the weights.
+        where: address for errors.
+        dtype: float type of matrices in memory; vectors are float32.
+        packed: how packed weights are stored (`int8`), or None when every weight is a float.
+
+    Raises:
+        ModelFileError: tensors are missing, unexpected, of another shape, not numbers, or not weights at all.
+    """
     with torch.device("meta"):
         trunk = plan.build()
     names = set(source.names())
-    expected = {}
-    for entry in entries:
-        if entry.optional and entry.theirs not in names:
-            continue
-        expected[entry.theirs] = their_shape(trunk, entry)
-    scales = {f"{name}_scale" for name in expected if f"{name}_scale" in names} if packed else set()
-    shapes = expected | {scale: (expected[scale.removesuffix("_scale")][0], 1) for scale in scales}
-    if problems := check_tensors(source, shapes, where, finite=False):
-        shown = "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
-        raise ModelFileError(shown, where=where, do="Get the model again, or correct its config.")
+    held = [entry for entry in entries if entry.theirs in names or not (entry.optional or entry.repeated)]
+    expected = {entry.theirs: their_shape(trunk, entry) for entry in held}
+    scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if packed and _scale(entry) in names}
+    refuse(check_tensors(source, expected | scales, where, finite=False), where)
     source = FiniteSource(source, where)
-    for entry in entries:
-        if entry.theirs not in expected:
-            continue
-        if f"{entry.theirs}_scale" in scales:
-            weights, scale = source.read(entry.theirs), source.read(f"{entry.theirs}_scale").float()
-            for ours, rows, row_scales in zip(entry.ours, entry.split(weights), replace_rows(entry, scale), strict=True):
+    for entry in held:
+        if _scale(entry) in scales:
+            weights, scale = read_integers(source, entry.theirs, where), read_floats(source, _scale(entry), where, torch.float32)
+            for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
                 set_packed(trunk, ours, rows, row_scales)
             continue
-        for ours, tensor in zip(entry.ours, entry.split(source.read(entry.theirs)), strict=True):
-            set_parameter(trunk, ours, tensor.to(dtype if tensor.dim() >= 2 else torch.float32))
+        kind = dtype if len(expected[entry.theirs]) >= 2 else torch.float32
+        tensor = read_floats(source, entry.theirs, where, kind)
+        if entry.repeated:
+            check_repeated(trunk, entry, tensor, where)
+            continue
+        for ours, part in zip(entry.ours, entry.split(tensor), strict=True):
+            set_parameter(trunk, ours, part)
     tie(trunk)
     return trunk.requires_grad_(True)
 
 
-def replace_rows(entry: Entry, scale: Tensor) -> list[Tensor]:
+def _scale(entry: Entry) -> str:
+    return f"{entry.theirs}_scale"
+
+
+def read_floats(source: FiniteSource, name: str, where: str, dtype: torch.dtype) -> Tensor:
+    """A tensor of weights, in `dtype`. Integers are refused: read as they are they would be weights thousands of times too large."""
+    tensor = source.read(name, dtype)
+    if not tensor.is_floating_point():
+        raise _wrong_kind(name, tensor, "floats", where)
+    return tensor
+
+
+def read_integers(source: FiniteSource, name: str, where: str) -> Tensor:
+    """A tensor of packed int8 weights."""
+    tensor = source.read(name)
+    if tensor.dtype != torch.int8:
+        raise _wrong_kind(name, tensor, "int8, as the scales beside it say", where)
+    return tensor
+
+
+def _wrong_kind(name: str, tensor: Tensor, expected: str, where: str) -> ModelFileError:
+    return ModelFileError(f"tensor `{name}` holds {tensor.dtype}, not {expected}", where=where, do="Get the model again.")
+
+
+def check_repeated(trunk: Trunk, entry: Entry, tensor: Tensor, where: str) -> None:
+    """Refuses a second copy of a tensor that is not the same: which of the two is meant, only its author knows."""
+    module, last = find_parameter(trunk, entry.ours[0])
+    held = getattr(module, last)
+    if not torch.equal(tensor.to(held.dtype), held):
+        raise ModelFileError(
+            f"`{entry.theirs}` differs from the token table, but the config ties the two",
+            where=where,
+            do="Set `tie_word_embeddings` to false, or remove the tensor that is not meant.",
+        )
+
+
+def scales_of(entry: Entry, scale: Tensor) -> list[Tensor]:
     """The per-row scales of each of ours: split as the weights are, never transposed."""
     return [scale] if entry.rows is None else [scale.index_select(0, index) for index in entry.rows()]
 
@@ -87,6 +129,11 @@ def their_shape(trunk: Trunk, entry: Entry) -> tuple[int, ...]:
     ours = [tuple(find_parameter(trunk, name)[0].get_parameter(find_parameter(trunk, name)[1]).shape) for name in entry.ours]
     shape = (sum(shape[0] for shape in ours), *ours[0][1:])
     return shape[::-1] if entry.transposed else shape
+
+
+def their_rows(trunk: Trunk, entry: Entry) -> int:
+    """Output rows of a linear map of theirs, whichever way round its matrix is kept."""
+    return their_shape(trunk, entry)[-1 if entry.transposed else 0]
 
 
 def find_parameter(trunk: nn.Module, name: str) -> tuple[nn.Module, str]:

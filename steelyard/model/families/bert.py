@@ -7,6 +7,7 @@ from steelyard.model.depth.stacked import BlockPlan, StackedPlan
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import renamed
+from steelyard.model.files.sentence_directory import KEY
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.inputs.tokens import TokensPlan
 from steelyard.model.mixers.attention import AttentionPlan
@@ -30,7 +31,7 @@ NAMES = {
 
 
 def plan(config: Config) -> TrunkPlan:
-    """The trunk a BERT config describes; `pooling` is what a sentence-transformers directory says beside it."""
+    """The trunk a BERT config describes, with what a sentence-transformers directory says beside it."""
     config.never("is_decoder", "a BERT that sees only earlier tokens is not built here")
     config.never("add_cross_attention", "there is no encoder to attend to")
     config.choice("position_embedding_type", ("absolute",), "absolute")
@@ -43,14 +44,15 @@ def plan(config: Config) -> TrunkPlan:
     attention = AttentionPlan(heads, heads, width // heads, True, True, causal=False)
     channel = FeedForwardPlan(config.integer("intermediate_size"), config.activation("hidden_act", "gelu"))
     block = BlockPlan(attention, channel, before=norm, residual="after_residual")
-    pooling = config.choice("pooling", ("mean", "first", "last"), "mean")
+    sentence = Config(config.mapping(KEY) or {}, config.where)
+    pool = PoolPlan(sentence.choice("pooling", ("mean", "first", "last"), "mean"), sentence.flag("normalize", True))  # type: ignore[arg-type]
     return TrunkPlan(
         width,
         TokensPlan(config.integer("vocab_size"), positions=positions, types=config.integer("type_vocab_size", 2), norm=norm),
         StackedPlan((block,) * config.integer("num_hidden_layers")),
-        {"pool": PoolPlan(pooling)},  # type: ignore[arg-type]
+        {"pool": pool},
         None,
-        positions,
+        min(positions, sentence.integer("max_seq_length", positions)),
     )
 
 

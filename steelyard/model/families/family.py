@@ -29,6 +29,7 @@ class Entry:
         rows: for each of ours, which of their rows it takes (after the transpose), int64; None = all, in order.
         transposed: theirs is [in, out].
         optional: files may leave it out.
+        repeated: files may hold it though ours stands elsewhere already (a tied head): it must be the same, and is never written.
     """
 
     theirs: str
@@ -36,6 +37,7 @@ class Entry:
     rows: Callable[[], Sequence[Tensor]] | None = None
     transposed: bool = False
     optional: bool = False
+    repeated: bool = False
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Their tensor -> ours."""
@@ -113,14 +115,14 @@ def find(model_type: Any, where: str) -> Family:
     Raises:
         ModelFileError: when nobody here knows it.
     """
-    if model_type not in FILES:
+    if not isinstance(model_type, str) or model_type not in FILES:
         raise ModelFileError(f"unknown model_type {model_type!r}", where=where, do=nearest(str(model_type), FILES))
     return _load(FILES[model_type], model_type)
 
 
 def find_gguf(architecture: Any, where: str) -> Family:
     """The family of a GGUF file's `general.architecture`."""
-    if architecture not in GGUF_FILES:
+    if not isinstance(architecture, str) or architecture not in GGUF_FILES:
         raise ModelFileError(f"unknown GGUF architecture {architecture!r}", where=where, do=nearest(str(architecture), GGUF_FILES))
     module = importlib.import_module(f"steelyard.model.families.{GGUF_FILES[architecture]}")
     return next(family for family in module.FAMILIES if family.gguf == architecture)

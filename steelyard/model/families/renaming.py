@@ -54,6 +54,7 @@ def renamed(
     present, out = set(ours), []
     for name in ours:
         if name == "heads.lm.linear.weight" and tied:
+            out.append(Entry(f"{names['heads.lm.linear']}.weight", ("inputs.weight",), repeated=True))
             continue
         prefix, inner, index = _inside(name)
         module, _, kind = inner.rpartition(".")
