@@ -14,7 +14,7 @@ $(VENV)/core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/all: $(VENV)/core
-	$(PIP) install --quiet -c constraints.txt -e ".[all,test,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[all,test,dev,docs]"
 	@touch $@
 
 run: $(VENV)/core      ## set up the core and weigh the quickstart recipe
@@ -26,8 +26,8 @@ test: $(VENV)/all      ## the test suite
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/all      ## format, lint, types, import contracts
-	$(BIN)/ruff format --check steelyard tests
-	$(BIN)/ruff check steelyard tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
