@@ -80,7 +80,7 @@ class ChatStream:
         if isinstance(usage := frame.get("usage"), dict):
             self._usage = Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
         choices = frame.get("choices")
-        if choices is None and "usage" not in frame:
+        if not isinstance(choices, list) and not (choices is None and "usage" in frame):
             raise SteelyardError(f"the endpoint sent {_short(frame)} where a chat completion belongs")
         for choice in choices or ():
             try:

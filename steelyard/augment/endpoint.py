@@ -271,7 +271,7 @@ class EndpointAnswerer:
                 import httpx
             except ImportError as error:
                 raise UnsupportedError(
-                    "asking an endpoint needs the package httpx", where=self.url, do="Run `pip install 'steelyard[endpoint]'`."
+                    "asking an endpoint needs the package httpx", where=self.url, do="Run `pip install 'steelyard[endpoints]'`."
                 ) from error
             patience = httpx.Timeout(self.timeout, connect=min(self.timeout, 15.0), pool=None)
             self._clients[loop] = httpx.AsyncClient(timeout=patience, limits=httpx.Limits(max_connections=None))
