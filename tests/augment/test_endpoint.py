@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
+from endpoint_server import USAGE, FakeEndpoint, broken_chunk, free_url, says, serving, status, stream
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,9 +15,6 @@ from steelyard.augment.endpoint import EndpointAnswerer
 from steelyard.augment.server_sent_events import EventParser
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import Answer, Answerer, AnswerSettings, Done, Failure, Message, Text, ToolCall, Usage, collect
-
-sys.path.insert(0, str(Path(__file__).parent))
-from endpoint_server import USAGE, FakeEndpoint, broken_chunk, free_url, says, serving, status, stream  # noqa: E402
 
 pytest.importorskip("httpx", reason="endpoints need httpx")
 
@@ -216,9 +212,8 @@ def test_a_setting_the_protocol_lacks_is_refused_not_dropped(setting):
 
 def test_the_key_is_sent_and_never_shown(monkeypatch):
     monkeypatch.setenv("ENDPOINT_KEY", "s3cret-key")
-    with serving(status(401, {"error": {"message": "s3cret-key is wrong"}})) as fake:
-        with pytest.raises(SteelyardError) as told:
-            asked(fake, key="ENDPOINT_KEY")
+    with serving(status(401, {"error": {"message": "s3cret-key is wrong"}})) as fake, pytest.raises(SteelyardError) as told:
+        asked(fake, key="ENDPOINT_KEY")
     assert fake.headers[0]["Authorization"] == "Bearer s3cret-key"
     assert "s3cret" not in str(told.value) and "ENDPOINT_KEY" in str(told.value)
 
