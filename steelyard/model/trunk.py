@@ -16,6 +16,7 @@ from steelyard.model.depth.stacked import StackedPlan
 from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.inputs.tokens import TokensPlan
+from steelyard.model.linears.packed import PackedStorage
 from steelyard.model.norms import NormPlan
 from steelyard.model.state import State, Storage
 from steelyard.model.step import Step
@@ -101,6 +102,7 @@ class Trunk(nn.Module):
         return copy.deepcopy(self, memo)
 
     def weight_bytes(self) -> int:
-        """Bytes of all weights as they are kept (a tied table counts once)."""
+        """Bytes of all weights as they are kept (a tied table counts once, a packed copy of it once more)."""
         seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in [*self.parameters(), *self.buffers()]}
-        return sum(seen.values())
+        packed = {id(module): module.size for module in self.modules() if isinstance(module, PackedStorage)}
+        return sum(seen.values()) + sum(packed.values())

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from tiny_talker import tiny_talker
 
+from steelyard.generate.engine import Engine
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.packed import PackedStorage, can_pack, pack
 
@@ -40,3 +42,10 @@ def test_small_matrices_and_storages_of_other_kinds_are_left_alone() -> None:
     half.storage.weight.data = half.storage.weight.data.half()
     pack(torch.nn.ModuleList([small, half]))
     assert small.storage.kind == half.storage.kind == "dense"
+
+
+def test_the_weights_of_a_running_engine_count_packed_matrices() -> None:
+    model = tiny_talker(hidden_size=64, intermediate_size=96)
+    with Engine(model, dtype="float32", slots=1, context=16) as engine:
+        kinds = {module.storage.kind for module in engine.trunk.modules() if isinstance(module, Linear)}
+        assert engine.trunk.weight_bytes() >= model.trunk.weight_bytes(), kinds
