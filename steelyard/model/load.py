@@ -24,6 +24,9 @@ from steelyard.model.weights import Renamed, build
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
 """Where any of these lies, a tokenizer is meant, and one that cannot be read is an error."""
 
+INT8 = {"num_bits": (8,), "type": ("int",), "strategy": ("channel",), "symmetric": (True, None)}
+"""What compressed-tensors must say of weights for them to be ours; None = it need not say."""
+
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -126,12 +129,10 @@ def packed_kind(config: Mapping[str, Any], path: Path) -> str | None:
     quantization = config.get("quantization_config")
     if not quantization:
         return None
-    groups = quantization.get("config_groups", {}) if isinstance(quantization, dict) else {}
-    weights = [group.get("weights") or {} for group in groups.values() if isinstance(group, dict)]
-    known = isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors" and weights
-    if known and all(
-        w.get("num_bits") == 8 and w.get("type") == "int" and w.get("strategy") == "channel" and w.get("symmetric", True) for w in weights
-    ):
+    groups = quantization.get("config_groups") if isinstance(quantization, dict) else None
+    weights = [group.get("weights") if isinstance(group, dict) else None for group in groups.values()] if isinstance(groups, dict) else []
+    known = isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors" and bool(weights)
+    if known and all(isinstance(w, dict) and all(w.get(key) in allowed for key, allowed in INT8.items()) for w in weights):
         return "int8"
     raise ModelFileError(
         f"quantization {quantization!r:.200} is not read here",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,14 @@ def save(model: Model, directory: Path) -> Path:
         SteelyardError: the disk is full, or something that is not a model stands in the way.
         UnsupportedError: branches (LoRA) that are not merged.
     """
+    if directory.exists() and not directory.is_dir():
+        raise SteelyardError("a file is in the way of the folder", where=str(directory), do="Choose another folder.")
     if directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
         raise SteelyardError("the folder exists and holds no model", where=str(directory), do="Choose another folder.")
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".part"))
+    # Not tempfile: its folders are open to their owner alone, and a model is for others too.
+    temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.part")
     try:
+        temporary.mkdir(parents=True)
         write_files(model, temporary)
         put_in_place(temporary, directory)
     except OSError as error:
