@@ -264,6 +264,8 @@ def explain(error: pydantic.ValidationError, known: Iterable[str]) -> list[tuple
         key = ".".join(str(part) for part in path)
         if problem["type"] == "extra_forbidden":
             out.append((path, f"unknown key `{key}`", nearest(str(path[-1]), known)))
+        elif not path:  # a rule over several settings names them itself
+            out.append((path, _lowered(problem["msg"]), ""))
         elif problem["type"] in ("missing", "secret"):  # there is nothing to show, or it must not be shown
             out.append((path, f"`{key}`: {_lowered(problem['msg'])}", ""))
         else:
