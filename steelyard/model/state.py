@@ -7,10 +7,10 @@ its keys and values, a recurrence's its hidden state.
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -61,12 +61,26 @@ class Pool(Protocol):
     def bytes(self) -> int: ...
 
 
+HUGE_PAGE = 2 << 20
+
+
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros whose memory, on a CPU, the operating system hands out only as it is touched: a long context costs nothing unused."""
+    """Zeros whose memory, on a CPU, the operating system hands out only as it is touched: a long context costs nothing unused.
+
+    Huge pages are declined where they can be: a head's keys of a long context fill whole ones, so that its first token would
+    take 2 MiB (measured on SmolLM2-135M with 8 slots of 8,192 tokens: 1.3 GB for a few short answers instead of 0.1 GB).
+    """
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     count = math.prod(shape) * dtype.itemsize
-    return torch.from_numpy(numpy.zeros(count, numpy.uint8)).view(dtype).view(shape)
+    if count < HUGE_PAGE or not hasattr(mmap, "MADV_NOHUGEPAGE"):
+        return torch.zeros(shape, dtype=dtype)
+    try:
+        memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, ValueError, OverflowError) as error:
+        raise MemoryError(f"{count} bytes: {error}") from None
+    memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 class DenseStore:
