@@ -1,7 +1,7 @@
 """Checkpoints: everything a training needs to go on to the same bits, written so that a crash leaves the ones before.
 
 A checkpoint is a folder `step-00000010` with `trained.safetensors` (the trained parameters), `optimizer.safetensors` (their
-moments) and `state.json` (step, place in the data, counters, digests of the two files). Frozen weights are not in it.
+moments) and `state.json` (step, place in the data, counters, digests). Frozen weights are not in it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.files import write_json
-from steelyard.core.fingerprint import file_digest
+from steelyard.core.fingerprint import digest, file_digest
 
 TRAINED, OPTIMIZER, STATE = "trained.safetensors", "optimizer.safetensors", "state.json"
 
@@ -60,7 +60,8 @@ def save(
             with (partial / name).open("rb") as file:
                 os.fsync(file.fileno())
             digests[name] = file_digest(partial / name)
-        write_json(partial / STATE, {**state, "step": step, "digests": digests})
+        content = {**state, "step": step, "digests": digests}
+        write_json(partial / STATE, {**content, "digest": digest(content)})
         os.replace(partial, final)
     except (OSError, safetensors.SafetensorError) as error:
         # The library reports a full disk as an error of its own, so the reason is in its words.
@@ -94,6 +95,8 @@ def load_latest(directory: Path) -> Checkpoint | None:
     latest = saved[-1]
     try:
         state = json.loads((latest / STATE).read_text(encoding="utf-8"))
+        if digest({key: value for key, value in state.items() if key != "digest"}) != state["digest"]:
+            raise ValueError(f"{STATE} holds other values than were written")
         for name, expected in state["digests"].items():
             if file_digest(latest / name) != expected:
                 raise ValueError(f"{name} has other bytes than were written")

@@ -317,22 +317,28 @@ class _Training:
         }
         checkpoints.save(self.directory, self.progress.step, self.trained, moments, state, self.settings.keep)
 
-    def _resume(self) -> None:
-        """Goes back to the last checkpoint, and the metrics with it."""
-        checkpoint = checkpoints.load_latest(self.directory)
-        step = checkpoint.step if checkpoint else 0
-        metrics = self.run.directory / "metrics.jsonl"
-        if metrics.exists():
-            write_text(metrics, "".join(_lines_up_to(metrics.read_text(encoding="utf-8", errors="replace"), step)))
-        if checkpoint is None:
-            return
-        same = {name: tensor.shape for name, tensor in checkpoint.trained.items()} == {name: p.shape for name, p in self.trained.items()}
+    def _check_same(self, checkpoint: checkpoints.Checkpoint) -> None:
+        """Refuses to go on from what other settings, data or parameters have made."""
+        shapes = {name: tensor.shape for name, tensor in checkpoint.trained.items()}
+        same = shapes == {name: parameter.shape for name, parameter in self.trained.items()}
         if checkpoint.state["identity"] != self.settings.identity or checkpoint.state["steps"] != self.settings.steps or not same:
             raise SteelyardError(
                 "the checkpoints here belong to a training with other settings or data",
                 where=str(self.directory),
                 do="Use another run directory, or delete this one to start again.",
             )
+
+    def _resume(self) -> None:
+        """Goes back to the last checkpoint, and the metrics with it."""
+        checkpoint = checkpoints.load_latest(self.directory)
+        if checkpoint is not None:
+            self._check_same(checkpoint)
+        step = checkpoint.step if checkpoint else 0
+        metrics = self.run.directory / "metrics.jsonl"
+        if metrics.exists():
+            write_text(metrics, "".join(_lines_up_to(metrics.read_text(encoding="utf-8", errors="replace"), step)))
+        if checkpoint is None:
+            return
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(checkpoint.trained[name])

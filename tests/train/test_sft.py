@@ -43,7 +43,7 @@ def teachable(**config):
 
 
 def tuned(model, tmp_path, data, **settings):
-    settings = {"learning_rate": 2e-2, "batch": 4, "rank": 4, "warmup": 0.0, **settings}
+    settings = {"learning_rate": 2e-2, "batch": 4, "rank": 4, "warmup": 0.0, "dtype": "float32", **settings}
     return Sft(data=data, **settings).train(model, None, Run(tmp_path / "run", seed=1))
 
 

@@ -5,8 +5,10 @@ import errno
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -145,6 +147,30 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, checkpoint_every, 
     assert progress.step == 20
 
 
+LONG = 80
+
+
+def victim(directory, threads):
+    """What the process that is killed runs; it saves every other step, so that the kill may well fall into the writing."""
+    torch.set_num_threads(threads)  # sums depend on it
+    trained(directory, LONG, batches=Batches(rows(), 3, seed=1, epochs=None), checkpoint_every=2)
+
+
+def test_kill_9_in_the_middle_loses_nothing_but_the_last_steps(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=victim, args=(tmp_path / "cut", torch.get_num_threads()))
+    process.start()
+    straight, _ = trained(tmp_path / "straight", LONG, batches=Batches(rows(), 3, seed=1, epochs=None))
+    while process.is_alive() and not (tmp_path / "cut" / "checkpoints" / "step-00000020").exists():
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert 20 <= checkpoints.load_latest(tmp_path / "cut" / "checkpoints").step < LONG
+    resumed, progress = trained(tmp_path / "cut", LONG, batches=Batches(rows(), 3, seed=1, epochs=None))
+    assert same_bits(straight, resumed) and progress.step == LONG
+    assert without_time(metrics(tmp_path / "cut")) == without_time(metrics(tmp_path / "straight"))
+
+
 def test_dropout_draws_the_same_numbers_after_a_resumption_and_leaves_the_users_generator_alone(tmp_path):
     class Noisy(torch.nn.Module):
         def __init__(self):
@@ -265,25 +291,29 @@ def test_a_full_disk_under_the_metrics_is_said(tmp_path, monkeypatch):
         run.metric(step=1)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "state"])
-def test_a_damaged_checkpoint_is_refused_not_skipped(tmp_path, damage):
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["half", "other", "gone"])
+def test_a_damaged_checkpoint_is_refused_not_skipped(tmp_path, name, damage):
     trained(tmp_path, 6, checkpoint_every=2, keep=2)
-    latest = checkpoints.steps_saved(tmp_path / "checkpoints")[-1]
-    path = latest / ("state.json" if damage == "state" else "trained.safetensors")
+    path = checkpoints.steps_saved(tmp_path / "checkpoints")[-1] / name
     content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[-1] ^= 1
-    path.write_bytes(content[: len(content) // 2] if damage != "flip" else content)
+    place = content.index(b'"tokens": ') + 10 if name == "state.json" else len(content) - 1
+    content[place] ^= 1  # another digit, or another weight
+    path.write_bytes(content[: len(content) // 2] if damage == "half" else content)
+    if damage == "gone":
+        path.unlink()
     with pytest.raises(SteelyardError, match=r"step-00000006: the checkpoint is damaged[\s\S]*goes on from step-00000004"):
         trained(tmp_path, 6)
 
 
 def test_checkpoints_of_another_training_are_refused(tmp_path):
     trained(tmp_path, 4)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(SteelyardError, match="other settings or data"):
         trained(tmp_path, 4, identity="changed")
     with pytest.raises(SteelyardError, match="other settings or data"):
         trained(tmp_path, 5)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
 def test_only_the_last_checkpoints_are_kept(tmp_path):

@@ -26,13 +26,14 @@ from steelyard.data.batching import NOT_LEARNED, Batch, Batches
 from steelyard.data.encoding import Encoder, TokenRow, encode_all
 from steelyard.data.formats import Example
 from steelyard.data.sources import open_source
+from steelyard.generate.spec import native_type
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.linears.lora import merge
 from steelyard.model.model import Model
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 from steelyard.train.adapters.lora import LoraPlan, attach, transfer
-from steelyard.train.trainer import Progress, TrainerSettings, train
+from steelyard.train.trainer import TrainerSettings, train
 
 Stream = Callable[[Sequence[Example]], Sequence[Example]]
 """What the recipe's `data` levers do to examples, in order."""
@@ -83,7 +84,9 @@ class Sft(Lever):
     learn: Literal["all", "last"] = Field("all", description="answers of a conversation that are learned")
     plain: bool = Field(False, description="join the texts as they are, without the chat template")
     pack: bool = Field(False, description="put several rows on one line of max_length tokens")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of activations; trained weights stay float32")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="of products; unset: bfloat16 where the hardware multiplies it, else float32. Trained weights stay float32"
+    )
 
     @model_validator(mode="after")
     def _fits_together(self) -> Sft:
@@ -109,7 +112,8 @@ class Sft(Lever):
         self._check(model)
         rows, record = self._rows(model, stream, run)
         learned, kept = split(rows, self.validation, run.derive_seed("validation"))
-        trunk = self._prepared(model, run)
+        dtype = self.dtype or native_type(torch.device(run.device))
+        trunk = self._prepared(model, run, dtype)
         batches = Batches(
             learned, self.batch, run.derive_seed("order"), None if self.steps else self.epochs, self.max_length if self.pack else None
         )
@@ -121,13 +125,14 @@ class Sft(Lever):
             weight_decay=self.weight_decay,
             clip=self.clip,
             accumulation=self.accumulation,
-            dtype=self.dtype,
+            dtype=dtype,
             validate_every=self.validate_every or max(1, steps // 10),
-            identity=digest([model.fingerprint, self.fingerprint, record["fingerprint"], run.seed]),
+            identity=digest([model.fingerprint, self.fingerprint, record["fingerprint"], run.seed, dtype]),
         )
         validation = Batches(kept, self.batch, shuffle=False) if kept else None
         progress = train(trunk, answer_loss(trunk), batches, settings, run, validation=validation, name="sft")
-        return self._finished(model, trunk, record | {"rows": len(learned), "validation_rows": len(kept)}, progress)
+        record |= {"rows": len(learned), "validation_rows": len(kept)}
+        return self._finished(model, trunk, record, asdict(progress) | {"dtype": dtype})
 
     def _check(self, model: Model) -> None:
         if "lm" not in model.trunk.heads or model.tokenizer is None:
@@ -170,14 +175,14 @@ class Sft(Lever):
         fingerprint = digest([row.key for row in rows])
         return rows, {"source": self.data, "fingerprint": fingerprint, "tokens_a_pass": sum(map(len, rows))}
 
-    def _prepared(self, model: Model, run: Run) -> Trunk:
+    def _prepared(self, model: Model, run: Run, dtype: str) -> Trunk:
         if self.full:
             return copy.deepcopy(model.trunk.with_weights(torch.float32)).requires_grad_(True).to(run.device)
-        base = model.trunk.with_weights(getattr(torch, self.dtype))
+        base = model.trunk.with_weights(getattr(torch, dtype))
         plan = LoraPlan(self.rank, self.alpha or 2.0 * self.rank, self.dropout, self.targets)
         return attach(model, base, plan, run.derive_seed("adapters")).to(run.device)
 
-    def _finished(self, model: Model, trunk: Trunk, record: dict[str, Any], progress: Progress) -> Model:
+    def _finished(self, model: Model, trunk: Trunk, record: dict[str, Any], result: dict[str, Any]) -> Model:
         if self.full:
             trained = trunk.to(model.trunk.device).with_weights(model.trunk.inputs.weight.dtype)
         else:
@@ -185,7 +190,7 @@ class Sft(Lever):
             trained = merge(trained) if self.merge else trained
         steps = [
             *model.record.get("training", []),
-            {"lever": self.name, "settings": self.settings, "data": record, "result": asdict(progress)},
+            {"lever": self.name, "settings": self.settings, "data": record, "result": result},
         ]
         return model.with_trunk(trained.eval(), record=model.record | {"training": steps})
 
