@@ -12,6 +12,7 @@ from steelyard.core.errors import ModelFileError, SteelyardError
 from steelyard.core.get import locate
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
+from steelyard.model.families.gguf import Description
 from steelyard.model.files import sentence_directory
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
@@ -56,7 +57,8 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
     plan = family.plan(Config(config, str(path / "config.json")))
     source = open_directory(path)
     try:
-        trunk = build(plan, family.entries(plan), Renamed(source, family), str(path), dtype, packed_kind(config, path))
+        renamed = Renamed(source, prefixes=family.prefixes, aliases=family.aliases, ignored=family.ignored)
+        trunk = build(plan, family.entries(plan), renamed, str(path), dtype, packed_kind(config, path))
     finally:
         source.close()
     record = read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {}
@@ -86,10 +88,10 @@ def load_gguf(path: Path, name: str, dtype: torch.dtype) -> Model:
     source = GgufFile(path)
     try:
         family = find_gguf(source.metadata.get("general.architecture"), str(path))
-        assert family.gguf_config and family.gguf_entries
+        assert family.gguf_entries is not None
         config = gguf_config(family, source, path)
         plan = family.plan(Config(config, str(path)))
-        trunk = build(plan, family.gguf_entries(plan), source, str(path), dtype, None)
+        trunk = build(plan, family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored), str(path), dtype, None)
         tokenizer = Tokenizer.from_gguf(source.metadata)
         template = ChatTemplate.from_gguf(source.metadata)
     finally:
@@ -98,20 +100,9 @@ def load_gguf(path: Path, name: str, dtype: torch.dtype) -> Model:
 
 
 def gguf_config(family: Family, source: GgufFile, path: Path) -> dict[str, Any]:
-    """The metadata as a config, with what only the tensors tell: vocabulary and whether the head is tied."""
-    assert family.gguf_config
-    try:
-        config = family.gguf_config(source.metadata)
-    except KeyError as error:
-        raise ModelFileError(f"the metadata key {error} is missing", where=str(path), do="Convert the model to GGUF again.") from None
-    names = set(source.names())
-    if "token_embd.weight" not in names:
-        raise ModelFileError("the tensor `token_embd.weight` is missing", where=str(path), do="Get the file again.")
-    return {
-        "vocab_size": source.shape("token_embd.weight")[0],
-        "tie_word_embeddings": "output.weight" not in names,
-        "torch_dtype": "float32",
-    } | config
+    """What config.json would say of the model in a GGUF file."""
+    assert family.gguf_config is not None
+    return family.gguf_config(Description.read(source.metadata, source, str(path)))
 
 
 def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:

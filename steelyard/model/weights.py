@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from steelyard.core.errors import ModelFileError
-from steelyard.model.families.family import Entry, Family
+from steelyard.model.families.family import Entry
 from steelyard.model.files.check import FiniteSource, check_tensors, refuse
 from steelyard.model.files.source import TensorSource
 from steelyard.model.linears.int8 import Int8Storage
@@ -20,16 +21,18 @@ class Renamed:
     """A source without what a family's checkpoints may or may not have: a prefix before every name, other
     names, tensors that are no weights."""
 
-    def __init__(self, source: TensorSource, family: Family):
+    def __init__(
+        self, source: TensorSource, *, prefixes: Sequence[str] = (), aliases: Mapping[str, str] | None = None, ignored: Sequence[str] = ()
+    ):
         self.source = source
-        ignored = re.compile("|".join(f"(?:{pattern})" for pattern in family.ignored) or r"\Z.")
+        unwanted = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"\Z.")
         self.full = {}
         for name in source.names():
             short = name
-            for prefix in family.prefixes:
+            for prefix in prefixes:
                 short = short.removeprefix(prefix)
-            if not ignored.fullmatch(short):
-                self.full[family.aliases.get(short, short)] = name
+            if not unwanted.fullmatch(short):
+                self.full[(aliases or {}).get(short, short)] = name
 
     def names(self) -> list[str]:
         return list(self.full)

@@ -65,7 +65,7 @@ class Config:
             raise self._refuse(key, value, "a number above 0")
         return value
 
-    def epsilon(self, key: str, default: float) -> float:
+    def epsilon(self, key: str, default: Any) -> float:
         """What a norm adds under its root: finite, not negative."""
         value = self.number(key, default)
         if value < 0:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from steelyard.core.errors import ModelFileError, nearest
 from steelyard.model.families.config import Config
+from steelyard.model.families.gguf import Description
 from steelyard.model.trunk import TrunkPlan
 
 
@@ -29,6 +30,7 @@ class Entry:
         rows: for each of ours, which of their rows it takes (after the transpose), int64; None = all, in order.
         transposed: theirs is [in, out].
         optional: files may leave it out.
+        shift: what the file adds to ours (GGUF stores Gemma's norms as weight + 1).
         repeated: files may hold it though ours stands elsewhere already (a tied head): it must be the same, and is never written.
     """
 
@@ -37,12 +39,15 @@ class Entry:
     rows: Callable[[], Sequence[Tensor]] | None = None
     transposed: bool = False
     optional: bool = False
+    shift: float = 0.0
     repeated: bool = False
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         """Their tensor -> ours."""
         if self.transposed and tensor.dim() == 2:
             tensor = tensor.t().contiguous()
+        if self.shift:
+            tensor = tensor - self.shift
         if self.rows is None:
             return [tensor]
         return [tensor.index_select(0, index) for index in self.rows()]
@@ -56,6 +61,8 @@ class Entry:
             tensor = tensors[0].new_empty(sum(len(index) for index in indexes), *tensors[0].shape[1:])
             for index, part in zip(indexes, tensors, strict=True):
                 tensor[index] = part
+        if self.shift:
+            tensor = tensor + self.shift
         if self.transposed and tensor.dim() == 2:
             tensor = tensor.t()
         return tensor.contiguous()
@@ -73,8 +80,10 @@ class Family:
         prefixes: written before every name by some checkpoints and left out by others (`transformer.`).
         ignored: patterns of tensors that are no weights of ours (buffers, heads we do not use).
         aliases: other names some versions give a tensor -> the name in `entries`.
-        gguf: GGUF architecture name -> (metadata -> config); None where the family has no GGUF form here.
-        gguf_entries: trunk plan -> tensors of a GGUF file.
+        gguf: the architecture's name in GGUF files; None where the family has no GGUF form here.
+        gguf_config: what such a file says -> config.json's values.
+        gguf_entries: trunk plan -> tensors of such a file.
+        gguf_ignored: patterns of its tensors that are settings, read by `gguf_config`.
     """
 
     name: str
@@ -85,8 +94,9 @@ class Family:
     ignored: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     gguf: str | None = None
-    gguf_config: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    gguf_config: Callable[[Description], dict[str, Any]] | None = None
     gguf_entries: Callable[[TrunkPlan], list[Entry]] | None = None
+    gguf_ignored: tuple[str, ...] = ()
 
 
 # model_type -> the file that knows it. A file is imported when its family is met.
@@ -105,7 +115,18 @@ FILES = {
     "bert": "bert",
 }
 
-GGUF_FILES = {"llama": "llama"}
+GGUF_FILES = {
+    "llama": "llama",
+    "qwen2": "qwen",
+    "qwen3": "qwen",
+    "gemma": "gemma",
+    "gemma2": "gemma",
+    "gemma3": "gemma",
+    "gpt2": "gpt2",
+    "gptneox": "gpt_neox",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+}
 """GGUF architecture -> the file that knows it."""
 
 

@@ -7,10 +7,11 @@ normalises queries and keys, and has five windowed layers with their own rotary 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from steelyard.model.channels.gated import GatedPlan
 from steelyard.model.depth.stacked import BlockPlan
-from steelyard.model.families import llama
+from steelyard.model.families import gguf, llama
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import renamed
@@ -25,6 +26,7 @@ NAMES = llama.NAMES | {
 }
 TANH = "gelu_pytorch_tanh"
 WINDOWED, FULL = "sliding_attention", "full_attention"
+LAYERS_27B = {2: 46, 3: 62}
 BIDIRECTIONAL = "attention to later tokens is not built for this family"
 
 
@@ -114,8 +116,77 @@ def entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, NAMES, llama.BLOCK)
 
 
-FAMILIES = (
-    Family("gemma", "GemmaForCausalLM", plan1, llama.entries, ignored=llama.IGNORED),
-    Family("gemma2", "Gemma2ForCausalLM", plan2, entries, ignored=llama.IGNORED),
-    Family("gemma3_text", "Gemma3ForCausalLM", plan3, entries, ignored=llama.IGNORED),
+def gguf_config1(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file."""
+    width = gguf.head_width(description)
+    return {
+        **gguf.sizes(description),
+        "head_dim": width,
+        "rms_norm_eps": description.values.epsilon("attention.layer_norm_rms_epsilon", ...),
+        "rope_parameters": gguf.rotary(description, width),
+    }
+
+
+def gguf_config2(description: gguf.Description) -> dict[str, Any]:
+    """The same for Gemma 2."""
+    values = description.values
+    return (
+        gguf_config1(description)
+        | {"query_pre_attn_scalar": query_scalar(description, LAYERS_27B[2]), "layer_types": layer_types(description, 2)}
+        | {
+            "sliding_window": values.integer("attention.sliding_window", 4096),
+            "attn_logit_softcapping": values.positive("attn_logit_softcapping", 50.0),
+            "final_logit_softcapping": values.positive("final_logit_softcapping", 30.0),
+        }
+    )
+
+
+def gguf_config3(description: gguf.Description) -> dict[str, Any]:
+    """The same for Gemma 3, whose windowed layers have a rotary base of their own and no scaling."""
+    values = description.values
+    config = gguf_config1(description)
+    wide = config["rope_parameters"] | {"rope_theta": values.positive("rope.freq_base", 1_000_000.0)}
+    near = {"rope_type": "default", "rope_theta": values.positive("rope.freq_base_swa", 10000.0)}
+    return config | {
+        "query_pre_attn_scalar": query_scalar(description, LAYERS_27B[3]),
+        "layer_types": layer_types(description, 6),
+        "sliding_window": values.integer("attention.sliding_window", 4096),
+        "final_logit_softcapping": values.positive("final_logit_softcapping", None),
+        "rope_parameters": {FULL: wide, WINDOWED: near},
+    }
+
+
+def query_scalar(description: gguf.Description, layers_27b: int) -> int:
+    """What scores are divided by the root of: the files do not say, and only the 27B models, known by their depth, differ."""
+    values = description.values
+    if values.integer("block_count") == layers_27b:
+        return values.integer("embedding_length") // values.integer("attention.head_count")
+    return gguf.head_width(description)
+
+
+def layer_types(description: gguf.Description, period: int) -> list[str]:
+    return [WINDOWED if windowed else FULL for windowed in gguf.windowed(description, period)]
+
+
+def gguf_entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a GGUF file, which keeps norms as they are used."""
+    return renamed(trunk, gguf.NAMES, gguf.BLOCK, whole_norms=True)
+
+
+FAMILIES = tuple(
+    Family(
+        name,
+        architecture,
+        plan,
+        names,
+        ignored=llama.IGNORED,
+        gguf=in_gguf,
+        gguf_config=gguf_config,
+        gguf_entries=gguf_entries,
+    )
+    for name, architecture, plan, names, in_gguf, gguf_config in (
+        ("gemma", "GemmaForCausalLM", plan1, llama.entries, "gemma", gguf_config1),
+        ("gemma2", "Gemma2ForCausalLM", plan2, entries, "gemma2", gguf_config2),
+        ("gemma3_text", "Gemma3ForCausalLM", plan3, entries, "gemma3", gguf_config3),
+    )
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from steelyard.model.channels.feed_forward import FeedForwardPlan
 from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.families import gguf
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import Fused, renamed, stacked_rows
@@ -65,4 +68,38 @@ def entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, NAMES, "h.{}.", fused=fused, transposed=("attn.c_attn", "mixer.output", "channel.up", "channel.down"))
 
 
-FAMILIES = (Family("gpt2", "GPT2LMHeadModel", plan, entries, prefixes=("transformer.",), ignored=(r"h\.\d+\.attn\.(masked_)?bias",)),)
+def gguf_config(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file."""
+    values = description.values
+    gguf.head_width(description, free=False)
+    heads = values.integer("attention.head_count")
+    description.only("attention.head_count_kv", heads)
+    return {
+        "n_embd": values.integer("embedding_length"),
+        "n_head": heads,
+        "n_layer": values.integer("block_count"),
+        "n_inner": values.integer("feed_forward_length"),
+        "n_positions": values.integer("context_length"),
+        "layer_norm_epsilon": values.epsilon("attention.layer_norm_epsilon", ...),
+        **gguf.tokens(description),
+    }
+
+
+def gguf_entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a GGUF file: fused as in the directory, but kept [out, in]."""
+    return renamed(trunk, gguf.NAMES, gguf.BLOCK, fused=(Fused("attn_qkv", QUERY_KEY_VALUE, query_key_value),))
+
+
+FAMILIES = (
+    Family(
+        "gpt2",
+        "GPT2LMHeadModel",
+        plan,
+        entries,
+        prefixes=("transformer.",),
+        ignored=(r"h\.\d+\.attn\.(masked_)?bias",),
+        gguf="gpt2",
+        gguf_config=gguf_config,
+        gguf_entries=gguf_entries,
+    ),
+)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from steelyard.model.channels.feed_forward import FeedForwardPlan
 from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.families import gguf
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
-from steelyard.model.families.gpt2 import QUERY_KEY_VALUE
+from steelyard.model.families.gpt2 import QUERY_KEY_VALUE, query_key_value
 from steelyard.model.families.renaming import Fused, renamed
 from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.inputs.tokens import TokensPlan
@@ -67,6 +70,26 @@ def entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, NAMES, "layers.{}.", fused=(Fused("attention.query_key_value", QUERY_KEY_VALUE, interleaved),))
 
 
+def gguf_config(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file."""
+    values = description.values
+    width = gguf.head_width(description, free=False)
+    description.only("attention.head_count_kv", values.integer("attention.head_count"))
+    rotary = gguf.rotary(description, width, partial=True)
+    return {
+        **gguf.sizes(description),
+        "layer_norm_eps": values.epsilon("attention.layer_norm_epsilon", ...),
+        "rope_parameters": {"partial_rotary_factor": 1.0} | rotary,
+        "use_parallel_residual": values.flag("use_parallel_residual", True),
+        "attention_bias": description.has("blk.0.attn_qkv.bias"),
+    }
+
+
+def gguf_entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a GGUF file, whose writers put all queries before all keys before all values."""
+    return renamed(trunk, gguf.NAMES, gguf.BLOCK, fused=(Fused("attn_qkv", QUERY_KEY_VALUE, query_key_value),))
+
+
 FAMILIES = (
     Family(
         "gpt_neox",
@@ -75,6 +98,9 @@ FAMILIES = (
         entries,
         prefixes=("gpt_neox.",),
         aliases={"lm_head.weight": "embed_out.weight"},
+        gguf="gptneox",
+        gguf_config=gguf_config,
+        gguf_entries=gguf_entries,
         ignored=(r"layers\.\d+\.attention\.(masked_bias|bias|rotary_emb\.inv_freq)",),
     ),
 )

@@ -5,11 +5,11 @@ Most later families vary it, so its pieces take what they vary: `decoder` the no
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from steelyard.model.channels.gated import GatedPlan
 from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.families import gguf
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import halves_from_pairs, renamed
@@ -37,23 +37,6 @@ NAMES = {
     "channel.down": "mlp.down_proj",
 }
 IGNORED = (r".*rotary_emb\.inv_freq",)
-GGUF_BLOCK = "blk.{}."
-GGUF_NAMES = {
-    "inputs": "token_embd",
-    "norm": "output_norm",
-    "heads.lm.linear": "output",
-    "mixer_norm": "attn_norm",
-    "channel_norm": "ffn_norm",
-    "mixer.query": "attn_q",
-    "mixer.key": "attn_k",
-    "mixer.value": "attn_v",
-    "mixer.output": "attn_output",
-    "mixer.query_norm": "attn_q_norm",
-    "mixer.key_norm": "attn_k_norm",
-    "channel.gate": "ffn_gate",
-    "channel.up": "ffn_up",
-    "channel.down": "ffn_down",
-}
 
 
 def attention(config: Config, **changes: Any) -> AttentionPlan:
@@ -103,23 +86,16 @@ def entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, NAMES, BLOCK)
 
 
-def gguf_config(metadata: Mapping[str, Any], architecture: str = "llama") -> dict[str, Any]:
-    """The config.json values every Llama-like GGUF file's metadata amounts to."""
-
-    def value(key: str, *default: Any) -> Any:
-        return metadata.get(f"{architecture}.{key}", *default) if default else metadata[f"{architecture}.{key}"]
-
-    width, heads = value("embedding_length"), value("attention.head_count")
+def gguf_config(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file."""
+    width = gguf.head_width(description)
     return {
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "num_key_value_heads": value("attention.head_count_kv", heads),
-        "head_dim": value("attention.key_length", width // max(heads, 1)),
-        "num_hidden_layers": value("block_count"),
-        "intermediate_size": value("feed_forward_length"),
-        "rms_norm_eps": value("attention.layer_norm_rms_epsilon"),
-        "rope_theta": value("rope.freq_base", 10000.0),
-        "max_position_embeddings": value("context_length"),
+        **gguf.sizes(description),
+        "head_dim": width,
+        "rms_norm_eps": description.values.epsilon("attention.layer_norm_rms_epsilon", ...),
+        "rope_parameters": gguf.rotary(description, width),
+        "attention_bias": description.has("blk.0.attn_q.bias"),
+        "mlp_bias": description.has("blk.0.ffn_up.bias"),
     }
 
 
@@ -129,9 +105,24 @@ def gguf_entries(trunk: TrunkPlan) -> list[Entry]:
         "mixer.query": lambda block: halves_from_pairs(block.mixer.heads, block.mixer.head_width),
         "mixer.key": lambda block: halves_from_pairs(block.mixer.key_value_heads, block.mixer.head_width),
     }
-    return renamed(trunk, GGUF_NAMES, GGUF_BLOCK, permuted=permuted)
+    return renamed(trunk, gguf.NAMES, gguf.BLOCK, permuted=permuted)
+
+
+def gguf_entries_unpermuted(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a GGUF file of the later families, whose writers leave the rows of queries and keys alone."""
+    return renamed(trunk, gguf.NAMES, gguf.BLOCK)
 
 
 FAMILIES = (
-    Family("llama", "LlamaForCausalLM", plan, entries, ignored=IGNORED, gguf="llama", gguf_config=gguf_config, gguf_entries=gguf_entries),
+    Family(
+        "llama",
+        "LlamaForCausalLM",
+        plan,
+        entries,
+        ignored=IGNORED,
+        gguf="llama",
+        gguf_config=gguf_config,
+        gguf_entries=gguf_entries,
+        gguf_ignored=gguf.SETTINGS,
+    ),
 )

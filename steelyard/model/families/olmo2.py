@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from steelyard.model.depth.stacked import BlockPlan
-from steelyard.model.families import llama
+from steelyard.model.families import gguf, llama
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import renamed
@@ -26,4 +28,27 @@ def entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, NAMES, llama.BLOCK)
 
 
-FAMILIES = (Family("olmo2", "Olmo2ForCausalLM", plan, entries, ignored=llama.IGNORED),)
+def gguf_config(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file. OLMo 3 files bear the same architecture's name, but have windows."""
+    description.only("attention.sliding_window", 0)
+    width = gguf.head_width(description, free=False)
+    return {
+        **gguf.sizes(description),
+        "rms_norm_eps": description.values.epsilon("attention.layer_norm_rms_epsilon", ...),
+        "rope_parameters": gguf.rotary(description, width),
+        "attention_bias": description.has("blk.0.attn_q.bias"),
+    }
+
+
+FAMILIES = (
+    Family(
+        "olmo2",
+        "Olmo2ForCausalLM",
+        plan,
+        entries,
+        ignored=llama.IGNORED,
+        gguf="olmo2",
+        gguf_config=gguf_config,
+        gguf_entries=llama.gguf_entries_unpermuted,
+    ),
+)

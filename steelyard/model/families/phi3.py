@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from steelyard.model.channels.gated import GatedPlan
 from steelyard.model.depth.stacked import BlockPlan
-from steelyard.model.families import llama
+from steelyard.model.families import gguf, llama
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.gpt2 import QUERY_KEY_VALUE
@@ -52,4 +54,36 @@ def entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, llama.NAMES, llama.BLOCK, fused=fused)
 
 
-FAMILIES = (Family("phi3", "Phi3ForCausalLM", plan, entries, ignored=llama.IGNORED),)
+def gguf_config(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file; a window of 0 is none."""
+    values = description.values
+    width = gguf.head_width(description, free=False)
+    window = values.values.get("attention.sliding_window", 0)
+    return {
+        **gguf.sizes(description),
+        "rms_norm_eps": values.epsilon("attention.layer_norm_rms_epsilon", ...),
+        "rope_parameters": gguf.rotary(description, width, partial=True),
+        "original_max_position_embeddings": values.integer("rope.scaling.original_context_length", values.integer("context_length")),
+        "sliding_window": None if window == 0 else values.integer("attention.sliding_window"),
+    }
+
+
+def gguf_entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a GGUF file: fused as in the directory, the gate before the rest of `ffn_up`."""
+    fused = (Fused("attn_qkv", QUERY_KEY_VALUE, query_key_value), Fused("ffn_up", ("channel.gate", "channel.up"), gate_up))
+    return renamed(trunk, gguf.NAMES, gguf.BLOCK, fused=fused)
+
+
+FAMILIES = (
+    Family(
+        "phi3",
+        "Phi3ForCausalLM",
+        plan,
+        entries,
+        ignored=llama.IGNORED,
+        gguf="phi3",
+        gguf_config=gguf_config,
+        gguf_entries=gguf_entries,
+        gguf_ignored=gguf.SETTINGS,
+    ),
+)

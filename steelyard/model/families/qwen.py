@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from steelyard.model.depth.stacked import BlockPlan
-from steelyard.model.families import llama
+from steelyard.model.families import gguf, llama
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family
 from steelyard.model.families.gemma import FULL, WINDOWED
@@ -50,7 +52,47 @@ def plan3(config: Config) -> TrunkPlan:
     return llama.decoder(config, blocks, norm)
 
 
+def gguf_config2(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file; none of them has windows."""
+    width = gguf.head_width(description, free=False)
+    return {
+        **gguf.sizes(description),
+        "rms_norm_eps": description.values.epsilon("attention.layer_norm_rms_epsilon", ...),
+        "rope_parameters": gguf.rotary(description, width),
+    }
+
+
+def gguf_config3(description: gguf.Description) -> dict[str, Any]:
+    """The same for Qwen 3, whose heads have a width of their own."""
+    width = gguf.head_width(description)
+    return {
+        **gguf.sizes(description),
+        "head_dim": width,
+        "rms_norm_eps": description.values.epsilon("attention.layer_norm_rms_epsilon", ...),
+        "rope_parameters": gguf.rotary(description, width),
+        "attention_bias": description.has("blk.0.attn_q.bias"),
+    }
+
+
 FAMILIES = (
-    Family("qwen2", "Qwen2ForCausalLM", plan2, llama.entries, ignored=llama.IGNORED),
-    Family("qwen3", "Qwen3ForCausalLM", plan3, llama.entries, ignored=llama.IGNORED),
+    Family(
+        "qwen2",
+        "Qwen2ForCausalLM",
+        plan2,
+        llama.entries,
+        ignored=llama.IGNORED,
+        gguf="qwen2",
+        gguf_config=gguf_config2,
+        gguf_entries=llama.gguf_entries_unpermuted,
+    ),
+    Family(
+        "qwen3",
+        "Qwen3ForCausalLM",
+        plan3,
+        llama.entries,
+        ignored=llama.IGNORED,
+        gguf="qwen3",
+        gguf_config=gguf_config3,
+        gguf_entries=llama.gguf_entries_unpermuted,
+    ),
 )

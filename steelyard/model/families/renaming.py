@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from steelyard.model.families.family import Entry
+from steelyard.model.norms import RMSNorm
 from steelyard.model.trunk import TrunkPlan
 
 Rows = Callable[[], Sequence[Tensor]]
@@ -36,6 +37,7 @@ def renamed(
     fused: Sequence[Fused] = (),
     permuted: Mapping[str, Callable[[Any], Rows]] | None = None,
     transposed: Collection[str] = (),
+    whole_norms: bool = False,
 ) -> list[Entry]:
     """The entries of a trunk.
 
@@ -46,6 +48,7 @@ def renamed(
         fused: modules that hold several of ours.
         permuted: our module -> order of their rows, from the block's plan.
         transposed: our modules (or their fused ones) whose matrices are kept [in, out].
+        whole_norms: norms are kept with the offset our plan adds when it uses them.
     """
     with torch.device("meta"):
         trunk = plan.build()
@@ -70,7 +73,9 @@ def renamed(
         theirs = names[inner] if inner in names else f"{names[module]}.{kind}"
         order = (permuted or {}).get(module)
         rows = order(plan.depth.blocks[index]) if order else None  # type: ignore[index]
-        out.append(Entry(their_prefix + theirs, (name,), rows, transposed=module in transposed))
+        holder = trunk.get_submodule(prefix + module)
+        shift = holder.plan.offset if whole_norms and isinstance(holder, RMSNorm) else 0.0
+        out.append(Entry(their_prefix + theirs, (name,), rows, transposed=module in transposed, shift=shift))
     return out
 
 
