@@ -30,7 +30,7 @@ def row_tile(trunk: Trunk) -> int:
     for module in trunk.modules():
         if not isinstance(module, Linear):
             continue
-        shape = (module.inputs, module.outputs, module.storage.kind)
+        shape = (module.inputs, module.outputs, module.storage.kind, repr(module.branches))
         if shape not in seen:
             seen.add(shape)
             tile = _tile_of(module, tile, generator, trunk.device)
@@ -41,7 +41,7 @@ def _tile_of(linear: Linear, least: int, generator: torch.Generator, device: tor
     rows = 64 if linear.outputs > WIDE else 256
     x = torch.randn(rows, linear.inputs, generator=generator).to(device)
     with torch.inference_mode():
-        whole = linear.storage(x)
+        whole = linear(x)
         for tile in TILES:
             if tile >= least and all(torch.equal(_in_pieces(linear, x, count), whole) for count in _multiples(tile, rows)):
                 return tile
@@ -57,7 +57,7 @@ def _multiples(tile: int, rows: int) -> list[int]:
 
 def _in_pieces(linear: Linear, x: Tensor, count: int) -> Tensor:
     """The product computed `count` rows at a time; a rest is filled up with the rows before it."""
-    pieces = [linear.storage(x[start : start + count]) for start in range(0, len(x) - count + 1, count)]
+    pieces = [linear(x[start : start + count]) for start in range(0, len(x) - count + 1, count)]
     if rest := len(x) % count:
-        pieces.append(linear.storage(x[-count:])[-rest:])
+        pieces.append(linear(x[-count:])[-rest:])
     return torch.cat(pieces)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from steelyard.model.channels.activations import ACTIVATIONS
+from steelyard.model.channels.activations import ACTIVATIONS, activate
 from steelyard.model.linears.linear import Linear
 from steelyard.model.step import Step
 
@@ -37,4 +37,4 @@ class FeedForward(nn.Module):
         self.activation = ACTIVATIONS[plan.activation]
 
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
-        return self.down(self.activation(self.up(x_btd, step)), step)
+        return self.down(activate(self.activation, self.up(x_btd, step), step.deterministic), step)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from steelyard.model.channels.activations import ACTIVATIONS
+from steelyard.model.channels.activations import ACTIVATIONS, activate
 from steelyard.model.linears.linear import Linear
 from steelyard.model.step import Step
 
@@ -38,4 +38,4 @@ class Gated(nn.Module):
         self.activation = ACTIVATIONS[plan.activation]
 
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
-        return self.down(self.activation(self.gate(x_btd, step)) * self.up(x_btd, step), step)
+        return self.down(activate(self.activation, self.gate(x_btd, step), step.deterministic) * self.up(x_btd, step), step)

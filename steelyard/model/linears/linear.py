@@ -35,11 +35,14 @@ class DenseStorage(nn.Module):
             nn.init.normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
+        # As a matrix, because PyTorch multiplies some strides of [b, 1, in] row by row: slower, and other bits.
+        weight, rows = self.weight, x.reshape(-1, x.shape[-1])
         if x.dtype == weight.dtype:
-            return F.linear(x, weight, self.bias)
-        product = F.linear(x.to(weight.dtype), weight).to(x.dtype)
-        return product if self.bias is None else product + self.bias.to(x.dtype)
+            product = F.linear(rows, weight, self.bias)
+        else:
+            product = F.linear(rows.to(weight.dtype), weight).to(x.dtype)
+            product = product if self.bias is None else product + self.bias.to(x.dtype)
+        return product.view(*x.shape[:-1], len(weight))
 
     def dense(self) -> Tensor:
         """The weights as one float tensor [out, in]."""
