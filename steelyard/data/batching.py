@@ -88,6 +88,9 @@ class Batches:
     def __len__(self) -> int:
         """Batches of the whole stream (of one epoch where it has no end)."""
         epochs = 1.0 if self.epochs is None else self.epochs
+        if self.pack is None:  # every epoch has as many
+            batches, whole = math.ceil(len(self.rows) / self.size), math.floor(epochs)
+            return whole * batches + (self._share(whole, batches) if epochs > whole else 0)
         return sum(self._share(epoch, len(self.plan(epoch))) for epoch in range(math.ceil(epochs)))
 
     def _share(self, epoch: int, batches: int) -> int:

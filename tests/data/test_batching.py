@@ -41,6 +41,11 @@ def test_a_stream_resumed_from_any_place_goes_on_exactly(stream, data):
     assert [(content(batch), after) for batch, after in rest] == [(content(batch), after) for batch, after in whole[taken:]]
 
 
+def test_passes_without_number_are_counted_at_once():
+    some = [row(n, 3) for n in range(10)]
+    assert len(Batches(some, 4, epochs=1e12)) == 3 * 10**12
+
+
 @settings(deadline=None)
 @given(rows, st.integers(1, 5), st.sampled_from([None, 12, 30]), st.integers(0, 5))
 def test_every_pass_holds_every_row_once_with_all_its_tokens(rows, size, pack, seed):

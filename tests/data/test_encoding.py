@@ -1,6 +1,10 @@
 """Which tokens are learned: the answers and their end, read as the engine reads the question."""
 
+import dataclasses
+import json
+
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_talker import CHATML, tiny_tokenizer
@@ -100,6 +104,19 @@ def test_plain_rows_are_joined_as_they_are():
     row = encoder(None, beginning, plain=True).encode(conversation("2+2=", "4"))
     assert parts(row) == [(False, "<|begin|>2+2="), (True, "4<|im_end|>")]
     assert encoder(CHATML, beginning).encode(conversation("a", "b")).ids[0] != beginning.bos_id
+
+
+def test_tokens_of_a_prompt_and_of_an_answer_never_merge():
+    """Asked "hel", a model reads "h", "e", "l"; it never sees the token that "hel" + "lo" has across the border."""
+    merging = tiny_tokenizer()
+    model = json.loads(merging.backend.to_str())
+    model["model"]["merges"] = [["l", "l"], ["l", "o"]]
+    model["model"]["vocab"] |= {"ll": 300, "lo": 301}
+    merging = dataclasses.replace(merging, backend=tokenizers.Tokenizer.from_str(json.dumps(model)))
+    assert [merging.decode([token]) for token in merging.encode("hello")] == ["h", "e", "ll", "o"]
+    row = encoder(None, merging, plain=True).encode(conversation("hel", "lo"))
+    assert [merging.decode([token]) for token in row.ids[:-1]] == ["h", "e", "l", "lo"]
+    assert row.learned.tolist() == [False, False, False, True, True]
 
 
 def test_no_template_is_said_with_a_remedy():

@@ -167,6 +167,21 @@ def test_an_unknown_source_is_refused_with_a_remedy(name, words):
         open_source(name)
 
 
+def test_generated_rows_are_the_seeds_and_more_of_them_begin_with_the_same():
+    few, many = (open_source("generated:json_forms", count=count, seed=1).examples for count in (5, 12))
+    assert [example.fingerprint for example in few] == [example.fingerprint for example in many[:5]]
+    assert len({example.fingerprint for example in many}) == 12
+    assert not {example.fingerprint for example in few} & {x.fingerprint for x in open_source("generated:json_forms", seed=2).examples}
+    assert all(json.loads(example.turns[-1].message.content) for example in many)
+
+
+def test_at_most_so_many_rows_are_taken_but_all_are_looked_at(write):
+    path = write(GOOD, GOOD, GOOD)
+    assert len(open_source(str(path), count=2).examples) == 2
+    with pytest.raises(DataError, match="line 4"):
+        open_source(str(write(GOOD, GOOD, GOOD, "{")), count=2)
+
+
 def test_windows_line_ends_and_byte_order_marks_are_read(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\r\n" + json.dumps(GOOD).encode())

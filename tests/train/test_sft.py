@@ -5,14 +5,17 @@ import math
 
 import pytest
 import torch
-from tiny_talker import CHATML, tiny_talker
+from tiny_talker import tiny_talker
 
 from steelyard.core.errors import DataError, RecipeError, SteelyardError, UnsupportedError
 from steelyard.core.levers import make as make_lever
 from steelyard.core.run import Run
+from steelyard.data.batching import NOT_LEARNED, Batches
 from steelyard.data.encoding import Encoder
-from steelyard.data.formats import read_jsonl
+from steelyard.data.formats import read_jsonl, to_example
 from steelyard.model.linears.lora import branches, view
+from steelyard.train.adapters.lora import LoraPlan, attach
+from steelyard.train.supervised import sft
 from steelyard.train.supervised.sft import Sft, answer_loss, split
 
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
@@ -202,12 +205,39 @@ def test_too_little_memory_names_the_batch_and_the_way_out(tmp_path, data, monke
         tuned(teachable(), tmp_path, data, steps=1)
 
 
-def test_the_loss_of_a_batch_is_the_same_in_evaluation_and_training():
-    model = tiny_talker(template=CHATML)
-    trunk = view(model.trunk)
-    from steelyard.data.batching import Batches
-    from steelyard.data.formats import to_example
+def one_batch(model, *rows):
+    encoder = Encoder(model.tokenizer, model.template)
+    examples = [to_example({"prompt": prompt, "completion": answer}, "prompt_completion", "x") for prompt, answer in rows]
+    return next(Batches([encoder.encode(example) for example in examples], len(rows)).iterate())[0]
 
-    row = Encoder(model.tokenizer, model.template).encode(to_example({"prompt": "a", "completion": "b"}, "prompt_completion", "x"))
-    batch, _ = next(Batches([row], 1).iterate())
-    assert float(answer_loss(trunk.train())(batch)[0]) == float(answer_loss(trunk.eval())(batch)[0])
+
+def test_the_loss_of_a_batch_is_the_same_in_evaluation_and_training():
+    model = tiny_talker()
+    trunk, batch = view(model.trunk), one_batch(model, ("a", "b"))
+    assert float(answer_loss(trunk.train())(batch)[0].detach()) == float(answer_loss(trunk.eval())(batch)[0].detach())
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_logits_computed_a_piece_at_a_time_give_the_same_loss_and_gradients(monkeypatch, full):
+    model = teachable()
+    batch = one_batch(model, ("a", "a long answer"), ("b", "another one"), ("c", "d"))
+    results = []
+    for piece in (1024, 5):
+        monkeypatch.setattr(sft, "PIECE", piece)
+        trunk = model.trunk.requires_grad_(True) if full else attach(model, model.trunk, LoraPlan(4), seed=0)
+        trunk.zero_grad()
+        loss, learned = answer_loss(trunk)(batch)
+        loss.backward()
+        results.append((float(loss.detach()), learned, [p.grad.clone() for p in trunk.parameters() if p.requires_grad]))
+    (loss, learned, gradients), (pieced_loss, pieced_learned, pieced_gradients) = results
+    assert pieced_loss == pytest.approx(loss, rel=1e-6) and pieced_learned == learned > 10
+    for gradient, pieced in zip(gradients, pieced_gradients, strict=True):
+        assert torch.allclose(gradient, pieced, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_without_anything_to_learn_adds_nothing():
+    model = teachable()
+    batch = one_batch(model, ("a", "b"))
+    batch.targets[:] = NOT_LEARNED
+    loss, learned = answer_loss(attach(model, model.trunk, LoraPlan(4), seed=0))(batch)
+    assert (float(loss.detach()), learned) == (0.0, 0)

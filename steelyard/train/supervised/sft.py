@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.core.fingerprint import digest
@@ -34,6 +35,10 @@ from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 from steelyard.train.adapters.lora import LoraPlan, attach, transfer
 from steelyard.train.trainer import TrainerSettings, train
+
+PIECE = 1024
+"""Learned tokens whose logits are held at once (200 MB of them for a vocabulary of 49152). Where a batch has more, each piece's logits
+are computed again for its gradient: logits are most of a step's memory with long answers and a large vocabulary."""
 
 Stream = Callable[[Sequence[Example]], Sequence[Example]]
 """What the recipe's `data` levers do to examples, in order."""
@@ -112,7 +117,7 @@ class Sft(Lever):
         self._check(model)
         rows, record = self._rows(model, stream, run)
         learned, kept = split(rows, self.validation, run.derive_seed("validation"))
-        dtype = self.dtype or native_type(torch.device(run.device))
+        dtype: Any = self.dtype or native_type(torch.device(run.device))
         trunk = self._prepared(model, run, dtype)
         batches = Batches(
             learned, self.batch, run.derive_seed("order"), None if self.steps else self.epochs, self.max_length if self.pack else None
@@ -196,7 +201,7 @@ class Sft(Lever):
 
 
 def answer_loss(trunk: Trunk) -> Callable[[Batch], tuple[Tensor, int]]:
-    """The objective: summed cross-entropy over learned tokens. Logits are computed for those tokens only."""
+    """The objective: summed cross-entropy over learned tokens. Logits are computed for those tokens only, a piece at a time."""
 
     def loss(batch: Batch) -> tuple[Tensor, int]:
         device = trunk.device
@@ -204,9 +209,16 @@ def answer_loss(trunk: Trunk) -> Callable[[Batch], tuple[Tensor, int]]:
         segments_bt = None if batch.segments is None else torch.from_numpy(batch.segments).to(device)
         step = Step.whole(ids_bt.shape[0], ids_bt.shape[1], device, segments=segments_bt)
         learned_bt = targets_bt != NOT_LEARNED
-        hidden_nd = trunk(ids_bt, step)[learned_bt]
-        logits_nv = trunk.heads["lm"](hidden_nd, step)
-        return F.cross_entropy(logits_nv.float(), targets_bt[learned_bt], reduction="sum"), int(learned_bt.sum())
+        hidden_nd, targets_n = trunk(ids_bt, step)[learned_bt], targets_bt[learned_bt]
+
+        def summed(h_nd: Tensor, t_n: Tensor) -> Tensor:
+            return F.cross_entropy(trunk.heads["lm"](h_nd, step).float(), t_n, reduction="sum")
+
+        if len(hidden_nd) <= PIECE:
+            return summed(hidden_nd, targets_n), len(hidden_nd)
+        pieces = zip(hidden_nd.split(PIECE), targets_n.split(PIECE), strict=True)
+        sums = [checkpoint(summed, h_nd, t_n, use_reentrant=False, preserve_rng_state=False) for h_nd, t_n in pieces]
+        return torch.stack(sums).sum(), len(hidden_nd)  # type: ignore[arg-type]
 
     return loss
 
