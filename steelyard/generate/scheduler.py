@@ -36,7 +36,9 @@ class Scheduler:
         self.tile = row_tile(trunk) if spec.deterministic else 1
         slots = round_up(spec.slots, self.tile)
         storage = Dense(torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype, trunk.device)
-        self.state = trunk.new_state(slots, context, storage)
+        # Whole stretches, so that a slot's length changes no row's stretch of keys.
+        self.capacity = round_up(context, DETERMINISTIC_EXTENT) if spec.deterministic else context
+        self.state = trunk.new_state(slots, self.capacity, storage)
         self.free = list(range(spec.slots))
         self.held: dict[int, list[int]] = {}  # what a free slot still holds
         self.waiting: collections.deque[Sequence] = collections.deque()
@@ -191,7 +193,7 @@ class Scheduler:
             self.trunk.device,
             deterministic=self.spec.deterministic,
             readable=self.spec.kernels == "reference",
-            capacity=self.context,
+            capacity=self.capacity,
         )
         return self.trunk(ids.to(self.trunk.device), step, self.state)
 
