@@ -41,14 +41,24 @@ prompt_tokens = st.one_of(
 arrivals = st.lists(st.tuples(prompt_tokens, answer_settings, st.integers(0, 12), st.none() | st.integers(0, 20)), min_size=2, max_size=5)
 
 
+NARROW = {"max_position_embeddings": CONTEXT}
+WIDE = NARROW | {"hidden_size": 192, "intermediate_size": 200, "num_attention_heads": 3, "num_key_value_heads": 1}
+"""Wide enough for every fast path, with one key/value head and sizes no tile divides."""
+
+
+@pytest.fixture(scope="module", params=[(NARROW, "float32"), (WIDE, "float32"), (WIDE, "bfloat16")], ids=["narrow", "wide", "bfloat16"])
+def numerics(request) -> tuple[dict, str]:
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def model() -> Model:
-    return talker(max_position_embeddings=CONTEXT)
+def model(numerics) -> Model:
+    return talker(12.0 if numerics[0] is NARROW else 5.0, **numerics[0])
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def crowded(request, model) -> Scheduler:
-    return scheduler(EngineSpec(model, deterministic=True, slots=3, dtype=request.param))
+@pytest.fixture(scope="module")
+def crowded(numerics, model) -> Scheduler:
+    return scheduler(EngineSpec(model, deterministic=True, slots=3, dtype=numerics[1]))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +84,7 @@ def take_turns(turns: Scheduler, model: Model, requests: list) -> list[Heard]:
     return heard
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(arrivals)
 def test_an_answer_is_the_same_to_the_bit_whatever_else_runs_arrives_or_is_cancelled(crowded, lonely, model, requests):
     together = take_turns(crowded, model, requests)
@@ -105,6 +115,16 @@ def test_an_answer_is_the_same_whether_its_prompt_was_read_before_or_not(crowded
         alone(lonely, generation(model, request.prompt, wanted, fresh, lonely.context))
         assert fresh.said == ear.said
     assert first.said == again.said
+
+
+def test_slots_of_another_number_and_length_give_the_same_bits(crowded, model, numerics):
+    wanted = AnswerSettings(max_tokens=20, temperature=1.0, seed=2, token_events=True, ignore_eos=True)
+    other = scheduler(EngineSpec(model, deterministic=True, slots=7, context=277, dtype=numerics[1]))
+    for prompt in ([1, 2, 3], list(range(250))):
+        here, there = Heard(), Heard()
+        alone(crowded, generation(model, prompt, wanted, here, crowded.context))
+        alone(other, generation(model, prompt, wanted, there, crowded.context))
+        assert here.said == there.said
 
 
 def test_two_seeds_beside_one_another_draw_independently_and_each_repeats(crowded, lonely, model):
