@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from steelyard.core.errors import ModelFileError, nearest
+from steelyard.core.errors import ModelFileError
 from steelyard.model.families.config import Config
 from steelyard.model.families.gguf import Description
 from steelyard.model.trunk import TrunkPlan
@@ -137,14 +137,14 @@ def find(model_type: Any, where: str) -> Family:
         ModelFileError: when nobody here knows it.
     """
     if not isinstance(model_type, str) or model_type not in FILES:
-        raise ModelFileError(f"unknown model_type {model_type!r}", where=where, do=nearest(str(model_type), FILES))
+        raise ModelFileError(f"unknown model_type {model_type!r}", where=where, do=f"Known: {', '.join(sorted(FILES))}.")
     return _load(FILES[model_type], model_type)
 
 
 def find_gguf(architecture: Any, where: str) -> Family:
     """The family of a GGUF file's `general.architecture`."""
     if not isinstance(architecture, str) or architecture not in GGUF_FILES:
-        raise ModelFileError(f"unknown GGUF architecture {architecture!r}", where=where, do=nearest(str(architecture), GGUF_FILES))
+        raise ModelFileError(f"unknown GGUF architecture {architecture!r}", where=where, do=f"Known: {', '.join(sorted(GGUF_FILES))}.")
     module = importlib.import_module(f"steelyard.model.families.{GGUF_FILES[architecture]}")
     return next(family for family in module.FAMILIES if family.gguf == architecture)
 
