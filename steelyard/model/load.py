@@ -1,8 +1,9 @@
-"""Opening a model: a name got before, a directory, a .gguf file, or hf:org/name."""
+"""Opening a model: a name got before, a directory (of a model or of an adapter for one), a .gguf file, or hf:org/name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from steelyard.core.get import locate
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
 from steelyard.model.families.gguf import Description
-from steelyard.model.files import sentence_directory
+from steelyard.model.files import adapters, sentence_directory
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object
+from steelyard.model.linears.lora import merge
 from steelyard.model.model import Model
 from steelyard.model.template import ChatTemplate
 from steelyard.model.tokenizer import Tokenizer
@@ -47,6 +49,8 @@ def load(name_or_path: str | Path, dtype: str = "float32") -> Model:
     name = str(name_or_path)
     if path.is_file():
         return load_gguf(path, name, FLOATS[dtype])
+    if holds_adapter(path):
+        return load_adapted(path, name, dtype)
     return load_directory(path, name, FLOATS[dtype])
 
 
@@ -63,6 +67,40 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
         source.close()
     record = read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {}
     return Model(trunk, family, config, read_tokenizer(path), ChatTemplate.from_directory(path), name, record)
+
+
+def holds_adapter(path: Path) -> bool:
+    """Whether a directory holds a low-rank adapter and no model of its own."""
+    return (path / adapters.CONFIG).exists() and not (path / "config.json").exists()
+
+
+def load_adapted(path: Path, name: str, dtype: str) -> Model:
+    """A low-rank adapter in peft's format: the base that it names, with the adapter taken into the weights.
+
+    Raises:
+        ModelFileError: the adapter is damaged, does not fit, or its base cannot be found.
+    """
+    where = str(path / adapters.CONFIG)
+    base = adapters.read_config(path).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ModelFileError("the adapter does not say what it stands on", where=where, do="Set `base_model_name_or_path`.")
+    public = base.count("/") == 1 and not base.startswith((".", "~", "/")) and not Path(base).exists()
+    base = f"hf:{base}" if public else base
+    try:
+        if holds_adapter(locate(base)):
+            raise ModelFileError("its base is an adapter too", do="Merge that one first.")
+        model = load(base, dtype)
+    except SteelyardError as error:
+        raise ModelFileError(f"the adapter's base `{base}` cannot be opened: {error.what}", where=where, do=error.do) from error
+    trunk = merge(adapters.load_adapter(model.family, model.trunk, path)).eval()
+    return replace(
+        model,
+        trunk=trunk,
+        name=name,
+        tokenizer=read_tokenizer(path) or model.tokenizer,
+        template=ChatTemplate.from_directory(path) or model.template,
+        record=read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {},
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:

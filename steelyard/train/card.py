@@ -80,7 +80,7 @@ def _number(value: float | None) -> str:
 def _use(adapter: bool, base: str) -> str:
     if adapter:
         return (
-            "An adapter; its base is not in here.\n\n```python\nfrom peft import PeftModel\n"
+            "An adapter; its base is not in here.\n\n```\nsteelyard chat .\n```\n\nor\n\n```python\nfrom peft import PeftModel\n"
             f"model = PeftModel.from_pretrained(base, '.')  # base: {base}, opened with transformers\n```"
         )
     return "```\nsteelyard chat .\n```\n\nor `transformers.AutoModelForCausalLM.from_pretrained('.')`."

@@ -60,7 +60,7 @@ def make(
         SteelyardError: `out` holds something that was not made here; or whatever a step raises.
     """
     recipe = recipe if isinstance(recipe, Recipe) else recipes.read(recipe, overrides)
-    source, levers = chosen(recipe, arm)
+    arm, source, levers = chosen(recipe, arm)
     folder = Path("runs") / recipe.name
     out = Path(out) if out is not None else folder / "model"
     check_place(out, source.name)
@@ -77,8 +77,8 @@ def make(
     return made
 
 
-def chosen(recipe: Recipe, arm: str | None) -> tuple[ModelSource, Sequence[Lever]]:
-    """What to start from and which levers to pull."""
+def chosen(recipe: Recipe, arm: str | None) -> tuple[str | None, ModelSource, Sequence[Lever]]:
+    """The arm that is made (None: the recipe's steps), what to start from and which levers to pull."""
     arms = {name: value for name, value in recipe.arms.items() if name != "base"}
     if arm is None and not recipe.steps and len(arms) == 1:
         (arm,) = arms
@@ -93,7 +93,7 @@ def chosen(recipe: Recipe, arm: str | None) -> tuple[ModelSource, Sequence[Lever
         raise RecipeError("the recipe has no steps, so there is nothing to make", where=recipe.name, do=one)
     if not isinstance(source, ModelSource):
         raise UnsupportedError("only a model that is here already can be made into another", where=recipe.name, do="Name it as `base`.")
-    return source, levers
+    return arm, source, levers
 
 
 def check_place(out: Path, base: str) -> None:
