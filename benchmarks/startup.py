@@ -1,0 +1,72 @@
+"""How long a person waits: `steelyard --help`, and the first token of a GGUF model from the start of the process.
+
+    python benchmarks/startup.py [--repeats 7]
+
+Each measurement is a fresh process, timed from outside by the clock; told are medians and ranges in seconds. The peer for the first
+token is transformers reading the same GGUF file. One uncounted run of each warms the file cache. The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+from steelyard.core.get import get
+from steelyard.core.hardware import describe, versions
+
+OURS = """
+import steelyard
+engine = steelyard.Engine(steelyard.load(MODEL))
+first = engine.generate(["The capital of France is"], max_tokens=1)[0]
+print("token:" + first.text)
+"""
+THEIRS = """
+import pathlib, torch, transformers
+path = pathlib.Path(MODEL)
+tokenizer = transformers.AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+model = transformers.AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+ids = tokenizer("The capital of France is", return_tensors="pt")
+print("token:" + tokenizer.decode(model.generate(**ids, max_new_tokens=1, do_sample=False)[0][-1:]))
+"""
+
+
+def seconds(command: list[str], says: str) -> float:
+    """Seconds until a process has ended, which must have printed the given word."""
+    start = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    taken = time.perf_counter() - start
+    assert says in done.stdout, done.stdout + done.stderr
+    return taken
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--repeats", type=int, default=7)
+    repeats = options.parse_args().repeats
+    model = str(get("smollm2-135m-instruct"))
+    commands = {
+        "help": ([sys.executable, "-m", "steelyard.cli.main", "--help"], "weigh"),
+        "first token": ([sys.executable, "-c", OURS.replace("MODEL", repr(model))], "token:"),
+        "first token, transformers": ([sys.executable, "-c", THEIRS.replace("MODEL", repr(model))], "token:"),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in commands}
+    for round_ in range(repeats + 1):
+        for name, (command, says) in commands.items():
+            time_taken = seconds(command, says)
+            if round_:
+                taken[name].append(time_taken)
+    results = {
+        name: {"median_seconds": round(statistics.median(times), 2), "range": [round(min(times), 2), round(max(times), 2)], "runs": repeats}
+        for name, times in taken.items()
+    }
+    for name, result in results.items():
+        print(f"{name:26} {result}")
+    print(json.dumps({"results": results, "versions": versions(), "machine": describe()}))
+
+
+if __name__ == "__main__":
+    main()
