@@ -144,7 +144,7 @@ class Engine:
             starts = tokenizer.add_bos and tokenizer.bos_id is not None and ids[:1] != [tokenizer.bos_id]
             ids = [tokenizer.bos_id, *ids] if starts else ids
         else:
-            parts: list[Any] = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, Mapping) else [None]
+            parts: list[Any] = list(prompt) if isinstance(prompt, Iterable) and not isinstance(prompt, Mapping | bytes) else [None]
             parts = [part.item() if isinstance(part, torch.Tensor) and part.dim() == 0 else part for part in parts]
             if parts and all(isinstance(part, Message | Mapping) for part in parts):
                 ids = tokenizer.encode(self.render(parts))
