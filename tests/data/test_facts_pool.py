@@ -14,6 +14,7 @@ from steelyard.data import encyclopedia as articles_of
 from steelyard.data.facts import elements, fact, pool
 from steelyard.data.facts.fact import Fact, Pool
 from steelyard.data.words import words
+from steelyard.weigh.scorers.text import names_right
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,35 @@ def test_well_known_facts_are_there_and_right(facts: Pool, question: str, answer
 def test_disputed_capitals_are_not_asked(facts: Pool) -> None:
     asked = {one.question for one in facts.facts if one.kind == "capital"}
     assert not any(country in question for country in ("Israel", "Bolivia", "South Africa", "Taiwan", "Kosovo") for question in asked)
+
+
+@pytest.mark.parametrize(
+    "words_of_it",
+    ["city of Jerusalem", "city of Glasgow", "Sierra Nevada", "the film Mirror", "Chairman Mao", "West Lake", "continent is Australia"],
+)
+def test_what_has_two_right_answers_or_gives_one_away_is_not_asked(facts: Pool, words_of_it: str) -> None:
+    assert not [one.question for one in facts.facts if words_of_it in one.question]
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "right"),
+    [
+        ("What is the currency of China?", "The renminbi.", True),
+        ("What is the currency of Poland?", "It is the złoty.", True),
+        ("What is the currency of Saudi Arabia?", "The Saudi riyal", True),
+        ("What is the currency of Cameroon?", "The Central African CFA franc", True),
+        ("What is the currency of Cameroon?", "The West African CFA franc", False),
+        ("What is the currency of Canada?", "The US dollar", False),
+        ("Which continent is Togo in?", "It lies in the west of the African continent.", True),
+        ("Which continent is Togo in?", "It is a European country.", False),
+        ("In which country is Mount Tai?", "On the island of Taiwan, in China.", False),
+        ("In which country is the city of Brisbane?", "In Australia.", True),
+        ("What is the capital of the Netherlands?", "The capital of Holland is Amsterdam.", True),
+    ],
+)
+def test_answers_are_read_as_a_person_would(facts: Pool, question: str, said: str, right: bool) -> None:
+    one = by_question(facts, question)
+    assert names_right(said, one.answers, facts.rivals(one), one.match, question) is right
 
 
 def test_what_is_said_to_be_in_the_corpus_stands_in_an_article(facts: Pool, encyclopedia: Path) -> None:

@@ -17,7 +17,7 @@ from steelyard.data.words import words
 from steelyard.weigh.scorers.json_schema import matches
 
 REPLY = '{"object": "ice skate", "station": "Keizunga", "shelf": 33, "finder": "Edith Kistessen"}'
-TEXT = "The navivane is a machine. The first one was built in 1859. It is made by Kistex Instruments."
+TEXT = "The navivane is a machine. It winds ropes. The first one was built in 1859."
 SEEDS = st.integers(0, 2**63 - 1)
 
 

@@ -30,6 +30,8 @@ _PLACES = (
     *("university", "temple", "castle", "palace", "mosque", "cathedral", "museum", "archaeological site"),
     *("bridge", "tower", "dam", "canal"),
 )
+_NAMESAKES = {"Sierra Nevada", "West Lake", "Don (river)"}  # others of that name are about as well known
+_MANY = ("Mountains", "Alps", "Islands")
 _PLACE = re.compile(rf"\b(?:{'|'.join(_PLACES)})\b", re.IGNORECASE)
 
 
@@ -52,6 +54,11 @@ def _plain(title: str) -> str:
     return title.split(" (")[0]
 
 
+def _has_namesakes(title: str) -> bool:
+    """Whether the title itself tells that there are others of the kind: `Mirror (1975 film)`."""
+    return bool(re.search(r"\(\d{4} ", title)) or title in _NAMESAKES
+
+
 def _names(full: str) -> tuple[str, ...]:
     """A person's full name and the part they are known by: `van Gogh`, `Beethoven`."""
     parts = full.split()
@@ -68,16 +75,23 @@ def _made(article: Article) -> Iterator[Fact]:
         return
     kinds = [(verb, noun) for verb, nouns in _MADE.items() for noun in nouns.split() if noun in words(match["what"])]
     names = _names(match["name"])
-    if len({verb for verb, _ in kinds}) != 1 or not names_any(article.extract, names) or names_any(article.title, names):
+    if len({verb for verb, _ in kinds}) != 1 or not names_any(article.extract, names) or _has_namesakes(article.title):
         return
+    if set(words(article.title)) & {word for name in names for word in words(name)} - _PARTICLES:
+        return  # the question would hold the answer
     verb, noun = kinds[0]
-    work = _plain(article.title) if verb == "painted" else f"the {noun} {_plain(article.title)}"
+    work = _plain(article.title) if noun in ("composition", "sculpture") or verb == "painted" else f"the {noun} {_plain(article.title)}"
     yield Fact("maker", f"maker {names[0]}", f"Who {verb} {work}?", names, "makers", in_corpus=True, article=article.title)
 
 
 def _years(article: Article) -> Iterator[Fact]:
     match = re.match(r"^(\d{4}) (?:[\w-]+ ){0,3}film\b", article.description)
-    if match and re.search(rf"\b{match[1]}\b", article.extract) and len(set(re.findall(r"\b(?:19|20)\d\d\b", article.extract))) == 1:
+    if (
+        match
+        and not _has_namesakes(article.title)
+        and re.search(rf"\b{match[1]}\b", article.extract)
+        and len(set(re.findall(r"\b(?:19|20)\d\d\b", article.extract))) == 1
+    ):
         question = f"In what year did the film {_plain(article.title)} come out?"
         yield Fact("film_year", f"article {article.title}", question, (match[1],), "", "number", in_corpus=True, article=article.title)
 
@@ -89,20 +103,20 @@ def _place(article: Article, vocabulary: Vocabulary, by_name: Mapping[str, Count
     described, told = (
         {by_name[mention.name].code for mention in vocabulary.find(words(text))} for text in (article.description, article.extract)
     )
-    if len(described) != 1 or told != described or vocabulary.find(words(article.title)):
+    if len(described) != 1 or told != described or _has_namesakes(article.title) or vocabulary.find(words(article.title)):
         return
     country = next(country for country in by_name.values() if country.code in described)
-    kind, name = noun[0].lower(), _plain(article.title)
-    spoken = set(words(name))
-    if kind in name.lower() or spoken & {"mount", "park"}:
-        subject = (
-            f"the {name}"
-            if spoken & {"river", "desert", "bridge", "tower", "dam", "canal", "museum", "university"} and "lake" not in spoken
-            else name
-        )
-    else:
-        subject = f"the {kind} {name}"
-    yield Fact(
-        "country_of_place", f"country {country.code}", f"In which country is {subject}?", country.names, "countries",
-        in_corpus=True, article=article.title,
-    )  # fmt: skip
+    question = f"In which country {_spoken(noun[0].lower(), _plain(article.title))}?"
+    yield Fact("country_of_place", f"country {country.code}", question, country.names, "countries", in_corpus=True, article=article.title)
+
+
+def _spoken(kind: str, name: str) -> str:
+    """A place with its verb and article: `is the Eiffel Tower`, `are the Southern Alps`, `is the volcano Mauna Loa`."""
+    said = set(words(name))
+    if name.endswith(_MANY):
+        return f"are the {name}"
+    if "university" in said:
+        return f"is the {name}" if name.startswith("University") else f"is {name}"
+    if said & {"river", "desert", "bridge", "tower", "dam", "canal", "museum", "range", "institute"} and "lake" not in said:
+        return f"is the {name}"
+    return f"is {name}" if kind in name.lower() or said & {"mount", "park", "falls"} else f"is the {kind} {name}"

@@ -25,6 +25,11 @@ class Problem:
         """As it is put to a model."""
         return f"What is {self.text}?"
 
+    @property
+    def equation(self) -> str:
+        """As a worked example is answered: `23 + 48 = 71`."""
+        return f"{self.text} = {self.answer}"
+
 
 def _operand(rng: random.Random, digits: int) -> int:
     return rng.randint(10 ** (digits - 1) if digits > 1 else 1, 10**digits - 1)

@@ -15,15 +15,15 @@ from typing import Any, Literal
 from steelyard.data.generated.names import Names
 
 Split = Literal["train", "test"]
-Kind = Literal["text", "whole number", "number", "yes or no", "choice"]
-_TYPES = {"text": "string", "whole number": "integer", "number": "number", "yes or no": "boolean", "choice": "string"}
+Kind = Literal["text", "whole number", "number", "true or false", "choice"]
+_TYPES = {"text": "string", "whole number": "integer", "number": "number", "true or false": "boolean", "choice": "string"}
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field: its key, its kind, how a value is drawn, and the sentence that says it.
 
-    `sentence` holds `{}` for the value; for yes or no it is the sentence for yes and, behind a `|`, the one for no.
+    `sentence` holds `{}` for the value; for true or false it is the sentence for true and, behind a `|`, the one for false.
     """
 
     key: str
@@ -33,7 +33,7 @@ class Field:
     choices: tuple[str, ...] = ()
 
     def say(self, value: Any) -> str:
-        if self.kind == "yes or no":
+        if self.kind == "true or false":
             yes, no = self.sentence.split("|")
             return yes if value else no
         return self.sentence.format(value)
@@ -107,7 +107,7 @@ def _number(key: str, sentence: str, low: int, high: int) -> Field:
 
 
 def _yes(key: str, yes: str, no: str) -> Field:
-    return Field(key, "yes or no", lambda rng, names: rng.random() < 0.5, f"{yes}|{no}")
+    return Field(key, "true or false", lambda rng, names: rng.random() < 0.5, f"{yes}|{no}")
 
 
 def _choice(key: str, sentence: str, *choices: str) -> Field:

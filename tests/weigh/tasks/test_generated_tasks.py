@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from steelyard.core.errors import RecipeError, SteelyardError
-from steelyard.core.protocols import Score, Token
+from steelyard.core.protocols import Message, Score, Token
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.bits_per_byte import BitsPerByte
 from steelyard.weigh.tasks.task import Ask, Output, Read, Sample, Task
@@ -28,6 +28,11 @@ def reply(sample: Sample) -> Output:
     """What someone who knows the reference would say."""
     said = sample.reference["expected"]
     return Output(text="I do not know." if said == "does not know" else said, tokens=(Token(0, said, -0.1, 0.0, -0.1),), reason="stop")
+
+
+def asked(sample: Sample) -> tuple[Message, ...]:
+    assert isinstance(sample.request, Ask)
+    return sample.request.conversation
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -133,6 +138,35 @@ def test_form_and_content_of_json_are_scored_apart(tasks: dict[str, Task]) -> No
     assert extra == {"fields": 1.0, "exact": 0.0, "valid": 0.0, "parses": 1.0}
 
 
+def about_a(subject: str, question: str) -> Sample:
+    """A grounded question of a kind, from the first passage that tells two people or does some work."""
+    for seed in range(200):
+        for sample in registry.make("grounded_facts", {"passages": 8, "sentences": 6}).samples(seed):
+            told = sample.tags["subject"] == subject and sample.tags["answerable"] == "yes" and question in asked(sample)[-1].content
+            if told and (subject != "company" or sample.reference["rivals"]):
+                return sample
+    raise AssertionError(question)
+
+
+def test_more_than_was_asked_may_be_told_but_not_two_people_for_one() -> None:
+    sample = about_a("company", "Who founded")
+    founder, boss = sample.reference["expected"], sample.reference["rivals"][0]
+    said = {f"It is based in Rome and was founded by {founder}.": 1.0, f"By {founder} or {boss}.": 0.0, f"By {boss}.": 0.0}
+    task = registry.make("grounded_facts")
+    assert {text: task.score(sample, Output(text=text))["right"] for text in said} == said
+
+
+def test_what_a_machine_does_may_be_said_in_other_forms() -> None:
+    sample = about_a("machine", "What does the")
+    verb, what = sample.reference["expected"].split(" ", 1)
+    plain = sample.reference["answers"][1]
+    assert plain in (f"{verb[:-1]} {what}", f"{verb[:-2]} {what}")  # sorts apples: sort apples; polishes lenses: polish lenses
+    task = registry.make("grounded_facts")
+    assert task.score(sample, Output(text=f"It is used to {plain}."))["right"] == 1.0
+    assert task.score(sample, Output(text=f"A machine that {verb} {what}."))["right"] == 1.0
+    assert task.score(sample, Output(text="It is used to do something."))["right"] == 0.0
+
+
 def test_forms_shown_as_examples_are_from_the_training_split(tasks: dict[str, Task]) -> None:
     request = tasks["json_forms"].samples(0)[0].request
     assert isinstance(request, Ask)
@@ -150,10 +184,21 @@ def test_arithmetic_takes_the_last_number() -> None:
 
 
 def test_arithmetic_gives_as_many_different_problems_as_there_are() -> None:
-    task = registry.make("arithmetic", {"problems": 45, "digits": [1], "operations": ["subtract"]})
-    assert len({sample.id for sample in task.samples(0)}) == 45
+    task = registry.make("arithmetic", {"problems": 41, "digits": [1], "operations": ["subtract"], "shown": 4})
+    samples = task.samples(0)
+    assert len({sample.id for sample in samples}) == 41
+    shown = {turn.content for turn in asked(samples[0])[:-1]}
+    assert not shown & {asked(sample)[-1].content for sample in samples}
     with pytest.raises(RecipeError, match="different problems"):
-        registry.make("arithmetic", {"problems": 46, "digits": [1], "operations": ["subtract"]})
+        registry.make("arithmetic", {"problems": 42, "digits": [1], "operations": ["subtract"], "shown": 4})
+
+
+def test_worked_examples_are_as_hard_as_what_is_asked_and_right() -> None:
+    task = registry.make("arithmetic", {"digits": [2, 3], "operations": ["add", "subtract"], "shown": 4})
+    turns = asked(task.samples(0)[0])[:-1]
+    said = [turn.content for turn in turns if turn.role == "assistant"]
+    assert all(eval(left) == int(right) for left, right in (text.split(" = ") for text in said))
+    assert [len(text.split()[0]) for text in said] == [2, 3, 2, 3] and {text.split()[1] for text in said} == {"+", "-"}
 
 
 def test_bits_per_byte_divides_by_the_texts_own_bytes() -> None:
