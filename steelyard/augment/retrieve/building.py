@@ -69,6 +69,8 @@ def build(source: Path, destination: Path, *, tolerate: bool = False, say: Say =
                 total = _finish(connection, left)
                 say(f"Indexed {total} passages")
         with contextlib.suppress(FileNotFoundError):  # another process that waited for the same work has moved it
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
             os.replace(part, destination)
     except sqlite3.OperationalError as error:
         if "full" in str(error):
@@ -85,6 +87,7 @@ def _opened(part: Path, fingerprint: str) -> sqlite3.Connection:
         connection = sqlite3.connect(part, timeout=LOCK_SECONDS, isolation_level=None)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA synchronous = OFF")  # a kill loses nothing; after a power cut the check below begins anew
             connection.execute("BEGIN EXCLUSIVE")
             tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
             if not tables:
@@ -95,8 +98,9 @@ def _opened(part: Path, fingerprint: str) -> sqlite3.Connection:
                 )
                 return connection
             (known,) = connection.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone() or ("",)
+            sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
             connection.execute("COMMIT")
-            if known == fingerprint:
+            if known == fingerprint and sound:
                 return connection
         except sqlite3.OperationalError:
             connection.close()

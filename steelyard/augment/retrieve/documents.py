@@ -162,7 +162,7 @@ def _record(record: Any, source: str, key: str | None, where: str) -> Document |
     return Document(source, " ".join(title.split()), text)
 
 
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
+_HEADING = re.compile(r"(#{1,6})\s")
 _FENCE = re.compile(r"\s*(```+|~~~+)")
 
 
@@ -180,11 +180,12 @@ def _markdown(text: str, name: str, stem: str) -> Iterator[Document]:
     for line in text.splitlines():
         if mark := _FENCE.match(line):
             fence = "" if fence and mark[1].startswith(fence) else fence or mark[1]
-        heading = None if fence else _HEADING.match(line)
-        if heading is None:
+        mark = None if fence else _HEADING.match(line)
+        heading = "" if mark is None else line[mark.end() :].strip().rstrip("#").rstrip()
+        if mark is None or not heading:
             body.append(line)
             continue
         yield from section()
         body = []
-        trail = [entry for entry in trail if entry[0] < len(heading[1])] + [(len(heading[1]), heading[2])]
+        trail = [entry for entry in trail if entry[0] < len(mark[1])] + [(len(mark[1]), heading)]
     yield from section()

@@ -15,7 +15,7 @@ from pathlib import Path
 from steelyard.augment.retrieve import query as queries
 from steelyard.augment.retrieve.building import APPLICATION_ID, FORMAT
 from steelyard.augment.retrieve.documents import LeftOut
-from steelyard.augment.retrieve.ranking import Question, ranked
+from steelyard.augment.retrieve.ranking import Question, extract, ranked
 from steelyard.core.errors import DataError
 from steelyard.core.protocols import Passage
 
@@ -101,9 +101,15 @@ class PassageIndex:
         """A question with its terms weighed by how rare they are here."""
         terms = queries.parse(text)
         counting = f"SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT {FREQUENCY_LIMIT})"
-        words = dict.fromkeys(word for term in terms for word in term.words)
-        hits = {word: int(self._rows(counting, (queries.quoted(word),))[0][0]) for word in words}
-        return Question.of(text, terms, {word: queries.rarity(count, self.count) for word, count in hits.items()})
+        wanted = dict.fromkeys(text for term in terms for text in ((*term.words, term.text) if term.name else term.words))
+        hits = {text: int(self._rows(counting, (queries.quoted(text),))[0][0]) for text in wanted}
+        return Question.of(
+            text, terms, {text: queries.rarity(count, self.count) for text, count in hits.items() if count or " " not in text}
+        )
+
+    def extract(self, query: str, passage: Passage, most: int) -> str:
+        """A passage's opening and the sentences that fit a question best, at most `most` in all."""
+        return extract(self.question(query), passage, most)
 
     def _candidates(self, asked: Question) -> list[Passage]:
         ranking = (

@@ -16,75 +16,13 @@ TITLE_TOKENS = 48
 _PIECE = re.compile(r"[A-Za-z]?[a-z]+|[A-Za-z]+|[^\sA-Za-z]|\s+")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
 # A full stop, question or exclamation mark, what closes after it, and then a space before something that may open a sentence.
-_SENTENCE_END = re.compile(r"""[.!?…]+["'”’)\]»]*(?=\s+["'“‘(\[«]*[^\sa-z])|[。！？]+["”’」』）]*|\n""")
+# Possessive, and begun only where a run of marks begins: a page of full stops must not take the square of its length.
+_SENTENCE_END = re.compile(r"""(?<![.!?…])[.!?…]++["'”’)\]»]*+(?=\s++["'“‘(\[«]*+[^\sa-z])|[。！？]++["”’」』）]*+|\n""")
 _ABBREVIATIONS = frozenset(
-    [
-        "mr",
-        "mrs",
-        "ms",
-        "dr",
-        "prof",
-        "st",
-        "mt",
-        "ft",
-        "jr",
-        "sr",
-        "vs",
-        "etc",
-        "approx",
-        "ca",
-        "cf",
-        "eg",
-        "ie",
-        "e.g",
-        "i.e",
-        "no",
-        "nos",
-        "vol",
-        "fig",
-        "gen",
-        "col",
-        "lt",
-        "capt",
-        "sgt",
-        "rev",
-        "hon",
-        "gov",
-        "sen",
-        "rep",
-        "inc",
-        "ltd",
-        "co",
-        "corp",
-        "bros",
-        "dept",
-        "est",
-        "fl",
-        "pp",
-        "ed",
-        "eds",
-        "u.s",
-        "u.k",
-        "u.n",
-        "d.c",
-        "a.m",
-        "p.m",
-        "b.c",
-        "a.d",
-        "jan",
-        "feb",
-        "mar",
-        "apr",
-        "jun",
-        "jul",
-        "aug",
-        "sep",
-        "sept",
-        "oct",
-        "nov",
-        "dec",
-    ]
+    "mr mrs ms dr prof st mt ft jr sr vs etc approx ca cf eg ie e.g i.e no nos vol fig gen col lt capt sgt rev hon gov sen rep inc ltd co "
+    "corp bros dept est fl pp ed eds u.s u.k u.n d.c a.m p.m b.c a.d jan feb mar apr jun jul aug sep sept oct nov dec".split()
 )
+LONGEST_ABBREVIATION = 24  # characters looked at before a full stop
 _LAST_WORD = re.compile(r"([^\s(\[\"“]+)\.$")
 
 
@@ -115,10 +53,9 @@ def sentences(text: str) -> list[str]:
     """
     found, start = [], 0
     for end in _SENTENCE_END.finditer(text):
-        piece = text[start : end.end()].strip()
-        if stays_open(piece):
+        if stays_open(text[max(start, end.end() - LONGEST_ABBREVIATION) : end.end()].rstrip()):
             continue
-        if piece:
+        if piece := text[start : end.end()].strip():
             found.append(piece)
         start = end.end()
     if rest := text[start:].strip():
@@ -128,7 +65,7 @@ def sentences(text: str) -> list[str]:
 
 def stays_open(piece: str) -> bool:
     """Whether a full stop at the end of this piece belongs to an abbreviation."""
-    last = _LAST_WORD.search(piece)
+    last = _LAST_WORD.search(piece[-LONGEST_ABBREVIATION:])
     if last is None:
         return False
     word = last[1].lower()
@@ -153,6 +90,7 @@ def shortened_title(title: str, most: int = TITLE_TOKENS) -> str:
     title = " ".join(title.split())
     if estimated_tokens(title) <= most:
         return title
+    title = title[: 4 * most]  # no text has more characters to a token than "abc abc abc"
     while estimated_tokens(title) > most - 3:
         title = title[:-1]
     return title.rstrip() + "…"

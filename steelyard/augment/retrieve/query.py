@@ -7,6 +7,7 @@ common words. Every word is searched as a quoted FTS5 string, so nothing a user 
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 import re
@@ -33,8 +34,21 @@ STOP_WORDS = frozenset(
 # Small words inside names; alone they are no terms either.
 PARTICLES = frozenset("of the and de la le las los da do dos du des del es von van der den al el bin ibn".split())
 
+# Irregular forms that questions and texts use for the same deed, by the stem of its verb.
+IRREGULAR = {
+    form: stem
+    for stem, forms in {
+        "writ": "wrote written", "build": "built", "mak": "made", "begin": "began begun", "lead": "led", "win": "won", "sing": "sang sung",
+        "draw": "drew drawn", "fight": "fought", "speak": "spoke spoken", "hold": "held", "becom": "became", "teach": "taught", "ris": "rose risen",
+        "fall": "fell fallen", "giv": "gave given", "tak": "took taken", "know": "knew known", "grow": "grew grown", "bear": "bore born borne",
+        "di": "died dying", "lie": "lay lain", "flow": "flown", "sell": "sold", "bring": "brought", "think": "thought", "leav": "left",
+    }.items()
+    for form in forms.split()
+}  # fmt: skip
+
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_QUESTION = re.compile(r"[^.!?\n]*(?:\b[A-Z]\.[^.!?\n]*)*\?")
+_STRETCH = re.compile(r"[^.!?\n]*(?:[.!?\n]|\Z)")
+_INITIAL = re.compile(r"\b[A-Z]\.\Z")
 _QUOTED = re.compile(r'"([^"]{2,80})"|“([^”]{2,80})”|«([^»]{2,80})»')
 _SENTENCE_START = re.compile(r"(?:^|[.!?:;…]|\n)[\s\"'“”‘’«»()\[\]*_-]*\Z")
 _WITHIN_NAME = re.compile(rf"[\s\-.’']*(?:(?:{'|'.join(sorted(PARTICLES))})[\s\-.’']+)*", re.IGNORECASE)
@@ -48,8 +62,10 @@ def folded(word: str) -> str:
 
 @functools.lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """A folded word without its commonest English endings (plural, possessive, -ed, -ing, final e)."""
+    """A folded word without its commonest English endings (plural, possessive, -ed, -ing, final e) or irregular form."""
     word = re.sub(r"['’]s?$", "", folded(word))
+    if word in IRREGULAR:
+        return IRREGULAR[word]
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("ses", "xes", "ches", "shes")):
@@ -93,7 +109,9 @@ def parse(text: str) -> tuple[Term, ...]:
     most 48 words are kept, names first, so that a pasted page does not become a query of thousands of words.
     """
     text = unicodedata.normalize("NFC", text.replace("\0", " "))
-    text = " ".join(match[0].strip() for match in _QUESTION.finditer(text)) or text
+    text = " ".join(_asking(text)) or text
+    if text.isupper():  # capitals tell nothing where there is nothing else
+        text = text.lower()
     found: dict[tuple[str, ...], Term] = {}
     for run, name in _runs(text):
         span = text[run[0].start() : run[-1].end()]
@@ -110,6 +128,16 @@ def parse(text: str) -> tuple[Term, ...]:
     return tuple(term for key, term in found.items() if key in kept)
 
 
+def _asking(text: str) -> Iterator[str]:
+    """The sentences that end in a question mark. An initial ("J. Verne") ends none."""
+    begun = 0
+    for stretch in _STRETCH.finditer(text):
+        if stretch[0].endswith("?"):
+            yield text[begun : stretch.end()].strip()
+        if not _INITIAL.search(text, max(begun, stretch.end() - 3), stretch.end()):
+            begun = stretch.end()
+
+
 def _runs(text: str) -> Iterator[tuple[list[re.Match[str]], bool]]:
     """Runs of words that are one term, and whether it is a name."""
     quoted = [match.span() for match in _QUOTED.finditer(text)]
@@ -117,7 +145,7 @@ def _runs(text: str) -> Iterator[tuple[list[re.Match[str]], bool]]:
     held: list[re.Match[str]] = []
     for position, match in enumerate(words):
         name = _is_name(text, words, position, quoted)
-        small = folded(match[0]) in STOP_WORDS or folded(match[0]) in PARTICLES
+        small = _is_small(match[0]) and not name
         if held and not small and not (name and _WITHIN_NAME.fullmatch(text, held[-1].end(), match.start())):
             yield held, True
             held = []
@@ -129,24 +157,36 @@ def _runs(text: str) -> Iterator[tuple[list[re.Match[str]], bool]]:
         yield held, True
 
 
+def _is_small(word: str) -> bool:
+    """Whether a word only joins others. A particle with a capital is part of a name: "Lake Van", "El Salvador"."""
+    return folded(word) in STOP_WORDS or (word.islower() and folded(word) in PARTICLES)
+
+
 def _is_name(text: str, words: list[re.Match[str]], position: int, quoted: list[tuple[int, int]]) -> bool:
     match = words[position]
     word = match[0]
-    stop = folded(word) in STOP_WORDS or folded(word) in PARTICLES
-    if any(start < match.start() < end for start, end in quoted):
-        return not stop
-    if stop:
-        return False
+    around = bisect.bisect(quoted, (match.start(), 0)) - 1
+    if around >= 0 and match.start() < quoted[around][1]:
+        return not _is_small(word)
+    before = text[max(0, match.start() - 24) : match.start()]
+    opens = _SENTENCE_START.search(before) is not None and not stays_open(before.strip())
+    if _is_small(word):  # "the symbol He": no pronoun has a capital there
+        alone = not any(_is_beside(text, words, position, step) for step in (-1, 1))
+        return word[0].isupper() and word != "I" and not opens and alone
     if any(c.isdigit() for c in word):
         return True
     if not any(c.isupper() for c in word):
         return False
-    before = text[max(0, match.start() - 24) : match.start()]
-    if not _SENTENCE_START.search(before) or stays_open(before.strip()):
-        return True
-    following = words[position + 1] if position + 1 < len(words) else None
-    beside = following is not None and text[match.end() : following.start()] in (" ", "-", ". ", "’", "'")
-    return beside and following is not None and following[0][0].isupper() and folded(following[0]) not in STOP_WORDS
+    return not opens or _is_beside(text, words, position, 1)
+
+
+def _is_beside(text: str, words: list[re.Match[str]], position: int, step: int) -> bool:
+    """Whether the next word (or the one before, with a step of -1) is a capitalised one that joins this one to a name."""
+    if not 0 <= position + step < len(words):
+        return False
+    first, second = sorted((words[position], words[position + step]), key=lambda match: match.start())
+    other = words[position + step][0]
+    return text[first.end() : second.start()] in (" ", "-", ". ", "’", "'") and other[0].isupper() and folded(other) not in STOP_WORDS
 
 
 def quoted(text: str) -> str:

@@ -4,7 +4,8 @@ BM25 counts words anywhere in a passage. An answer mostly stands in one sentence
 ("the capital of Brazil"), or in an article about the thing asked for; so a sentence s under a title t is judged by
 
     fit      = coverage + 0.25 nearness + 0.15 [t is a name in q] + 0.10 [s holds the kind of answer asked for]
-               + 0.05 [s opens the passage] - 0.10 [q asks about now, s tells of the past] - 0.05 min(1, words of s / 40)
+               + 0.05 [s opens the passage] - 0.50 (1 - smallest share of a name in q)
+               - 0.10 [q asks about now, s tells of the past] - 0.05 min(1, words of s / 40)
     coverage = sum of weight(w) share(w) over terms w of q / sum of weight(w)
     share(w) = how much of w stands in s, in t, or (counted half) in the passage's first two sentences
     weight(w) = idf(w), times 1.5 for a name
@@ -52,8 +53,10 @@ class Question:
 
     @classmethod
     def of(cls, text: str, terms: Sequence[Term], rarity: Mapping[str, float]) -> Question:
-        """Weighs each term by its rarest word; `rarity` holds each word's idf."""
-        weights = (max(0.05, *(rarity[word] for word in term.words)) * (NAME_WEIGHT if term.name else 1.0) for term in terms)
+        """Weighs each term by its rarest word, a name that stands in the documents as a whole by that; `rarity` holds each one's idf."""
+        weights = (
+            max(0.05, *(rarity.get(text, 0.0) for text in (*term.words, term.text))) * (NAME_WEIGHT if term.name else 1.0) for term in terms
+        )
         return cls(text, tuple(terms), tuple(weights))
 
     def weigh(self, shares: Sequence[float]) -> float:
@@ -128,6 +131,7 @@ def spots(asked: Question, passage: Passage) -> list[Spot]:
         fit = coverage + 0.25 * nearness(asked, words, inside, under if titled else None)
         fit += 0.15 * titled + 0.05 * (number == 0) - 0.05 * min(1.0, len(words.stems) / 40)
         fit += 0.1 * bool(kind and kind.search(piece))
+        fit -= 0.5 * (1 - asked.worst_name(shares))
         fit -= 0.1 * bool(now and _THEN.search(piece) and not re.search(r"\b(is|are)\b", piece))
         found.append(Spot(piece, coverage, fit, coverage * asked.worst_name(shares)))
     return found
@@ -157,6 +161,20 @@ def nearness(asked: Question, words: _Words, inside: Sequence[float], under: Seq
                 turned = 2.0 * (sorted(last, key=last.__getitem__) != sorted(last))
                 best = min(best, turned + price[place + 1] - price[min(last.values()) + 1])
     return asked.weigh(inside) / (1 + best / 2) if best < float("inf") else 0.0
+
+
+def extract(asked: Question, passage: Passage, most: int) -> str:
+    """A passage's opening sentence and those that fit the question best, at most `most` in all, in their order.
+
+    What is left out between them shows as an ellipsis. The opening says what the passage is about, which its best sentence may not.
+    """
+    judged = spots(asked, passage)
+    if len(judged) <= most:
+        return passage.text
+    fitting = sorted(range(1, len(judged)), key=lambda number: -judged[number].fit)
+    kept = sorted([0, *fitting[: most - 1]])
+    gaps = (" … " if number - before > 1 else " " for before, number in zip(kept, kept[1:], strict=False))
+    return judged[0].text + "".join(gap + judged[number].text for gap, number in zip(gaps, kept[1:], strict=True))
 
 
 def ranked(asked: Question, candidates: Sequence[Passage]) -> list[Passage]:

@@ -67,7 +67,9 @@ class Retrieve(Lever):
         description="what is searched: `encyclopedia`, a folder, a document, or an index file",
     )
     passages: int = Field(2, ge=0, le=64, description="most passages given with a question, count; 0 turns it off")
-    passage_tokens: int = Field(256, ge=16, le=256, description="longest passage, tokens")
+    sentences: int = Field(
+        2, ge=0, description="most sentences given of a passage: its opening and those that fit best, count; 0 = whole passages"
+    )
     threshold: float = Field(
         0.6, ge=0, le=1, description="least share of the question that a passage must speak of to be given, names foremost"
     )
@@ -89,7 +91,12 @@ class Retrieve(Lever):
         query = question_of(conversation)
         if not query:
             return []
-        return [passage for passage in self.index.search(query, self.passages) if passage.score >= self.threshold]
+        passages = [passage for passage in self.index.search(query, self.passages) if passage.score >= self.threshold]
+        return [self._shortened(query, passage) for passage in passages]
+
+    def _shortened(self, query: str, passage: Passage) -> Passage:
+        extract = getattr(self.index, "extract", None)  # only an index that knows sentences can choose among them
+        return replace(passage, text=extract(query, passage, self.sentences)) if self.sentences and extract else passage
 
     def rewritten(self, conversation: Conversation, passages: Sequence[Passage]) -> list[Message]:
         """The conversation with passages before its last question."""
@@ -97,7 +104,7 @@ class Retrieve(Lever):
         place = _last_question(turns)
         if not passages or place is None:
             return turns
-        shown = "\n\n".join(inert(passage.text) for passage in reversed(passages))
+        shown = "\n\n".join(inert(_headed(passage)) for passage in reversed(passages))
         turns[place] = replace(turns[place], content=PASSAGES.format(passages=shown, question=turns[place].content))
         return turns
 
@@ -111,6 +118,11 @@ def question_of(conversation: Conversation) -> str:
     """What is searched for: the last user turn."""
     place = _last_question(conversation)
     return "" if place is None else conversation[place].content
+
+
+def _headed(passage: Passage) -> str:
+    """A passage under its title, without which "It lies on the Vltava" means nothing."""
+    return f"{passage.title}: {passage.text}" if passage.title else passage.text
 
 
 _MARKUP = re.compile(r"<(?=[^\s<>]{1,60}>)|\[(?=/?[A-Z_]{2,24}\])")
