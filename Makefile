@@ -25,6 +25,13 @@ install: $(VENV)/all   ## .venv with everything a developer needs
 test: $(VENV)/all      ## the test suite
 	$(BIN)/python -m pytest $(ARGS)
 
+accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of them; results go to docs/results
+	cd tests && $(abspath $(BIN))/python -m acceptance $(NAME)
+
+docs: $(VENV)/all      ## docs/challenges.md from the stored results, then the site into site/
+	$(BIN)/python docs/tools/challenges.py
+	$(BIN)/python -m mkdocs build --strict --quiet
+
 lint: $(VENV)/all      ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .

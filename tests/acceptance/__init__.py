@@ -1,0 +1,9 @@
+"""One small honest experiment per lever: a hypothesis, a negative control, and at most five minutes on two cores.
+
+make accept NAME=prompt_lookup       one experiment in full; its result goes to docs/results/prompt_lookup.json
+make accept                          all of them, one after the other
+pytest tests/acceptance              reduced forms of all of them, a few seconds each (that is what CI runs)
+"""
+
+NAMES = ("prompt_lookup", "quantize", "sft", "prompt", "retrieve", "planted_defect", "error_rate")
+"""In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""
