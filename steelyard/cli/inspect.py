@@ -18,17 +18,21 @@ def inspect(
 ) -> None:
     """Show what a model is made of and what it was made from.
 
-    With --check every tensor is read: wrong shapes, numbers that are none, files that lie about themselves.
+    With --check every tensor is read: wrong shapes, numbers that are none, files that lie about themselves. Problems end it
+    with status 1.
     """
     from steelyard.core.get import locate
     from steelyard.model import inspect as inspecting
 
     found = inspecting.inspect(locate(model), check)
     if as_json:
-        return print_json(found)
-    out = console()
-    for key, value in found.items():
-        _show(out, str(key), value, 0)
+        print_json(found)
+    else:
+        out = console()
+        for key, value in found.items():
+            _show(out, str(key), value, 0)
+    if found.get("problems"):
+        raise typer.Exit(1)
 
 
 def _show(out: Any, key: str, value: Any, depth: int) -> None:

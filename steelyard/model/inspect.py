@@ -13,11 +13,11 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
-from steelyard.model.files.check import has_digests, verify_digests
+from steelyard.model.files.check import finite_problem, verify_digests
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.source import TensorSource
-from steelyard.model.load import gguf_config, load, read_config
+from steelyard.model.load import TOKENIZER_FILES, gguf_config, load, read_config
 
 SAMPLE = (Message("user", "What is the capital of France?"),)
 
@@ -32,7 +32,7 @@ def inspect(path: str | Path, check: bool = False) -> dict[str, Any]:
 
     Returns:
         Plain data: `family`, `architecture`, `parameters`, `bytes`, `tensors`, `stored_as`, `context`, `width`, `depth`,
-        `vocabulary`, `opens_in`; with `check` also `problems`, empty when all is well.
+        `vocabulary`, `tokenizer`, `heads`, `opens_in`; with `check` also `problems`, empty when all is well.
 
     Raises:
         ModelFileError: where the files do not even say what they are.
@@ -44,6 +44,13 @@ def inspect(path: str | Path, check: bool = False) -> dict[str, Any]:
     finally:
         source.close()
     return found | {"problems": problems(path)} if check else found
+
+
+def tokenizer_of(path: Path) -> str:
+    """Where the tokenizer is, by the files' names alone."""
+    if path.is_file():
+        return "in the file"
+    return next((name for name in TOKENIZER_FILES if (path / name).exists()), "none")
 
 
 def _open(path: Path) -> tuple[Family, dict[str, Any], TensorSource]:
@@ -72,29 +79,63 @@ def _describe(path: Path, family: Family, config: dict[str, Any], source: Tensor
         "width": plan.width,
         "depth": len(plan.depth.blocks),
         "vocabulary": plan.inputs.vocabulary,
+        "tokenizer": tokenizer_of(path),
         "heads": sorted(plan.heads),
         "opens_in": "transformers, GGUF tools" if path.is_file() else "transformers",
     }
 
 
 def problems(path: Path) -> list[str]:
-    """Everything that keeps the model from being used as it is, one sentence each."""
-    found = verify_digests(path) if path.is_dir() and has_digests(path) else []
+    """Everything that keeps the model from being used as it is, or from being what was saved, one sentence each."""
+    found: list[str] = []
+    for look in (_digest_problems, _weight_problems, _use_problems):
+        try:
+            found += [problem for problem in look(path) if problem not in found]
+        except SteelyardError as error:
+            found.append(str(error).replace("\n  ", " "))
+    return found
+
+
+def _digest_problems(path: Path) -> list[str]:
+    return verify_digests(path) if path.is_dir() else []
+
+
+def _weight_problems(path: Path) -> list[str]:
+    """Every tensor read once: those that hold numbers which are none, or cannot be read."""
+    _, _, source = _open(path)
+    found = []
     try:
-        model = load(path)
-        ids = [1, 2, 3]
-        if model.tokenizer is not None:
-            ids = model.tokenizer.encode("The quick brown fox.") or ids
-            if model.tokenizer.vocabulary_size > model.trunk.plan.inputs.vocabulary:
-                found.append(
-                    f"the tokenizer has {model.tokenizer.vocabulary_size} tokens, the model only {model.trunk.plan.inputs.vocabulary}"
-                )
-        if model.template is not None:
-            model.render(SAMPLE)
-        if "lm" in model.trunk.heads:
-            logits = model.logits([[min(token, model.trunk.plan.inputs.vocabulary - 1) for token in ids]])
-            if not bool(torch.isfinite(logits).all()):
-                found.append("a short text gives logits that are not finite")
-    except SteelyardError as error:
-        found.append(str(error).replace("\n  ", " "))
+        for name in source.names():
+            try:
+                problem = finite_problem(name, source.read(name))
+            except SteelyardError as error:
+                problem = str(error).replace("\n  ", " ")
+            found += [problem] if problem else []
+    finally:
+        source.close()
+    return found
+
+
+def _use_problems(path: Path) -> list[str]:
+    """The model opened and used as an engine uses it: a text read, a conversation rendered, logits or a vector computed."""
+    model = load(path)
+    rows = model.trunk.plan.inputs.vocabulary
+    ids, found = [1 % rows, 2 % rows, 3 % rows], []
+    if (tokenizer := model.tokenizer) is not None:
+        ids = [id for id in tokenizer.encode_for_model(SAMPLE[0].content) if id < rows] or ids
+        # Models of pictures are published without those towers, yet with the special tokens for them: those alone do no harm.
+        spare = [id for id in range(rows, tokenizer.vocabulary_size) if id not in tokenizer.special_ids]
+        if spare:
+            text = tokenizer.token(spare[0])
+            found.append(
+                f"{len(spare)} tokens of the tokenizer have no row in the model, which has {rows}; the first is {text!r} ({spare[0]})"
+            )
+        missing = [id for id in tokenizer.eos_ids if id >= rows]
+        if missing:
+            found.append(f"the token that ends an answer ({missing[0]}) has no row in the model, which has {rows}")
+    if model.template is not None:
+        model.render(SAMPLE)
+    out = model.logits([ids]) if "lm" in model.trunk.heads else model.vectors([ids])
+    if not bool(torch.isfinite(out).all()):
+        found.append("a short text gives results that are not finite")
     return found

@@ -66,7 +66,9 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
     finally:
         source.close()
     record = read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {}
-    return Model(trunk, family, config, read_tokenizer(path), ChatTemplate.from_directory(path), name, record)
+    tokenizer = read_tokenizer(path)
+    check_frame(tokenizer, plan.inputs.vocabulary, str(path))
+    return Model(trunk, family, config, tokenizer, ChatTemplate.from_directory(path), name, record)
 
 
 def holds_adapter(path: Path) -> bool:
@@ -121,6 +123,21 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
     return Tokenizer.from_directory(path) if any((path / file).exists() for file in TOKENIZER_FILES) else None
 
 
+def check_frame(tokenizer: Tokenizer | None, rows: int, where: str) -> None:
+    """Refuses a tokenizer that puts a token without a row before or after every text: it belongs to another model.
+
+    Other tokens beyond the last row are refused where a text holds one; `inspect --check` names them.
+    """
+    around = (*tokenizer.prefix_ids, *tokenizer.suffix_ids) if tokenizer is not None else ()
+    if bad := [id for id in around if id >= rows]:
+        assert tokenizer is not None
+        raise ModelFileError(
+            f"the tokenizer reads {tokenizer.token(bad[0])!r} ({bad[0]}) around every text, but the model has {rows} rows",
+            where=where,
+            do="Use the tokenizer that belongs to the model.",
+        )
+
+
 def load_gguf(path: Path, name: str, dtype: torch.dtype) -> Model:
     """A GGUF file: everything is in it."""
     source = GgufFile(path)
@@ -131,6 +148,7 @@ def load_gguf(path: Path, name: str, dtype: torch.dtype) -> Model:
         plan = family.plan(Config(config, str(path)))
         trunk = build(plan, family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored), str(path), dtype, None)
         tokenizer = Tokenizer.from_gguf(source.metadata)
+        check_frame(tokenizer, plan.inputs.vocabulary, str(path))
         template = ChatTemplate.from_gguf(source.metadata)
     finally:
         source.close()

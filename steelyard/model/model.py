@@ -103,7 +103,10 @@ class Model:
             raise UnsupportedError(f"{self.name} has no pooling head", do="Use an encoder such as all-minilm-l6-v2.")
         if isinstance(texts, str):
             raise SteelyardError("texts is one text, not a list of them", do="Give a list: embed([text]).")
-        encoded = [self._encode_whole(text, truncate) for text in texts]
+        return self.vectors([self._encode_whole(text, truncate) for text in texts], batch)
+
+    def vectors(self, encoded: Sequence[Sequence[int]], batch: int = 32) -> Tensor:
+        """One vector float32 [n, width] for each list of token ids; nothing is added to them."""
         vectors = torch.zeros(len(encoded), self.trunk.plan.width)
         # Texts of like length share a batch, so that little of it is padding.
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -112,7 +115,7 @@ class Model:
                 places = order[start : start + batch]
                 rows = [encoded[place] for place in places]
                 time = max(1, max(len(row) for row in rows))
-                ids = torch.tensor([row + [0] * (time - len(row)) for row in rows], device=self.trunk.device)
+                ids = torch.tensor([[*row, *[0] * (time - len(row))] for row in rows], device=self.trunk.device)
                 step = Step((), (0,) * len(rows), tuple(max(1, len(row)) for row in rows), time, self.trunk.device)
                 vectors[places] = self.trunk.heads["pool"](self.trunk(ids, step), step).cpu()
         return vectors
