@@ -1,0 +1,6 @@
+"""The tools that write the documentation, importable by name."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs" / "tools"))
