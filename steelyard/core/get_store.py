@@ -22,6 +22,7 @@ from steelyard.core.errors import DownloadError, SteelyardError
 from steelyard.core.files import write_json
 from steelyard.core.fingerprint import file_digest
 from steelyard.core.get_known import KnownPackage, PinnedFile
+from steelyard.core.locks import lock
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -138,7 +139,7 @@ class Store:
         with contextlib.suppress(OSError):  # only tidying: a cache that cannot be written may keep it
             handle = os.open(self._lock_file, os.O_RDWR)
             try:
-                if _lock(handle, wait=False):
+                if lock(handle, wait=False):
                     shutil.rmtree(self.work, ignore_errors=True)
             finally:
                 os.close(handle)
@@ -187,9 +188,9 @@ class Store:
             self.root.mkdir(parents=True, exist_ok=True)
             handle = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            if not _lock(handle, wait=False):
+            if not lock(handle, wait=False):
                 say(f"Another process is getting {self.package.name}; waiting for it.")
-                _lock(handle, wait=True)
+                lock(handle, wait=True)
             yield handle
         finally:
             os.close(handle)
@@ -220,24 +221,3 @@ def _sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _lock(handle: int, *, wait: bool) -> bool:
-    """Takes an exclusive lock on an open file; False when another process holds it and `wait` is not set."""
-    if sys.platform == "win32":
-        import msvcrt
-
-        while True:
-            try:
-                msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-                return True
-            except OSError:  # LK_LOCK gives up after ten seconds
-                if not wait:
-                    return False
-    import fcntl
-
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True

@@ -108,7 +108,7 @@ def _read(arm: OpenArm, samples: Sequence[Sample]) -> list[Output]:
     except Exception as error:  # see `answer_one`
         if len(samples) > 1:
             return [_read(arm, [sample])[0] for sample in samples]
-        return [Output(failure=_reason(error), seconds=time.perf_counter() - begun)]
+        return [Output(failure=reason_of(error), seconds=time.perf_counter() - begun)]
     seconds = (time.perf_counter() - begun) / len(samples)
     return [_checked(Output(scores=(score,), seconds=seconds)) for score in scores]
 
@@ -124,7 +124,7 @@ async def answer_one(arm: OpenArm, sample: Sample, seed: int, trial: int) -> Out
         settings = _settings(request.settings, arm, derive(seed, sample.id, trial))
         answer = await collect(arm.answerer.answer(request.conversation, settings))
     except Exception as error:  # an arm is made of anybody's levers; whatever one sample breaks must not sink the others
-        return Output(failure=_reason(error), seconds=time.perf_counter() - begun)
+        return Output(failure=reason_of(error), seconds=time.perf_counter() - begun)
     return _checked(_output(answer, time.perf_counter() - begun))
 
 
@@ -154,7 +154,8 @@ def _checked(output: Output) -> Output:
     return output
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why something failed, in one line for a record or a report."""
     return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
 
 

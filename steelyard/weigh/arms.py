@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
+from steelyard.core.get import locate
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import Answerer, Score
 from steelyard.core.recipe import Arm, EndpointSource, ModelSource
@@ -73,6 +74,10 @@ class OpenArm:
 
 class Opener(Protocol):
     """Opens arms one at a time."""
+
+    def find(self, arm: Arm) -> None:
+        """Raises for what an arm names and nothing has: a misspelled model is told before anything runs."""
+        ...
 
     def open(self, arm: Arm, seed: int | None = None, *, deterministic: bool = True) -> OpenArm:
         """The arm, made with one training seed (None = the run's)."""
@@ -129,6 +134,15 @@ class ArmOpener:
         self.references = References(run.say)
         self.run = dataclasses.replace(run, resolve=self.references)
         self._models: dict[str, Model] = {}
+
+    def find(self, arm: Arm) -> None:
+        """Sees that the models an arm names are there; what is known and absent is downloaded now."""
+        named = [reference.name for lever in arm.levers for reference in lever.references().values() if isinstance(reference, ModelRef)]
+        try:
+            for name in ([arm.source.name] if isinstance(arm.source, ModelSource) else []) + named:
+                locate(name, self.run.say)
+        except SteelyardError as error:
+            raise error.at(f"arm `{arm.name}`") from error
 
     def open(self, arm: Arm, seed: int | None = None, *, deterministic: bool = True) -> OpenArm:
         """Makes, loads and starts an arm.

@@ -23,8 +23,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Failure, Message, Tex
 from steelyard.core.recipe import Arm, EndpointSource, read
 from steelyard.core.run import Run
 from steelyard.weigh.arms import ArmOpener, OpenArm
-
-RECIPE = "recipe.resolved.yaml"
+from steelyard.weigh.directory import RECIPE
 
 
 async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: int) -> dict[str, Any]:

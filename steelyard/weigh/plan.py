@@ -24,6 +24,7 @@ from steelyard.weigh.answering import answer_all, key_for, obstacle
 from steelyard.weigh.arms import ArmOpener, OpenArm, Opener
 from steelyard.weigh.axes import REPEATS, SUBSET, repeated_task
 from steelyard.weigh.checks import AGAIN_COUNT, DEFECT_COUNT, is_defect
+from steelyard.weigh.directory import held, refuse_another_recipe
 from steelyard.weigh.measure import PASSES
 from steelyard.weigh.power import POWER, detectable
 from steelyard.weigh.records import Records
@@ -131,10 +132,16 @@ def plan(
         SteelyardError: the recipe's tasks or base cannot be had.
     """
     run = Run(directory or Path("runs") / recipe.name, seed=recipe.seed, say=say)
+    with held(run.directory):
+        refuse_another_recipe(recipe, run.directory)
+        return _planned_in(run, recipe, calibrate, opener)
+
+
+def _planned_in(run: Run, recipe: Recipe, calibrate: bool, opener: Opener | None) -> Plan:
     asked = questions(recipe)
     speeds = Speeds.read(run.directory)
     if calibrate and not all(speeds.seconds(BASE, question.name) for question in asked):
-        say("Timing the base on a few samples of each task ...")
+        run.say("Timing the base on a few samples of each task ...")
         mine = opener or ArmOpener(run)
         try:
             base = mine.open(recipe.arms[BASE])

@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import io
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,12 @@ from steelyard.core.progress import shown
 from steelyard.core.recipe import Arm, Recipe
 from steelyard.core.run import Run
 from steelyard.weigh import checks
+from steelyard.weigh.answering import reason_of
 from steelyard.weigh.arms import ArmOpener, OpenArm, Opener, is_trained
 from steelyard.weigh.axes import DIVERSITY, REPEATABILITY, agreement, distinct, repeated_task
 from steelyard.weigh.cells import Draft, base_cell, contrast, draft_cells, finish, finish_all, not_run, unmeasured
-from steelyard.weigh.costs import MEASURED, METRICS, draft_measured, values
+from steelyard.weigh.costs import MEASURED, METRICS, Measured, draft_measured, values
+from steelyard.weigh.directory import RECIPE, held, refuse_another_recipe
 from steelyard.weigh.flips import chosen, detail_rows, flips_of
 from steelyard.weigh.measure import measure, prompts_of
 from steelyard.weigh.plan import calibrated, planned
@@ -37,13 +40,11 @@ from steelyard.weigh.records import Records
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
 from steelyard.weigh.report.report import Cell, Report
-from steelyard.weigh.scoring import clusters_of
+from steelyard.weigh.scoring import clusters_of, unable
 from steelyard.weigh.speeds import Speeds
 from steelyard.weigh.statistics import ALPHA
 from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
 from steelyard.weigh.sweep import ONE_SEED, Repeated, Sweep
-
-RECIPE = "recipe.resolved.yaml"
 
 
 def weigh(
@@ -69,13 +70,17 @@ def weigh(
         opener: opens arms; this machine's own if None.
 
     Raises:
-        SteelyardError: the recipe, its data, a model or the disk does not allow it. What was recorded stays.
+        SteelyardError: the recipe, its data, the base or the disk does not allow it, another process is weighing in the directory,
+            or it holds the weighing of another recipe. What was recorded stays. An arm that cannot be made or opened is told in
+            the report and stops nothing.
     """
     recipe = recipe if isinstance(recipe, Recipe) else recipes.read(recipe, overrides)
     with contextlib.ExitStack() as stack:
         draw = progress if progress is not None else stack.enter_context(shown())
         run = Run(Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, say=say, progress=draw)
-        return _Weighing(recipe, run, on_cell, opener).report()
+        with held(run.directory):
+            refuse_another_recipe(recipe, run.directory)
+            return _Weighing(recipe, run, on_cell, opener).report()
 
 
 class _Weighing:
@@ -105,7 +110,7 @@ class _Weighing:
                     sweep.speeds.write(self.run.directory)
         finally:
             self.opener.close()
-        base_costs = self._costs(sweep.speeds) if wants(self.recipe, *MEASURED) else []
+        base_costs = self._costs(sweep) if wants(self.recipe, *MEASURED) else []
         report = self._assembled(sweep, base_costs, started, begun)
         write_report_json(report, self.run.path("report.json"))
         write_html(report, self.run.path("report.html"), self._details(sweep))
@@ -118,6 +123,8 @@ class _Weighing:
     # Quality
 
     def _quality(self, sweep: Sweep) -> None:
+        for arm in self.recipe.arms.values():
+            self.opener.find(arm)
         base = self.opener.open(self.recipe.arms[BASE])
         try:
             sweep.introduce(base, self.recipe.arms[BASE])
@@ -141,7 +148,10 @@ class _Weighing:
     def _arm(self, sweep: Sweep, arm: Arm) -> None:
         seeds: Sequence[int | None] = arm.seeds or (None,)
         for number, seed in enumerate(seeds):
-            open_arm = self.opener.open(arm, seed)
+            try:
+                open_arm = self.opener.open(arm, seed)
+            except Exception as error:  # made of anybody's levers: one arm that breaks must not cost the others their answers
+                return self._give_up(sweep, arm, error)
             try:
                 sweep.introduce(open_arm, arm)
                 for question in self.asked:
@@ -154,9 +164,19 @@ class _Weighing:
             finally:
                 open_arm.close()
 
+    def _give_up(self, sweep: Sweep, arm: Arm, error: Exception) -> None:
+        self.run.log("".join(traceback.format_exception(error)).rstrip())
+        sweep.give_up(arm, reason_of(error))
+        self.run.say(f"{arm.name}: could not be weighed, the others go on. {reason_of(error)}")
+        for question in self.asked:
+            self._draft(sweep, arm, question)
+
     def _draft(self, sweep: Sweep, arm: Arm, question: Question) -> None:
         base = sweep.base[question.name]
-        if sweep.skips(arm, question):
+        if arm.name in sweep.failed:
+            nothing = unable(question.task, base.samples, sweep.failed[arm.name])
+            drafts = draft_cells(arm.name, question.task, base, [nothing])
+        elif sweep.skips(arm, question):
             drafts = not_run(arm.name, question.task, base)
         else:
             runs = sweep.arms[arm.name][question.name]
@@ -238,24 +258,28 @@ class _Weighing:
 
     # Costs
 
-    def _costs(self, speeds: Speeds) -> list[Cell]:
+    def _costs(self, sweep: Sweep) -> list[Cell]:
         """Drafts of speed, memory, energy and money for every arm; the base's own cells where there is no arm beside it."""
         self.run.say("timing, in processes of their own")
         begun = time.perf_counter()
-        names = [BASE, *(arm.name for arm in self.others if not checks.is_defect(arm))]
+        names = [BASE, *(arm.name for arm in self.others if not checks.is_defect(arm) and arm.name not in sweep.failed)]
         found = measure(
             self.run.directory,
             names,
             prompts_of([question.samples for question in self.asked]),
             lambda done, total: self.run.progress("timing", done, total, ""),
         )
-        speeds.note("all", "", "measuring", time.perf_counter() - begun)
-        speeds.write(self.run.directory)
+        sweep.speeds.note("all", "", "measuring", time.perf_counter() - begun)
+        sweep.speeds.write(self.run.directory)
         currency = money.prices().currency
         for (_, arm), (base, other) in found.items():
             if arm != BASE:
                 self.drafts[arm] += draft_measured(arm, base, other, self.recipe.axes, currency)
             self.run.metric(kind="measured", arm=arm, load_seconds=other.load_seconds, blocks=len(other.blocks), failure=other.failure)
+        for arm, reason in sweep.failed.items():
+            if not checks.is_defect(self.recipe.arms[arm]):
+                failed = Measured(failure=reason)
+                self.drafts[arm] += draft_measured(arm, failed, failed, self.recipe.axes, currency)
         if self.others:
             return []
         ((base, _),) = found.values()
@@ -275,7 +299,8 @@ class _Weighing:
             for question in self.asked
             if (runs := sweep.arms.get(arm.name, {}).get(question.name))
         ]
-        notes = checks.complaints(self.checks["a_a"], self.checks["planted_defect"])
+        notes = [f"The arm {name} could not be weighed: {reason}" for name, reason in sweep.failed.items()]
+        notes += checks.complaints(self.checks["a_a"], self.checks["planted_defect"])
         if self.asked and not self.checks["planted_defect"]:
             notes.append("No planted defect was tried: it needs a task that puts questions and is not at floor.")
         if sweep.floored:

@@ -58,6 +58,7 @@ class Sweep:
         repeats: arm -> its repeated questions.
         floored: tasks at which the base is at floor.
         summaries: arm -> who it was.
+        failed: arm -> why it could not be made or opened.
     """
 
     recipe: Recipe
@@ -71,6 +72,7 @@ class Sweep:
     repeats: dict[str, Repeated] = field(default_factory=dict)
     floored: set[str] = field(default_factory=set)
     summaries: dict[str, ArmSummary] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
 
     def ask(self, arm: OpenArm, question: Question, count: int | None = None, *, trial: int = 0, trials: int = 1) -> Scored:
         """An arm's values on the first `count` samples of a task."""
@@ -162,13 +164,26 @@ class Sweep:
             cost = {key: round(value + opened.cost.get(key, 0.0), 3) for key, value in before.cost.items()}
             self.summaries[arm.name] = dataclasses.replace(before, fingerprint=f"{before.fingerprint}+{opened.fingerprint}", cost=cost)
             return
+        self.summaries[arm.name] = dataclasses.replace(
+            self._unopened(arm),
+            fingerprint=opened.fingerprint,
+            cost=dict(opened.cost),
+            kernels=opened.kernels,
+            parameters=opened.parameters,
+        )
+
+    def give_up(self, arm: Arm, reason: str) -> None:
+        """Notes that an arm could not be made or opened; what its earlier seeds gave is not used."""
+        self.summaries[arm.name] = dataclasses.replace(self._unopened(arm), note=f"could not be weighed: {reason}")
+        self.arms.pop(arm.name, None)
+        self.repeats.pop(arm.name, None)
+        self.failed[arm.name] = reason
+
+    def _unopened(self, arm: Arm) -> ArmSummary:
         note = ONE_SEED if is_trained(arm) and len(arm.seeds) < 2 else ""
         if isinstance(arm.source, EndpointSource):
             note = "a remote endpoint: what answered there may change without notice"
-        levers = [written_lever(lever) for lever in arm.levers]
-        self.summaries[arm.name] = ArmSummary(
-            opened.fingerprint, levers, dict(opened.cost), opened.kernels, note, parameters=opened.parameters
-        )
+        return ArmSummary("", [written_lever(lever) for lever in arm.levers], {}, note=note)
 
 
 def _floored(metric: Metric, scored: Scored) -> bool:

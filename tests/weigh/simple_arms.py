@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 from steelyard.core import recipe as recipes
+from steelyard.core.errors import SteelyardError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Done, Failure, Message, Score, Text, Usage
 from steelyard.core.seeds import derive
@@ -83,11 +84,18 @@ class Bench:
     def __init__(self, **options):
         self.options, self.opened, self.open_now = options, [], 0
 
+    def find(self, arm):
+        if Path(arm.source.name).name.startswith("nowhere"):
+            raise SteelyardError(f"nothing is called `{Path(arm.source.name).name}`", where=f"arm `{arm.name}`")
+
     def open(self, arm, seed=None, *, deterministic=True):
         assert self.open_now == 0, "one engine at a time"
         self.open_now += 1
         name = Path(arm.source.name).name
         kind, _, amount = name.partition("-")
+        if kind == "broken":
+            self.open_now -= 1
+            raise RuntimeError("the lever came off") if amount == "crash" else SteelyardError("the weights are not numbers", where=name)
         share = int(amount.split("-")[0] or 0) / 100
         build = {
             "skill": lambda: Calculator(share, **self.options),

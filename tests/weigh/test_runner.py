@@ -156,6 +156,32 @@ def test_failed_samples_are_told_and_sink_nothing(tmp_path):
     assert gone.verdict == "not measurable" and "nobody is there" in gone.note and gone.base is not None
 
 
+@pytest.mark.parametrize(("source", "reason"), [("broken-0", "the weights are not numbers"), ("broken-crash", "the lever came off")])
+def test_an_arm_that_cannot_be_opened_is_told_and_the_others_are_weighed(tmp_path, source, reason):
+    report, lines = run(tmp_path, recipe(arms={"lame": source, "good": "skill-100"}, problems=80))
+    assert report.cell("good", "right").verdict == "better"
+    lame = report.cell("lame", "right")
+    assert lame.verdict == "not measurable" and reason in lame.note and lame.base == report.cell("good", "right").base
+    assert report.cell("lame", "agreement").verdict == "not measurable"
+    assert reason in report.arms["lame"].note and any("lame" in note and reason in note for note in report.notes)
+    assert any(line.startswith("lame: could not be weighed") for line in lines)
+    again, _ = run(tmp_path, recipe(arms={"lame": source, "good": "skill-100"}, problems=80))
+    assert quality_part(again) == quality_part(report)
+
+
+def test_a_misspelled_model_is_told_before_anything_is_asked(tmp_path):
+    bench = Bench()
+    with pytest.raises(SteelyardError, match="arm `lost`: nothing is called `nowhere-9`"):
+        run(tmp_path, recipe(arms={"good": "skill-90", "lost": "nowhere-9"}), bench)
+    assert not bench.opened
+    run(tmp_path, recipe(arms={"good": "skill-90", "lost": "skill-80"}))  # corrected, it may go on in the same directory
+
+
+def test_a_base_that_cannot_be_opened_ends_the_weighing(tmp_path):
+    with pytest.raises(SteelyardError, match="not numbers"):
+        run(tmp_path, recipe(base="broken-0", arms={"good": "skill-90"}))
+
+
 def test_what_an_arm_cannot_do_is_not_measurable_and_not_a_failure(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(f"Paragraph {i}: " + "words and words " * 12 for i in range(30)))
@@ -179,9 +205,9 @@ def test_a_second_run_asks_nothing_again_and_reports_the_same(tmp_path):
 
 
 def test_more_samples_keep_those_already_answered(tmp_path):
-    run(tmp_path, recipe(arms={"good": "skill-90"}, problems=40))
+    run(tmp_path, recipe(arms={"good": "skill-90"}, samples=40))
     bench = Bench()
-    report, _ = run(tmp_path, recipe(arms={"good": "skill-90"}, problems=60), bench)
+    report, _ = run(tmp_path, recipe(arms={"good": "skill-90"}, samples=60), bench)
     good = next(answerer for name, answerer in bench.opened if name == "good")
     assert len(good.asked) == 20 and report.cell("good", "right").n == 60
 
@@ -240,7 +266,7 @@ def test_seeds_of_a_trained_arm_are_weighed_together(tmp_path):
 
 
 def test_only_the_axes_asked_for_are_reported_but_the_primary_always_is(tmp_path):
-    report, _ = run(tmp_path, recipe(arms={"good": "skill-90"}, axes=["format"]))
+    report, _ = run(tmp_path / "a", recipe(arms={"good": "skill-90"}, axes=["format"]))
     assert {cell.axis for cell in report.cells} == {"format"}
     report, _ = run(tmp_path / "b", recipe(arms={"good": "skill-90"}, axes=["quality"], primary={"good": ["arithmetic", "quality"]}))
     assert [cell.metric for cell in report.cells if cell.primary] == ["right"]
