@@ -51,7 +51,8 @@ class LowRank(nn.Module):
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
         narrow = F.dropout(x, self.dropout, self.training).to(self.a.dtype).reshape(-1, x.shape[-1])  # as in DenseStorage.forward
-        return (F.linear(F.linear(narrow, self.a), self.b) * self.scale).to(x.dtype).view(*x.shape[:-1], len(self.b))
+        narrow = F.linear(narrow, self.a) * self.scale  # scaled where it has few columns
+        return F.linear(narrow, self.b).to(x.dtype).view(*x.shape[:-1], len(self.b))
 
     def delta(self) -> Tensor:
         """The change of the weights, float32 [out, in]."""
