@@ -27,8 +27,8 @@ from steelyard.model.weights import Renamed, build
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
 """Where any of these lies, a tokenizer is meant, and one that cannot be read is an error."""
 
-INT8 = {"num_bits": (8,), "type": ("int",), "strategy": ("channel",), "symmetric": (True, None)}
-"""What compressed-tensors must say of weights for them to be ours; None = it need not say."""
+INT8 = {"num_bits": (8,), "type": ("int",), "symmetric": (True, None)}
+"""What compressed-tensors must say of weights and activations for them to be multiplied as ours are; None = it need not say."""
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -177,12 +177,19 @@ def packed_kind(config: Mapping[str, Any], path: Path) -> str | None:
     if not quantization:
         return None
     groups = quantization.get("config_groups") if isinstance(quantization, dict) else None
-    weights = [group.get("weights") if isinstance(group, dict) else None for group in groups.values()] if isinstance(groups, dict) else []
-    known = isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors" and bool(weights)
-    if known and all(isinstance(w, dict) and all(w.get(key) in allowed for key, allowed in INT8.items()) for w in weights):
+    known = isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors"
+    if known and isinstance(groups, dict) and groups and all(_is_int8(group) for group in groups.values()):
         return "int8"
     raise ModelFileError(
         f"quantization {quantization!r:.200} is not read here",
         where=str(path / "config.json"),
-        do="Use the float weights, or 8-bit per-channel compressed-tensors.",
+        do="Use the float weights, or compressed-tensors of 8 bits per channel, with activations of 8 bits per token.",
+    )
+
+
+def _is_int8(group: object) -> bool:
+    parts = [group.get(part) for part in ("weights", "input_activations")] if isinstance(group, dict) else [None]
+    return all(
+        isinstance(part, dict) and all(part.get(key) in allowed for key, allowed in (INT8 | {"strategy": (strategy,)}).items())
+        for part, strategy in zip(parts, ("channel", "token"), strict=False)
     )

@@ -37,6 +37,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         GROUPED | {"rope_parameters": YARN | {"truncate": False, "beta_fast": 8.0, "beta_slow": 2.0, "mscale": 0.7, "mscale_all_dim": 0.4}},
     ),
     "llama yarn, stated attention factor": ("Llama", GROUPED | {"rope_parameters": YARN | {"attention_factor": 0.8}}),
+    "llama dynamic, within its context": (
+        "Llama",
+        GROUPED | {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 4.0}, "max_position_embeddings": 30},
+    ),
     "llama relu": ("Llama", GROUPED | {"hidden_act": "relu", "rms_norm_eps": 0.1}),
     "mistral": ("Mistral", GROUPED | {"head_dim": 8, "sliding_window": 7}),
     "mistral, no window, tied": ("Mistral", GROUPED | {"head_dim": 10, "sliding_window": None, "tie_word_embeddings": True}),

@@ -107,6 +107,7 @@ def test_a_packed_head_no_longer_shares_the_token_table(tmp_path: Path) -> None:
         (lambda c: c | {"quant_method": "gptq"}, "is not read here"),
         (lambda c: c | {"config_groups": []}, "is not read here"),
         (lambda c: c | {"config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "strategy": "group"}}}}, "is not read here"),
+        (lambda c: c | {"config_groups": {"g": {"weights": c["config_groups"]["group_0"]["weights"]}}}, "is not read here"),
         (lambda c: {}, "holds torch.int8, not floats|is not part of this architecture"),
         (lambda c: "int8", "is not read here"),
     ],
@@ -118,6 +119,14 @@ def test_other_packings_are_refused_by_name(change: Any, message: str, tmp_path:
     path.write_text(json.dumps(config | {"quantization_config": change(config["quantization_config"])}))
     with pytest.raises(SteelyardError, match=message):
         steelyard.load(tmp_path / "int8")
+
+
+def test_a_packed_encoder_gives_the_same_vectors_when_it_comes_back(minilm: Path, tmp_path: Path) -> None:
+    model = quantized(steelyard.load(minilm))
+    model.save(tmp_path / "int8")
+    texts = ["A man is eating food.", "Καλημέρα"]
+    assert torch.equal(steelyard.load(tmp_path / "int8").embed(texts), model.embed(texts))
+    assert weights_size(tmp_path / "int8") < 0.65 * weights_size(minilm)  # half of MiniLM is its token table, which stays
 
 
 # ---- whole models ------------------------------------------------------------------------------------------------------------

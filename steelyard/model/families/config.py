@@ -36,7 +36,7 @@ class Config:
 
     def _refuse(self, key: str, value: Any, expected: str) -> ModelFileError:
         return ModelFileError(
-            f"`{key}` is {value!r}, not {expected}", where=self.where, do="Restore the config the model was published with."
+            f"`{key}` is {value!r:.100}, not {expected}", where=self.where, do="Restore the config the model was published with."
         )
 
     def integer(self, key: str, default: Any = ...) -> Any:
@@ -135,7 +135,8 @@ class Config:
                 f"rotary positions over {dimensions} of {head_width} dimensions", where=self.where, do="They must be an even number."
             )
         method = rope.values.get("rope_type", rope.values.get("type", "default"))
-        if method in ("default", None):
+        # `dynamic` stretches only what is longer than `max_position_embeddings`, and that is refused here.
+        if method in ("default", "dynamic", None):
             return Rotary(dimensions, theta)
         return Rotary(dimensions, theta, self._scaling(rope, str(method), dimensions))
 
@@ -168,7 +169,9 @@ class Config:
             return RotaryScaling(
                 "longrope", factor, original, attention_factor=attention, long_factors=divisors[0], short_factors=divisors[1]
             )
-        raise ModelFileError(f"rotary scaling `{method}` is not known", where=rope.where, do="Known: linear, llama3, yarn, longrope.")
+        raise ModelFileError(
+            f"rotary scaling `{method:.40}` is not known", where=rope.where, do="Known: linear, dynamic, llama3, yarn, longrope."
+        )
 
     def _divisors(self, rope: Config, key: str, count: int) -> tuple[float, ...]:
         value = rope.values.get(key)
