@@ -13,17 +13,22 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
-from steelyard.model.files.check import finite_problem, verify_digests
+from steelyard.model.files import adapters
+from steelyard.model.files.check import RECORD, finite_problem, verify_digests
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
+from steelyard.model.files.safetensors_file import SafetensorsFile
 from steelyard.model.files.source import TensorSource
-from steelyard.model.load import TOKENIZER_FILES, gguf_config, load, read_config
+from steelyard.model.files.strict_json import read_object
+from steelyard.model.load import TOKENIZER_FILES, gguf_config, holds_adapter, load, read_config
 
 SAMPLE = (Message("user", "What is the capital of France?"),)
+SHOWN = ("parents", "arm", "steps", "serve", "training", "seed", "measurements", "versions")
+"""What of `steelyard.json` says how a model came to be."""
 
 
 def inspect(path: str | Path, check: bool = False) -> dict[str, Any]:
-    """A description of the model at a path (a directory or a .gguf file).
+    """A description of the model at a path (a directory, an adapter's directory, or a .gguf file).
 
     Args:
         path: where it lies; nothing is downloaded.
@@ -32,18 +37,47 @@ def inspect(path: str | Path, check: bool = False) -> dict[str, Any]:
 
     Returns:
         Plain data: `family`, `architecture`, `parameters`, `bytes`, `tensors`, `stored_as`, `context`, `width`, `depth`,
-        `vocabulary`, `tokenizer`, `heads`, `opens_in`; with `check` also `problems`, empty when all is well.
+        `vocabulary`, `tokenizer`, `heads`, `opens_in`, and `made_from` where we made it; of an adapter `base`, `rank` and
+        `adapts` instead. With `check` also `problems`, empty when all is well.
 
     Raises:
         ModelFileError: where the files do not even say what they are.
     """
     path = Path(path)
-    family, config, source = _open(path)
-    try:
-        found = _describe(path, family, config, source)
-    finally:
-        source.close()
+    if path.is_dir() and holds_adapter(path):
+        found = _describe_adapter(path)
+    else:
+        family, config, source = _open(path)
+        try:
+            found = _describe(path, family, config, source)
+        finally:
+            source.close()
+    if path.is_dir() and (path / RECORD).exists():
+        record = read_object(path / RECORD)
+        if made := {key: record[key] for key in SHOWN if key in record}:
+            found["made_from"] = made
     return found | {"problems": problems(path)} if check else found
+
+
+def _describe_adapter(path: Path) -> dict[str, Any]:
+    config = adapters.read_config(path)
+    with SafetensorsFile(path / adapters.WEIGHTS) as source:
+        stored = Counter(source.stored_type(name) for name in source.names())
+        parameters = sum(math.prod(source.shape(name)) for name in source.names())
+        tensors = len(source.names())
+    return {
+        "path": str(path),
+        "family": "adapter",
+        "base": config.get("base_model_name_or_path"),
+        "rank": config.get("r"),
+        "adapts": config.get("target_modules"),
+        "parameters": parameters,
+        "bytes": (path / adapters.WEIGHTS).stat().st_size,
+        "tensors": tensors,
+        "stored_as": dict(stored.most_common()),
+        "tokenizer": tokenizer_of(path),
+        "opens_in": "peft",
+    }
 
 
 def tokenizer_of(path: Path) -> str:
@@ -102,7 +136,7 @@ def _digest_problems(path: Path) -> list[str]:
 
 def _weight_problems(path: Path) -> list[str]:
     """Every tensor read once: those that hold numbers which are none, or cannot be read."""
-    _, _, source = _open(path)
+    source = SafetensorsFile(path / adapters.WEIGHTS) if path.is_dir() and holds_adapter(path) else _open(path)[2]
     found = []
     try:
         for name in source.names():

@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 import steelyard
 from steelyard.cli.main import app
 from steelyard.compress.quantize.int8 import Quantize
+from steelyard.model.files.adapters import save_adapter
 from steelyard.model.inspect import inspect, problems
+from steelyard.model.linears.lora import BRANCH, LowRank
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,31 @@ def test_problems_are_shown_to_people_too(model: Path) -> None:
     assert result.exit_code == 1 and "model.norm.weight" in result.output
     assert CliRunner().invoke(app, ["inspect", str(model)]).exit_code == 0
     assert torch.isnan(load_file(model / "model.safetensors")["model.norm.weight"]).sum() == 1
+
+
+def test_how_a_model_came_to_be_is_told(tmp_path: Path) -> None:
+    talker = tiny_talker()
+    talker.record |= {"parents": [{"name": "before", "fingerprint": "f"}], "steps": [], "card": "# Long text"}
+    talker.save(tmp_path / "model")
+    assert inspect(tmp_path / "model")["made_from"] == {"parents": [{"name": "before", "fingerprint": "f"}], "steps": []}
+
+
+def test_an_adapter_is_described_and_checked_on_its_base(model: Path, tmp_path: Path) -> None:
+    loaded = steelyard.load(model)
+    linear: Any = loaded.trunk.get_submodule("blocks.1.channel.up")
+    linear.branches[BRANCH] = LowRank(32, 48, 2, 4.0)
+    linear.branches[BRANCH].draw(torch.Generator().manual_seed(0))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    save_adapter(loaded.family, loaded.trunk, folder, str(model))
+    told = inspect(folder)
+    assert told["family"] == "adapter" and told["base"] == str(model) and told["rank"] == 2 and told["parameters"] == 2 * (32 + 48)
+    assert told["bytes"] < 0.1 * inspect(model)["bytes"]
+    assert check(folder) == (0, [])
+    tensors = load_file(folder / "adapter_model.safetensors")
+    next(iter(tensors.values()))[0, 0] = math.nan
+    save_file(tensors, folder / "adapter_model.safetensors")
+    status, found = check(folder)
+    assert status == 1 and any("1 NaN of" in problem for problem in found)
+    shutil.rmtree(model)
+    assert any("cannot be opened" in problem for problem in check(folder)[1])
