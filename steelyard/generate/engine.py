@@ -19,6 +19,7 @@ import torch
 
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
+from steelyard.core.threads import apart
 from steelyard.generate import sampling
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import FunctionProcessor, Processor
@@ -94,14 +95,8 @@ class Engine:
             torch.set_num_threads(spec.threads)
         self.spec, self.model = spec, model
         self.context = min(spec.context or model.context_length, model.context_length)
-        trunk = model.trunk.with_weights(spec.weight_type)
-        if trunk.device.type == "cuda":
-            trunk.inputs.stream = spec.weight_type
-        if spec.kernels == "auto":
-            pack(trunk)
-        processors = (Penalties(), *spec.processors)
         try:
-            self.scheduler = Scheduler(trunk, replace(spec, processors=processors), self.context)
+            self.scheduler = apart(lambda: self._scheduler(spec))
         except MemoryError:
             raise SteelyardError(
                 f"{spec.slots} slots of {self.context} tokens do not fit into memory",
@@ -113,6 +108,14 @@ class Engine:
         self._closed = False
         self._thread = threading.Thread(target=self._loop, name="steelyard-engine", daemon=True)
         self._thread.start()
+
+    def _scheduler(self, spec: EngineSpec) -> Scheduler:
+        trunk = spec.model.trunk.with_weights(spec.weight_type)
+        if trunk.device.type == "cuda":
+            trunk.inputs.stream = spec.weight_type
+        if spec.kernels == "auto":
+            pack(trunk)
+        return Scheduler(trunk, replace(spec, processors=(Penalties(), *spec.processors)), self.context)
 
     # What it is
 

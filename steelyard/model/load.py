@@ -11,6 +11,7 @@ import torch
 
 from steelyard.core.errors import ModelFileError, SteelyardError
 from steelyard.core.get import locate
+from steelyard.core.threads import apart
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
 from steelyard.model.families.gguf import Description
@@ -46,7 +47,10 @@ def load(name_or_path: str | Path, dtype: str = "float32") -> Model:
     if dtype not in FLOATS:
         raise SteelyardError(f"dtype {dtype!r}", do=f"Known: {', '.join(FLOATS)}.")
     path = locate(str(name_or_path))
-    name = str(name_or_path)
+    return apart(lambda: _load(path, str(name_or_path), dtype))
+
+
+def _load(path: Path, name: str, dtype: str) -> Model:
     if path.is_file():
         return load_gguf(path, name, FLOATS[dtype])
     if holds_adapter(path):
