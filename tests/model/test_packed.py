@@ -5,8 +5,10 @@ import torch
 from tiny_talker import tiny_talker
 
 from steelyard.generate.engine import Engine
+from steelyard.model.linears.int8 import Int8Storage
+from steelyard.model.linears.joined import join, together
 from steelyard.model.linears.linear import Linear
-from steelyard.model.linears.packed import PackedStorage, can_pack, pack
+from steelyard.model.linears.packed import PackedStorage, can_pack, pack, packed
 
 cpu = torch.device("cpu")
 
@@ -49,3 +51,33 @@ def test_the_weights_of_a_running_engine_count_packed_matrices() -> None:
     with Engine(model, dtype="float32", slots=1, context=16) as engine:
         kinds = {module.storage.kind for module in engine.trunk.modules() if isinstance(module, Linear)}
         assert engine.trunk.weight_bytes() >= model.trunk.weight_bytes(), kinds
+
+
+@pytest.mark.parametrize("kind", ["dense", "int8"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_joined_linears_give_each_its_own_product(kind: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    linears = [Linear(128, outputs, bias) for outputs in (128, 64, 65)]
+    for linear in linears:
+        if bias:
+            torch.nn.init.normal_(linear.storage.bias)
+        if kind == "int8":
+            linear.storage = Int8Storage.from_dense(linear.weight, linear.bias)
+    x = torch.randn(3, 5, 128)
+    with torch.inference_mode():
+        apart, size = [linear(x) for linear in linears], sum(linear.storage.bytes() for linear in linears)
+        weights = [linear.weight.clone() for linear in linears]
+        join(linears, packed)
+        assert len({id(linear.storage.whole) for linear in linears}) == 1
+        for linear, alone, at_once, weight in zip(linears, apart, together(x, None, linears), weights, strict=True):
+            assert torch.allclose(at_once, alone, atol=1e-5) and torch.equal(linear(x), at_once)
+            assert torch.equal(linear.weight, weight)
+    assert abs(sum(linear.storage.bytes() for linear in linears) - size) <= len(linears)
+
+
+def test_what_cannot_be_joined_stays_apart() -> None:
+    mixed = [Linear(64, 64, bias=True), Linear(64, 64, bias=False)]
+    join(mixed, packed)
+    assert [linear.storage.kind for linear in mixed] == ["dense", "dense"]
+    x = torch.randn(2, 64)
+    assert all(torch.equal(one, linear(x)) for one, linear in zip(together(x, None, mixed), mixed, strict=True))

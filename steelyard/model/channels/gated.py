@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.step import Step
 
@@ -29,6 +30,8 @@ class GatedPlan:
 class Gated(nn.Module):
     """x [b, t, width] -> [b, t, width]; no memory."""
 
+    same_input = (("gate", "up"),)
+
     def __init__(self, width: int, plan: GatedPlan):
         super().__init__()
         self.plan = plan
@@ -38,4 +41,5 @@ class Gated(nn.Module):
         self.activation = ACTIVATIONS[plan.activation]
 
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
-        return self.down(activate(self.activation, self.gate(x_btd, step), step.deterministic) * self.up(x_btd, step), step)
+        gate, up = together(x_btd, step, (self.gate, self.up))
+        return self.down(activate(self.activation, gate, step.deterministic) * up, step)

@@ -34,6 +34,15 @@ class DenseStorage(nn.Module):
         if not self.weight.is_meta:
             nn.init.normal_(self.weight, std=0.02)
 
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> DenseStorage:
+        """A storage for inference that holds these very tensors."""
+        with torch.device("meta"):
+            storage = cls(weight.shape[1], weight.shape[0], bias=False)
+        storage.weight = nn.Parameter(weight, requires_grad=False)
+        storage.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        return storage
+
     def forward(self, x: Tensor) -> Tensor:
         # As a matrix, because PyTorch multiplies some strides of [b, 1, in] row by row: slower, and other bits.
         weight, rows = self.weight, x.reshape(-1, x.shape[-1])
@@ -62,7 +71,10 @@ class Linear(nn.Module):
         self.branches = nn.ModuleDict()
 
     def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
-        y = self.storage(x)
+        return self.branched(self.storage(x), x, step)
+
+    def branched(self, y: Tensor, x: Tensor, step: Step | None) -> Tensor:
+        """The storage's product with what the branches add to it."""
         for branch in self.branches.values():
             y = y + branch(x, step)
         return y

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from steelyard.model.linears.joined import join
 from steelyard.model.linears.linear import DenseStorage, Linear
 
 FEWEST = 64
@@ -46,10 +47,20 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def pack(trunk: nn.Module) -> None:
-    """Packs every float linear of a trunk that is used for inference only. A table shared with the input stays there as it is."""
+    """Makes a trunk's linears ready for inference: joins those of the same input, then packs every float matrix.
+
+    Parts name what may be joined in `same_input`. A table shared with the input stays there as it is.
+    """
+    for part in trunk.modules():
+        for group in getattr(part, "same_input", ()):
+            join([getattr(part, name) for name in group], packed)
     for module in trunk.modules():
-        if not isinstance(module, Linear) or not isinstance(module.storage, DenseStorage):
-            continue
-        weight = module.storage.weight
-        if min(weight.shape) >= FEWEST and can_pack(weight.dtype, weight.device):
-            module.storage = PackedStorage(weight, module.storage.bias)
+        if isinstance(module, Linear) and isinstance(module.storage, DenseStorage):
+            module.storage = packed(module.storage)
+
+
+def packed(storage: DenseStorage) -> nn.Module:
+    """The packed twin of a dense storage, or the storage itself where this machine gains nothing by it."""
+    weight = storage.weight
+    worth = min(weight.shape) >= FEWEST and can_pack(weight.dtype, weight.device)
+    return PackedStorage(weight, storage.bias) if worth else storage

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.rotary import Rotary
 from steelyard.model.norms import NormPlan
@@ -67,6 +68,7 @@ class Attention(nn.Module):
     """x [b, t, width] -> [b, t, width]. Its state is a `KeyValuePool`."""
 
     grid = 1
+    same_input = (("query", "key", "value"),)
 
     def __init__(self, width: int, plan: AttentionPlan):
         super().__init__()
@@ -93,7 +95,7 @@ class Attention(nn.Module):
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         plan = self.plan
-        q, k, v = self.query(x_btd, step), self.key(x_btd, step), self.value(x_btd, step)
+        q, k, v = together(x_btd, step, (self.query, self.key, self.value))
         if plan.query_key_norm == "full":
             q, k = self.query_norm(q), self.key_norm(k)  # type: ignore[misc]
         q = q.unflatten(-1, (plan.heads, plan.head_width)).transpose(1, 2)
