@@ -15,7 +15,7 @@ from pathlib import Path
 from steelyard.augment.retrieve import query as queries
 from steelyard.augment.retrieve.building import APPLICATION_ID, FORMAT
 from steelyard.augment.retrieve.documents import LeftOut
-from steelyard.augment.retrieve.ranking import Question, extract, ranked
+from steelyard.augment.retrieve.ranking import Question, ranked
 from steelyard.core.errors import DataError
 from steelyard.core.protocols import Passage
 
@@ -106,10 +106,6 @@ class PassageIndex:
         return Question.of(
             text, terms, {text: queries.rarity(count, self.count) for text, count in hits.items() if count or " " not in text}
         )
-
-    def extract(self, query: str, passage: Passage, most: int) -> str:
-        """A passage's opening and the sentences that fit a question best, at most `most` in all."""
-        return extract(self.question(query), passage, most)
 
     def _candidates(self, asked: Question) -> list[Passage]:
         ranking = (

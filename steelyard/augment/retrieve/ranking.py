@@ -163,20 +163,6 @@ def nearness(asked: Question, words: _Words, inside: Sequence[float], under: Seq
     return asked.weigh(inside) / (1 + best / 2) if best < float("inf") else 0.0
 
 
-def extract(asked: Question, passage: Passage, most: int) -> str:
-    """A passage's opening sentence and those that fit the question best, at most `most` in all, in their order.
-
-    What is left out between them shows as an ellipsis. The opening says what the passage is about, which its best sentence may not.
-    """
-    judged = spots(asked, passage)
-    if len(judged) <= most:
-        return passage.text
-    fitting = sorted(range(1, len(judged)), key=lambda number: -judged[number].fit)
-    kept = sorted([0, *fitting[: most - 1]])
-    gaps = (" … " if number - before > 1 else " " for before, number in zip(kept, kept[1:], strict=False))
-    return judged[0].text + "".join(gap + judged[number].text for gap, number in zip(gaps, kept[1:], strict=True))
-
-
 def ranked(asked: Question, candidates: Sequence[Passage]) -> list[Passage]:
     """The candidates, best first by their best sentence's fit (BM25 settles near-ties); `score` becomes that sentence's relevance."""
     top = max((passage.score for passage in candidates), default=0.0) or 1.0

@@ -67,9 +67,6 @@ class Retrieve(Lever):
         description="what is searched: `encyclopedia`, a folder, a document, or an index file",
     )
     passages: int = Field(2, ge=0, le=64, description="most passages given with a question, count; 0 turns it off")
-    sentences: int = Field(
-        2, ge=0, description="most sentences given of a passage: its opening and those that fit best, count; 0 = whole passages"
-    )
     threshold: float = Field(
         0.6, ge=0, le=1, description="least share of the question that a passage must speak of to be given, names foremost"
     )
@@ -91,12 +88,7 @@ class Retrieve(Lever):
         query = question_of(conversation)
         if not query:
             return []
-        passages = [passage for passage in self.index.search(query, self.passages) if passage.score >= self.threshold]
-        return [self._shortened(query, passage) for passage in passages]
-
-    def _shortened(self, query: str, passage: Passage) -> Passage:
-        extract = getattr(self.index, "extract", None)  # only an index that knows sentences can choose among them
-        return replace(passage, text=extract(query, passage, self.sentences)) if self.sentences and extract else passage
+        return [passage for passage in self.index.search(query, self.passages) if passage.score >= self.threshold]
 
     def rewritten(self, conversation: Conversation, passages: Sequence[Passage]) -> list[Message]:
         """The conversation with passages before its last question."""
@@ -121,8 +113,8 @@ def question_of(conversation: Conversation) -> str:
 
 
 def _headed(passage: Passage) -> str:
-    """A passage under its title, without which "It lies on the Vltava" means nothing."""
-    return f"{passage.title}: {passage.text}" if passage.title else passage.text
+    """A passage under its title, where it does not say itself what it is about ("It lies on the Vltava")."""
+    return passage.text if passage.title.split(" (")[0] in passage.text else f"{passage.title}: {passage.text}"
 
 
 _MARKUP = re.compile(r"<(?=[^\s<>]{1,60}>)|\[(?=/?[A-Z_]{2,24}\])")
