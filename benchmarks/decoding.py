@@ -4,7 +4,8 @@
 
 Both sides read the same weights, answer greedily, and generate exactly `--tokens` tokens a prompt. Runs are interleaved (ours,
 theirs, ours, ...), the first of each is not counted, and the ratio is the median over pairs. transformers answers eight prompts as
-one padded batch with its key-value cache, which is its fast way on a CPU. The last line printed is JSON.
+one padded batch with its key-value cache, which is its fast way on a CPU. Each run has a thread of its own, so that neither's idle
+OpenMP workers slow the other down (see `steelyard.core.threads`). The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import transformers
 
 import steelyard
 from steelyard.core.hardware import describe, versions
+from steelyard.core.threads import apart
 from steelyard.generate.engine import Engine
 
 QUESTIONS = (
@@ -52,12 +54,15 @@ def theirs(model: transformers.PreTrainedModel, prompts: list[list[int]], tokens
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
 
+    @torch.inference_mode()
+    def generate() -> torch.Tensor:
+        return model.generate(
+            ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0, use_cache=True
+        )
+
     def run() -> float:
         start = time.perf_counter()
-        with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, min_new_tokens=tokens, pad_token_id=0, use_cache=True
-            )
+        out = apart(generate)
         assert out.shape[1] == longest + tokens
         return len(prompts) * tokens / (time.perf_counter() - start)
 
