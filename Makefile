@@ -30,7 +30,7 @@ accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of
 
 docs: $(VENV)/all      ## docs/challenges.md from the stored results, then the site into site/
 	$(BIN)/python docs/tools/challenges.py
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/all      ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
