@@ -112,7 +112,12 @@ class _Written(pydantic.BaseModel):
 
 
 KEYS = tuple(_Written.model_fields)
-ROW_KEYS = {"chat": ("messages",), "choices": ("question", "choices", "answer"), "bits_per_byte": ("text",)}
+ROW_KEYS = (
+    ("chat", ("messages",)),
+    ("chat", ("prompt",)),
+    ("choices", ("question", "choices", "answer")),
+    ("bits_per_byte", ("text",)),
+)  # task -> the keys that give its rows away
 LONGEST_ROW = 1 << 24
 
 
@@ -184,7 +189,10 @@ def task_for(path: Path) -> str:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise DataError(f"the data cannot be read: {reason[:1].lower()}{reason[1:]}", where=str(path)) from None
-    forms = 'Rows look like {"messages": [...], "expected": "..."}, {"question": ..., "choices": [...], "answer": 0} or {"text": ...}.'
+    forms = (
+        'Rows look like {"messages": [...], "expected": "..."}, {"prompt": ..., "expected": ...}, '
+        '{"question": ..., "choices": [...], "answer": 0} or {"text": ...}.'
+    )
     raise DataError("; ".join(["no row says what it is for", *seen[:3]]), where=str(path), do=forms)
 
 
@@ -196,7 +204,7 @@ def _row_kind(line: str) -> tuple[str, str]:
         return "", "is not JSON"
     if not isinstance(row, dict):
         return "", "is not an object"
-    for task, needed in ROW_KEYS.items():
+    for task, needed in ROW_KEYS:
         if all(key in row for key in needed):
             return task, ""
     return "", f"has only {', '.join(sorted(map(short, row))[:6]) or 'nothing'}"

@@ -48,7 +48,8 @@ class PlanRow:
         arm, task: names; the task is "" for measurements of the whole arm.
         metric, unit: of the difference.
         samples: answers needed, and `recorded` how many of them are there already.
-        detectable: smallest true difference found with a power of 80 %, in `unit`; None where the spread is not known yet.
+        detectable: smallest true difference found with a power of 80 %, in `unit`; None where the spread is not known yet,
+            and for shares where so few samples could show no difference at all.
         minutes: expected; None where nothing is known.
         basis: where the minutes come from.
         primary: whether it is the arm's primary hypothesis.
@@ -102,6 +103,8 @@ class Plan:
 
 
 def _difference(row: PlanRow) -> str:
+    if row.detectable is None and row.unit == "share" and row.arm != BASE:
+        return "none: too few samples"
     if row.detectable is None:
         return "" if row.arm == BASE or not row.task else "known once an arm has run"
     return f"{row.metric} ± {row.detectable * 100:.1f} points" if row.unit == "share" else f"{row.metric} ± {row.detectable:.3g} {row.unit}"
@@ -185,6 +188,8 @@ def planned(recipe: Recipe, asked: Sequence[Question], speeds: Speeds, directory
             found = None
             if name != BASE and (deviation := _deviation(metric)) is not None:
                 found = detectable(deviation, question.clusters, ALPHA / max(len(chosen), 1) if primary else ALPHA)
+                if metric.unit == "share" and found is not None and found >= 1:
+                    found = None  # no two shares differ by more
             seconds, basis = speeds.seconds(name, question.name), "earlier run"
             if seconds is None:
                 seconds, basis = speeds.seconds(BASE, question.name), "the base's speed"
@@ -239,13 +244,16 @@ def _recorded(directory: Path, speeds: Speeds) -> Mapping[tuple[str, str], int]:
 
 
 def _notes(recipe: Recipe, asked: Sequence[Question], chosen: Mapping[str, tuple[str, str]], rows: Sequence[PlanRow]) -> list[str]:
-    notes = [
-        f"Differences: power {POWER:.0%} at an error rate of {ALPHA:.0%}, shared by {len(chosen)} primary cells (◆, Holm); assumed are "
-        f"{FLIPS:.0%} of yes/no outcomes turned over, and a spread of {SPREAD:g} for other shares."
-    ]
+    shared = f", shared by {len(chosen)} primary cells (◆, Holm)" if len(chosen) > 1 else ""
+    notes = []
+    if any(row.detectable is not None for row in rows):
+        notes.append(
+            f"Differences: power {POWER:.0%} at an error rate of {ALPHA:.0%}{shared}; assumed are {FLIPS:.0%} of yes/no outcomes turned "
+            f"over, and a spread of {SPREAD:g} for other shares."
+        )
     if any(row.basis == "the base's speed" and row.arm not in (BASE, "all", "checks") for row in rows):
         notes.append("Minutes of arms that have not run yet take them to be as fast as the base.")
-    if any(question.metrics_with_floor for question in asked):
+    if len(recipe.arms) > 1 and any(question.metrics_with_floor for question in asked):
         notes.append("Where the base turns out to be at floor on its first 50 samples, the arms are not asked.")
     if any(len(arm.seeds) > 1 for arm in recipe.arms.values()):
         notes.append("Arms with several seeds are made and asked once per seed; making them is not in these minutes.")

@@ -396,8 +396,8 @@ def test_the_first_good_row_says_what_the_data_is_for(tmp_path: Path, row: str, 
 
 def test_data_that_no_row_explains_is_refused_with_what_was_seen(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
-    path.write_text('{"prompt": 1}\nnonsense\n3\n', encoding="utf-8")
-    with pytest.raises(DataError, match="(?s)line 1 has only 'prompt'.*line 2 is not JSON.*line 3 is not an object"):
+    path.write_text('{"wording": 1}\nnonsense\n3\n', encoding="utf-8")
+    with pytest.raises(DataError, match="(?s)line 1 has only 'wording'.*line 2 is not JSON.*line 3 is not an object"):
         recipe.task_for(path)
     for content in (b"", b"\xff\xfe\x00", b'{"a": ' * 50_000):
         path.write_bytes(content)

@@ -54,6 +54,11 @@ def test_after_a_run_the_plan_knows_what_is_recorded_and_opens_nothing(tmp_path)
     assert row(planned, "a").recorded == 60 and row(planned, "a").minutes == 0 and row(planned, "a").basis == "earlier run"
 
 
+def test_where_no_difference_could_show_the_plan_says_so_instead_of_a_number(tmp_path):
+    planned = plan(recipe(arms={"a": "skill-80"}, samples=2), tmp_path, opener=Bench())
+    assert row(planned, "a").detectable is None and "too few samples" in text(planned)
+
+
 def test_without_timing_the_minutes_are_unknown_and_said_to_be(tmp_path):
     planned = plan(recipe(arms={"a": "skill-80"}), tmp_path, calibrate=False, opener=Bench())
     assert planned.minutes is None and row(planned, "a").minutes is None
@@ -61,7 +66,7 @@ def test_without_timing_the_minutes_are_unknown_and_said_to_be(tmp_path):
 
 
 def test_a_plan_prints_and_goes_into_json(tmp_path):
-    planned = plan(recipe(arms={"a": "skill-80"}, **SLOW), tmp_path, opener=Bench())
+    planned = plan(recipe(arms={"a": "skill-80", "b": "skill-70"}, **SLOW), tmp_path, opener=Bench())
     assert {"a ◆", "arithmetic", "points"} <= set(text(planned).replace("\n", "  ").split("  ")) | {"points"}
     value = json.loads(json.dumps(planned.as_dict()))
     assert {entry["metric"] for entry in value["rows"]} >= {"right", "speed, memory, energy", "A/A and planted defect"}

@@ -1,7 +1,7 @@
 """Conversations of your own with what the answer should hold.
 
 Rows: `{"messages": [...], "expected": "Paris"}` or `{"messages": [...], "check": {KIND: ...}}`. The messages end with the
-user's turn. What counts as right:
+user's turn; a single one may be written `"prompt": "..."`, and `answer` is the same as `expected`. What counts as right:
 
 | row says | right when |
 | --- | --- |
@@ -29,7 +29,7 @@ from steelyard.weigh.scorers.json_answers import find_json
 from steelyard.weigh.scorers.json_schema import matches, unsupported
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
 from steelyard.weigh.scorers.patterns import LONGEST_TEXT, PatternTimeout, pattern_problem, probably_endless, search_within
-from steelyard.weigh.tasks.rows import BadValue, Row, encodable, only_keys, read_rows, take
+from steelyard.weigh.tasks.rows import BadValue, Row, encodable, only_keys, read_rows, take, text_of
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 
 RIGHT = Metric("right", "quality", "share", True, margin=0.03, floor=0.0, binary=True)
@@ -43,7 +43,7 @@ class Chat(Task):
     summary: ClassVar[str] = "Conversations from a JSONL file, with expected answers or checks."
     metrics: ClassVar[tuple[Metric, ...]] = (RIGHT, FINISHED)
 
-    path: Path = Field(description='JSONL file of {"messages", "expected" or "check"}')
+    path: Path = Field(description='JSONL file of {"messages" or "prompt", "expected" or "check"}')
     limit: int | None = Field(None, ge=1, description="most rows used, count; drawn by the seed")
     max_tokens: int = Field(128, ge=1, le=32_768, description="longest answer, tokens")
 
@@ -51,8 +51,9 @@ class Chat(Task):
         return [self._sample(row) for row in take(read_rows(self.path, _check), self.limit, seed, self.name)]
 
     def _sample(self, row: Row) -> Sample:
-        messages = tuple(Message(message["role"], message["content"], message.get("name")) for message in row.value["messages"])
-        check = row.value.get("check", {"expected": row.value.get("expected")})
+        value = _in_full(row.value)
+        messages = tuple(Message(message["role"], message["content"], message.get("name")) for message in value["messages"])
+        check = value.get("check", {"expected": value.get("expected")})
         ((kind, wanted),) = check.items()
         return Sample(
             id=row.id,
@@ -114,11 +115,22 @@ def _in_words(kind: str, wanted: Any) -> str:
     return f"{kind}: {wanted}"
 
 
+def _in_full(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row with its short forms written out: `prompt` as a single message, `answer` as `expected`."""
+    full = {{"answer": "expected"}.get(key, key): value for key, value in row.items()}
+    if "prompt" in full:
+        full["messages"] = [{"role": "user", "content": full.pop("prompt")}]
+    return full
+
+
 def _check(row: Mapping[str, Any]) -> None:
-    only_keys(row, ("messages", "expected", "check", "id", "meta"), ("messages",))
+    only_keys(row, ("messages", "prompt", "expected", "answer", "check", "id", "meta"), ())
+    _one_of(row, "messages", "prompt")
+    _one_of(row, "expected", "answer", "check")
+    if "prompt" in row:
+        text_of(row, "prompt")
+    row = _in_full(row)
     _check_messages(row["messages"])
-    if ("expected" in row) == ("check" in row):
-        raise BadValue("has neither `expected` nor `check`" if "expected" not in row else "has both `expected` and `check`")
     if "expected" in row:
         return _check_texts(row["expected"], "expected")
     check = row["check"]
@@ -135,6 +147,14 @@ def _check(row: Mapping[str, Any]) -> None:
         _check_number(wanted)
     elif problems := unsupported(wanted):
         raise BadValue(f"`json_schema`: {'; '.join(problems)}")
+
+
+def _one_of(row: Mapping[str, Any], *keys: str) -> None:
+    found = [f"`{key}`" for key in keys if key in row]
+    if not found:
+        raise BadValue(f"lacks {' or '.join(f'`{key}`' for key in keys)}")
+    if len(found) > 1:
+        raise BadValue(f"has both {' and '.join(found)}: keep one")
 
 
 def _check_messages(messages: Any) -> None:

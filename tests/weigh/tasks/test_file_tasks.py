@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import DataError
 from steelyard.core.protocols import Score
+from steelyard.core.recipe import task_for
 from steelyard.weigh.tasks import registry, rows
 from steelyard.weigh.tasks.bits_per_byte import cut
-from steelyard.weigh.tasks.task import Choose, Output, Task
+from steelyard.weigh.tasks.task import Ask, Choose, Output, Task
 
 GOOD_CHAT = {"messages": [{"role": "user", "content": "Capital of France?"}], "expected": "Paris"}
 GOOD_CHOICE = {"question": "2 + 2?", "choices": ["3", "4", "5"], "answer": 1}
@@ -47,12 +48,17 @@ BAD_CHAT = [
     ({"messages": [{"role": "user", "content": "x", "images": []}], "expected": "x"}, "unknown key `images`"),
     ({"messages": [{"role": "assistant", "content": "x"}], "expected": "x"}, "not the user's"),
     ({"messages": [{"role": "user", "content": " "}], "expected": "x"}, "last message is empty"),
-    ({"messages": GOOD_CHAT["messages"]}, "neither `expected` nor `check`"),
+    ({"messages": GOOD_CHAT["messages"]}, "lacks `expected` or `answer` or `check`"),
     ({**GOOD_CHAT, "check": {"number": 1}}, "both `expected` and `check`"),
     ({**GOOD_CHAT, "expected": 3}, "`expected` is not a text"),
     ({**GOOD_CHAT, "expected": []}, "`expected` is not a text"),
     ({**GOOD_CHAT, "answers": "x"}, "unknown key `answers`"),
     (b'{"messages": [{"role": "user", "content": "\\ud800"}], "expected": "x"}', "surrogate"),
+    ({**GOOD_CHAT, "prompt": "x"}, "both `messages` and `prompt`"),
+    ({"prompt": "x", "expected": "y", "answer": "y"}, "both `expected` and `answer`"),
+    ({"prompt": 3, "answer": "y"}, "`prompt` is not a text"),
+    ({"prompt": " ", "answer": "y"}, "`prompt` is empty"),
+    ({"prompt": "x", "answer": 3}, "`expected` is not a text"),
     (user({}), "one key"),
     (user({"contians": "x"}), "unknown kind `contians`"),
     (user({"regex": "("}), "not a regular expression"),
@@ -69,6 +75,16 @@ def test_a_bad_chat_row_is_named_with_its_line_and_reason(tmp_path: Path, row: A
     with pytest.raises(DataError) as caught:
         task("chat", path).samples(0)
     assert "line 2" in str(caught.value) and told in str(caught.value)
+
+
+def test_prompt_and_answer_are_short_for_one_message_and_what_is_expected(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", [{"prompt": "Capital of France?", "answer": ["Paris", "Lutetia"]}])
+    (sample,) = task("chat", path).samples(0)
+    assert isinstance(sample.request, Ask) and [(m.role, m.content) for m in sample.request.conversation] == [
+        ("user", "Capital of France?")
+    ]
+    assert task("chat", path).score(sample, Output(text="Paris.", reason="stop")) == {"right": 1.0, "finished": 1.0}
+    assert task_for(path) == "chat"
 
 
 def test_all_bad_rows_are_named_at_once(tmp_path: Path) -> None:
