@@ -27,7 +27,7 @@ def run(bench: Bench) -> Finding:
         "elsewhere": [Prompt(examples=[{"user": question, "assistant": answer} for question, answer in other])],  # type: ignore[arg-type]
     }
     worded = {f"wording {number}": [Prompt(system=text)] for number, text in enumerate(bench.pick(WORDINGS, ()), 1)}
-    task = JsonForms(forms=bench.pick(30, 4), fields=3, shown=0, max_tokens=bench.pick(64, 20))
+    task = JsonForms(forms=bench.pick(30, 4), fields=2, shown=0, max_tokens=bench.pick(48, 20))
     asked = bench.ask(task, {**arms, **worded})
     found = {arm: cells(task, asked, arm) for arm in asked if arm != "base"}
     nothing = ("floor", "identical", "equivalent", "underpowered", "worse")

@@ -35,7 +35,7 @@ def run(bench: Bench) -> Finding:
         name: [Sft(data=written(bench.directory / f"{name}.jsonl", count, bench.seed, exchanged=name == "exchanged"), **settings)]
         for name in ("taught", "exchanged")
     }
-    task = JsonForms(forms=bench.pick(24, 4), fields=3, shown=0, max_tokens=bench.pick(64, 24))
+    task = JsonForms(forms=bench.pick(24, 4), fields=2, shown=0, max_tokens=bench.pick(48, 24))
     asked = bench.ask(task, arms, seeds)
     taught, exchanged = (cells(task, asked, arm) for arm in arms)
     nothing = ("floor", "identical", "equivalent", "underpowered", "worse")
