@@ -106,6 +106,8 @@ class Engine:
         self._condition = threading.Condition()
         self._arrived: list[Generation | Scoring] = []
         self._closed = False
+        self._worker: threading.Thread | None = None
+        self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="steelyard-engine", daemon=True)
         self._thread.start()
 
@@ -299,29 +301,47 @@ class Engine:
             self.scheduler.forget()
 
     def _turns(self) -> None:
+        """Waits for work, and has it done in a thread that ends when nothing is left to do: an idle engine must not hold OpenMP
+        workers that slow others down (see `steelyard.core.threads`)."""
         while True:
             with self._condition:
                 while not (self._arrived or self.scheduler.busy or self._closed):
                     self._condition.wait()
-                arrived, self._arrived = self._arrived, []
-                closed = self._closed
-            for sequence in arrived:
-                self.scheduler.add(sequence)
-            if closed:
+            self._worker = threading.Thread(target=self._work, name="steelyard-engine-at-work", daemon=True)
+            self._worker.start()
+            self._worker.join()
+            if self._fault is not None:
+                raise self._fault
+            if self._closed:
                 return
-            try:
-                with torch.inference_mode():
-                    self.scheduler.turn()
-            except Exception as error:  # one bad batch must not take the engine down; the requests in it are told
-                logger.exception("a step failed")
-                self.scheduler.fail_all(list(self.scheduler.running), said(error))
+
+    def _work(self) -> None:
+        try:
+            while self._take():
+                try:
+                    with torch.inference_mode():
+                        self.scheduler.turn()
+                except Exception as error:  # one bad batch must not take the engine down; the requests in it are told
+                    logger.exception("a step failed")
+                    self.scheduler.fail_all(list(self.scheduler.running), said(error))
+        except BaseException as error:  # raised again by the thread that waits, which then ends every request
+            self._fault = error
+
+    def _take(self) -> bool:
+        """Hands what has arrived to the scheduler; whether there is anything to do."""
+        with self._condition:
+            arrived, self._arrived = self._arrived, []
+            closed = self._closed
+        for sequence in arrived:
+            self.scheduler.add(sequence)
+        return self.scheduler.busy and not closed
 
     def close(self) -> None:
         """Ends everything that runs and frees the memory. Closing twice is fine."""
         with self._condition:
             self._closed = True
             self._condition.notify()
-        if threading.current_thread() is not self._thread:  # a listener may close the engine it hears
+        if threading.current_thread() not in (self._thread, self._worker):  # a listener may close the engine it hears
             self._thread.join()
 
     def __enter__(self) -> Self:
