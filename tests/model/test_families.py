@@ -123,12 +123,16 @@ def difference(ours: torch.Tensor, theirs: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_equal_those_of_transformers_both_ways(case: str, tmp_path: Path) -> None:
+def test_logits_equal_those_of_transformers_both_ways_whole_and_in_chunks(case: str, tmp_path: Path) -> None:
     theirs = model_of(case)
     ids = random_ids()
     expected = their_logits(theirs, ids)
     model = steelyard.load(saved(theirs, tmp_path / "theirs"))
     assert difference(model.logits(ids), expected) < 1e-4
+    for cuts, deterministic in (((0, 13, 14, 15, 30), False), (tuple(range(31)), False), ((0, 1, 17, 30), True)):
+        if turns_again(model):
+            break  # once a text is long, longrope turns earlier tokens otherwise than a cache holds them; a test below is about that
+        assert difference(cached(model, ids, cuts, deterministic), expected) < 1e-4
     model.save(tmp_path / "ours")
     again, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True, attn_implementation="eager")
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"]
@@ -136,16 +140,9 @@ def test_logits_equal_those_of_transformers_both_ways(case: str, tmp_path: Path)
     assert torch.equal(their_logits(again.eval(), ids), expected)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("deterministic", [False, True], ids=["fast", "deterministic"])
-def test_chunks_and_single_tokens_give_what_the_whole_gives(case: str, deterministic: bool, tmp_path: Path) -> None:
-    model = steelyard.load(saved(model_of(case), tmp_path))
-    if (rotary := getattr(model.trunk.plan.depth.blocks[0].mixer, "rotary", None)) and rotary.scaling and rotary.scaling.kind == "longrope":
-        pytest.skip("longrope turns earlier keys again once the text is long; the next test holds what it does")
-    ids = random_ids()
-    whole = model.logits(ids)
-    for cuts in ((0, 13, 14, 15, 30), tuple(range(31))):
-        assert difference(cached(model, ids, cuts, deterministic), whole) < 1e-4
+def turns_again(model: Any) -> bool:
+    scaling = getattr(getattr(model.trunk.plan.depth.blocks[0].mixer, "rotary", None), "scaling", None)
+    return scaling is not None and scaling.kind == "longrope"
 
 
 def cached(model: Any, ids: torch.Tensor, cuts: tuple[int, ...], deterministic: bool = False) -> torch.Tensor:
@@ -173,7 +170,7 @@ def test_longrope_turns_by_the_length_of_the_text_so_far(tmp_path: Path) -> None
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     kind = data.draw(
         st.sampled_from(["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Olmo2", "Phi3", "GPT2", "GPTNeoX"])

@@ -118,12 +118,17 @@ def test_transformers_takes_the_files_of_these_tests_for_the_same_models(case: s
     assert all(torch.allclose(tensor, held[name], atol=1e-6) for name, tensor in again.state_dict().items())
 
 
-def test_the_embedded_model_equals_transformers_own_reading_of_it(smollm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_embedded_model_equals_transformers_own_reading_of_it(smollm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map))  # it is made anew for every module
     theirs = AutoModelForCausalLM.from_pretrained(smollm.parent, gguf_file=smollm.name, dtype=torch.float32).eval()
     model = steelyard.load(smollm)
     ids = torch.tensor([model.tokenizer.encode("Weigh it twice: 12,345.6 kg of naïve α-particles\n\tdef f(x): return x")])
-    assert difference(model.logits(ids), their_logits(theirs, ids)) < 1e-4
+    expected = their_logits(theirs, ids)
+    assert difference(model.logits(ids), expected) < 1e-4
+    model.save(tmp_path / "saved")
+    again, report = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert difference(their_logits(again.eval(), ids), expected) < 1e-4
 
 
 def test_a_file_that_says_little_means_what_llama_cpp_takes_it_to_mean(tmp_path: Path) -> None:

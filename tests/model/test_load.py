@@ -416,15 +416,6 @@ def test_a_tokenizer_that_begins_texts_with_a_token_without_a_row_is_refused(mod
     refused(model, r"reads '<\|late\|>' \(260\) around every text, but the model has 260 rows")
 
 
-def test_saved_by_us_opened_by_transformers_from_gguf_too(smollm: Path, tmp_path: Path) -> None:
-    loaded = steelyard.load(smollm)
-    loaded.save(tmp_path / "saved")
-    ids = torch.tensor([loaded.tokenizer.encode("A saved model is the same model.")])
-    theirs, report = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
-    assert not report["missing_keys"] and not report["unexpected_keys"]
-    assert (their_logits(theirs.eval(), ids) - loaded.logits(ids)).abs().max() < 1e-4
-
-
 def test_a_wrong_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SteelyardError):
         steelyard.load(tmp_path / "absent")
