@@ -13,6 +13,7 @@ from typing import Any
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.core.files import write_json
+from steelyard.model.files.extent import ExtentFile
 from steelyard.model.files.source import quoted
 from steelyard.model.files.strict_json import parse_object, read_object
 
@@ -23,6 +24,7 @@ MODES = {"mean": "mean", "cls": "first", "lasttoken": "last"}
 FLAGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}
 OTHER_FLAGS = ("pooling_mode_max_tokens", "pooling_mode_mean_sqrt_len_tokens", "pooling_mode_weightedmean_tokens")
 LONGEST = 2**26
+MOST_BYTES = 2**20
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -74,10 +76,15 @@ def write(folder: Path, said: Mapping[str, Any]) -> None:
 
 def _steps(path: Path) -> list[str]:
     """The last names of the classes, in order. The file is a list, which the strict reader takes only inside an object."""
-    text = path.read_bytes()
-    steps = parse_object(b'{"steps":' + text + b"}", str(path))["steps"]
-    if not isinstance(steps, list) or not all(isinstance(step, dict) and isinstance(step.get("type"), str) for step in steps):
+    with ExtentFile(path) as file:
+        if file.size > MOST_BYTES:
+            raise ModelFileError(f"{file.size} bytes are too many for it", where=str(path), do="Restore the published file.")
+        held = parse_object(b'{"steps":' + file.read(0, file.size) + b"}", str(path))
+    steps = held["steps"]
+    if len(held) > 1 or not isinstance(steps, list) or not all(isinstance(s, dict) and isinstance(s.get("type"), str) for s in steps):
         raise ModelFileError("not a list of steps with their `type`", where=str(path), do="Restore the published file.")
+    if wrong := [step.get("path") for step, place in zip(steps, ("", "1_Pooling"), strict=False) if step.get("path", place) != place]:
+        raise UnsupportedError(f"a step lies in {quoted(wrong[0])}", where=str(path), do="Save the model again with sentence-transformers.")
     return [step["type"].rpartition(".")[2] for step in steps]
 
 
