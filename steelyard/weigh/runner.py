@@ -101,6 +101,7 @@ class _Weighing:
         started, begun = datetime.datetime.now().astimezone().isoformat(timespec="seconds"), time.perf_counter()
         write_text(self.run.path(RECIPE), self.recipe.text())
         self.run.log(f"weighing {self.recipe.name}: {len(self.others)} arms, {len(self.asked)} tasks")
+        self.run.say(f"Weighing {self.recipe.name} in {self.run.directory}; stopped at any moment, the same command goes on from there.")
         try:
             with Records(self.run.path("records.sqlite")) as records:
                 sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, Speeds.read(self.run.directory))
@@ -117,7 +118,6 @@ class _Weighing:
         self.run.log(f"done in {report.seconds} s")
         for note in report.notes:
             self.run.say(note)
-        self.run.say(f"Report: {self.run.directory / 'report.html'}")
         return report
 
     # Quality

@@ -81,6 +81,25 @@ def test_intervals_of_yes_or_no_outcomes_cover_under_clustering(groups, size, sh
     assert covered / runs > 0.925  # binomial error of 300 runs is 1.3 points
 
 
+def test_a_clustered_paired_difference_worked_out_by_hand():
+    # Clusters with differences (1, 0), (0), (1, 1, 0): mean 3/6. Without each cluster in turn it is 2/4, 3/5, 1/3, mean .47778;
+    # squared deviations .00049 + .01494 + .02086 = .03630; times (G - 1) / G = 2/3; root .15556. t(2) at 95 % is 4.3027.
+    found = compare(pair([0.0] * 6, [1.0, 0.0, 0.0, 1.0, 1.0, 0.0], ["a", "a", "b", "c", "c", "c"]))
+    assert found.difference == 0.5 and found.n == 6
+    assert found.standard_error == pytest.approx(0.155556, abs=1e-6)
+    assert found.interval(0.05) == pytest.approx((0.5 - 0.66931, 0.5 + 0.66931), abs=1e-4)
+
+
+def test_pairs_without_clusters_give_the_paired_t_test():
+    draw = numpy.random.default_rng(10)
+    base = draw.normal(0, 1, 30)
+    arm = base + draw.normal(0.3, 0.5, 30)
+    found, theirs = compare(pair(base, arm, [""] * 30)), stats.ttest_rel(arm, base)
+    interval = theirs.confidence_interval(0.95)
+    assert found.standard_error == pytest.approx((interval.high - interval.low) / 2 / stats.t.isf(0.025, 29))
+    assert found.p_value >= theirs.pvalue and found.interval()[0] <= interval.low and found.interval()[1] >= interval.high
+
+
 def test_ignoring_clusters_would_have_claimed_too_much():
     draw, wrong, right, runs = numpy.random.default_rng(3), 0, 0, 300
     for _ in range(runs):
@@ -178,6 +197,11 @@ def test_holm_is_never_stricter_than_bonferroni_and_agrees_with_its_own_interval
             if still:
                 rejected.add(position)
         assert rejected == {i for i in range(5) if p_values[i] < levels[i]}
+
+
+def test_holm_on_a_worked_example():
+    # p-values .005, .01, .03, .04 at .05: .005 < .05/4 and .01 < .05/3 pass; .03 > .05/2 fails, and with it all the rest.
+    assert holm_levels([0.01, 0.04, 0.03, 0.005], 0.05) == pytest.approx([0.05 / 3, 0.05 / 2, 0.05 / 2, 0.05 / 4])
 
 
 def test_holm_of_nothing_is_nothing():

@@ -81,7 +81,9 @@ def number(value: float, places: int, signed: bool = False, plain: bool = False)
 
 
 def span(interval: Interval, places: int, signed: bool = False, plain: bool = False) -> str:
-    """An interval in brackets."""
+    """An interval in brackets; "" where it has no width: bytes that are counted, not measured, need none."""
+    if interval[0] == interval[1]:
+        return ""
     low, high = (number(bound, places, signed, plain) for bound in interval)
     return f"[{low}, {high}]"
 
@@ -98,7 +100,8 @@ def relative(cell: Cell, plain: bool = False) -> tuple[str, str]:
         return "", ""
     change, interval = 100 * difference / abs(base), _scaled(pair(cell.low, cell.high), 100 / abs(base))
     places = min(decimals(change, interval), 1 if abs(change) < 100 else 0)
-    return number(change, places, True, plain) + "%", span(interval, places, True, plain) + "%" if interval else ""
+    text = span(interval, places, True, plain) if interval else ""
+    return number(change, places, True, plain) + "%", text and text + "%"
 
 
 @dataclass(frozen=True)

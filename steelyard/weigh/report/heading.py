@@ -22,14 +22,14 @@ def title(report: Report) -> str:
         return report.title
     arms, base = others(report), model_name(report)
     if not arms:
-        return f"{base}, weighed"
+        return f"{base} alone"
     listed = arms[0] if len(arms) == 1 else ", ".join(arms[:-1]) + " and " + arms[-1]
     return f"{listed if len(arms) <= 6 else f'{len(arms)} arms'} against {base}"
 
 
 def model_name(report: Report) -> str:
     """The base as the recipe names it."""
-    base = report.recipe.get("base")
+    base = report.recipe.get("base") or report.recipe.get("endpoint")
     if isinstance(base, dict):
         base = base.get("name") or base.get("model") or base.get("base")
     return str(base) if base else base_name(report)
