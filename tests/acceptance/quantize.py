@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
+
+from torch import Tensor
 
 from acceptance.experiment import MODEL, Bench, Claim, Experiment, Finding, compared
 from steelyard.compress.quantize.int8 import Quantize
@@ -35,11 +38,10 @@ class WrongScales(Quantize):
         return spoiled(super().compress(model, calibration, run), lambda weight, scale: (weight, scale.roll(1, 0)))
 
 
-def spoiled(model: Model, change) -> Model:
+def spoiled(model: Model, change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Model:
     for module in model.trunk.modules():
         if isinstance(module, Linear) and isinstance(module.storage, Int8Storage):
-            storage = module.storage
-            module.storage = Int8Storage(*change(storage.weight, storage.scale), storage.bias)
+            module.storage.weight, module.storage.scale = change(module.storage.weight, module.storage.scale)
     return model
 
 
