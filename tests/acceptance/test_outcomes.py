@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from acceptance.experiment import Bench, Claim, Experiment, Finding, carry_out, counted, outcome, store
 
 
