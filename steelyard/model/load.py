@@ -66,7 +66,7 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
     source = open_directory(path)
     try:
         renamed = Renamed(source, prefixes=family.prefixes, aliases=family.aliases, ignored=family.ignored)
-        trunk = build(plan, family.entries(plan), renamed, str(path), dtype, packed_kind(config, path))
+        trunk = build(plan, family.entries(plan), renamed, str(path), dtype, activation_digits(config, path))
     finally:
         source.close()
     record = read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {}
@@ -171,8 +171,10 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos[0] if len(eos) == 1 else eos or None, "pad_token_id": tokenizer.pad_id}
 
 
-def packed_kind(config: Mapping[str, Any], path: Path) -> str | None:
-    """How packed weights are stored (`int8`), or None for plain floats.
+def activation_digits(config: Mapping[str, Any], path: Path) -> int | None:
+    """Digits of 8 bits that activations are rounded to where weights are packed int8, or None for plain floats.
+
+    A model whose activations are not rounded at all gets two digits: 16 bits of each token's largest number.
 
     Raises:
         ModelFileError: for a quantization this loader does not read.
@@ -182,18 +184,23 @@ def packed_kind(config: Mapping[str, Any], path: Path) -> str | None:
         return None
     groups = quantization.get("config_groups") if isinstance(quantization, dict) else None
     known = isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors"
-    if known and isinstance(groups, dict) and groups and all(_is_int8(group) for group in groups.values()):
-        return "int8"
+    digits = {_digits(group) for group in groups.values()} if known and isinstance(groups, dict) else set()
+    if len(digits) == 1 and None not in digits:
+        return digits.pop()
     raise ModelFileError(
         f"quantization {quantization!r:.200} is not read here",
         where=str(path / "config.json"),
-        do="Use the float weights, or compressed-tensors of 8 bits per channel, with activations of 8 bits per token.",
+        do="Use the float weights, or compressed-tensors of 8 bits per channel, with activations of 8 bits per token or unrounded.",
     )
 
 
-def _is_int8(group: object) -> bool:
-    parts = [group.get(part) for part in ("weights", "input_activations")] if isinstance(group, dict) else [None]
-    return all(
-        isinstance(part, dict) and all(part.get(key) in allowed for key, allowed in (INT8 | {"strategy": (strategy,)}).items())
-        for part, strategy in zip(parts, ("channel", "token"), strict=False)
-    )
+def _digits(group: object) -> int | None:
+    if not isinstance(group, dict) or not _is_int8(group.get("weights"), "channel"):
+        return None
+    activations = group.get("input_activations")
+    return 2 if activations is None else 1 if _is_int8(activations, "token") else None
+
+
+def _is_int8(part: object, strategy: str) -> bool:
+    allowed = INT8 | {"strategy": (strategy,)}
+    return isinstance(part, dict) and all(part.get(key) in values for key, values in allowed.items())

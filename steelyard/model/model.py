@@ -76,9 +76,14 @@ class Model:
         """
         if "lm" not in self.trunk.heads:
             raise UnsupportedError(f"{self.name} is an encoder and has no language-model head", do="Use .embed(texts).")
-        ids = torch.as_tensor(ids, dtype=torch.int64, device=self.trunk.device)
-        if ids.dim() != 2 or ids.numel() == 0:
-            raise SteelyardError(f"ids of shape {tuple(ids.shape)}", do="Give int64 [batch, time] with at least one token.")
+        try:
+            given = torch.as_tensor(ids)
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise SteelyardError(f"no token ids: {error}", do="Give int64 [batch, time], rows of one length.") from None
+        if given.dim() != 2 or given.numel() == 0 or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+            what = f"{given.dtype} of shape {tuple(given.shape)} as token ids"
+            raise SteelyardError(what, do="Give int64 [batch, time] with at least one token.")
+        ids = given.to(self.trunk.device, torch.int64)
         self.check_ids((int(ids.min()), int(ids.max())))
         self.check_length(ids.shape[1])
         with torch.inference_mode():

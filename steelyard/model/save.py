@@ -25,18 +25,21 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.model import Model
 from steelyard.model.weights import find_parameter
 
-QUANTIZATION = {
-    "quant_method": "compressed-tensors",
-    "format": "int-quantized",
-    "quantization_status": "compressed",
-    "config_groups": {
-        "group_0": {
-            "targets": ["Linear"],
-            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
-            "input_activations": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True},
-        }
-    },
-}
+EIGHT_BITS = {"num_bits": 8, "type": "int", "symmetric": True}
+
+
+def quantization(digits: int, ignored: list[str]) -> dict[str, Any]:
+    """How packed linears are described, in compressed-tensors' words; activations of 16 bits are its "none rounded"."""
+    activations = EIGHT_BITS | {"strategy": "token", "dynamic": True} if digits == 1 else None
+    weights = EIGHT_BITS | {"strategy": "channel", "dynamic": False}
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "int-quantized",
+        "quantization_status": "compressed",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}},
+        "ignore": ignored,
+    }
+
 
 DROPPED = ("quantization_config", "torch_dtype", "dtype", "auto_map", sentence_directory.KEY)
 """Keys that are not copied: said anew, kept in files of their own, or pointing to code that is never copied."""
@@ -49,6 +52,9 @@ def save(model: Model, directory: Path) -> Path:
         SteelyardError: the disk is full, or something that is not a model stands in the way.
         UnsupportedError: branches (LoRA) that are not merged.
     """
+    directory = Path(os.path.abspath(directory))
+    if directory == Path.cwd():
+        raise SteelyardError("is the folder this program runs in, which cannot be replaced", where=str(directory), do="Choose another folder.")
     if directory.exists() and not directory.is_dir():
         raise SteelyardError("a file is in the way of the folder", where=str(directory), do="Choose another folder.")
     if directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
@@ -64,7 +70,7 @@ def save(model: Model, directory: Path) -> Path:
             raise SteelyardError(
                 "the disk is full", where=str(directory), do="Free some space and save again; what stood there before is untouched."
             ) from error
-        raise
+        raise SteelyardError(f"cannot be written ({error.strerror})", where=str(directory), do="Choose a folder you may write to.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
@@ -101,7 +107,7 @@ def write_files(model: Model, directory: Path) -> None:
         said = {"pooling": pool.mode, "normalize": pool.normalize, "max_seq_length": plan.context, "width": plan.width}
         sentence_directory.write(directory, said)
     write_json(directory / "steelyard.json", model.record | {"files": write_digests(directory)})
-    if card := model.record.get("card"):
+    if isinstance(card := model.record.get("card"), str):
         write_text(directory / "README.md", card)
 
 
@@ -111,11 +117,12 @@ def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
     dtype = str(stored.pop()).removeprefix("torch.") if len(stored) == 1 else "float32"
     out = {key: value for key, value in model.config.items() if key not in DROPPED}
     out |= {"architectures": [model.family.architecture], "model_type": model.family.name, "dtype": dtype}
-    packed = [
-        name for name, module in model.trunk.named_modules() if isinstance(module, Linear) and isinstance(module.storage, Int8Storage)
-    ]
+    linears = {name: module.storage for name, module in model.trunk.named_modules() if isinstance(module, Linear)}
+    packed = {name: storage.digits for name, storage in linears.items() if isinstance(storage, Int8Storage)}
+    if len(set(packed.values())) > 1:
+        raise UnsupportedError("linears of 8 and of 16 bits of activations in one model", do="Quantize all of them alike.")
     if packed:
-        out["quantization_config"] = QUANTIZATION | {"ignore": [] if "heads.lm.linear" in packed else ["lm_head"]}
+        out["quantization_config"] = quantization(max(packed.values()), [] if "heads.lm.linear" in packed else ["lm_head"])
     return out
 
 

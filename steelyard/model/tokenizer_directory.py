@@ -22,6 +22,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
+from steelyard.model.files.extent import ExtentFile
 from steelyard.model.files.strict_json import read_object
 from steelyard.model.tokenizer import library
 from steelyard.model.tokenizer_gguf import add_tokens, byte_level, frame
@@ -80,13 +81,12 @@ def read(folder: Path) -> dict[str, Any]:
 def _load(path: Path) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
     """A tokenizer.json, and its truncation and padding, which here are off: a text is read whole or refused."""
     where = str(path)
-    if path.stat().st_size > MOST_BYTES:
-        raise ModelFileError(f"{path.stat().st_size} bytes are too many for it", where=where, do=RESTORE)
+    content = _bytes(path)
     with library(where, ValueError):
-        backend = tokenizers.Tokenizer.from_buffer(path.read_bytes())
+        backend = tokenizers.Tokenizer.from_buffer(content)
     if backend.truncation is None and backend.padding is None:
         return backend, {}
-    text = json.loads(path.read_text(encoding="utf-8"))
+    text = json.loads(content.decode("utf-8"))
     shape = {key: text.get(key) for key in ("truncation", "padding")}
     backend.no_truncation()
     backend.no_padding()
@@ -230,16 +230,22 @@ def _content(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _bytes(path: Path) -> bytes:
+    """A regular file's content, of a size that a tokenizer may have."""
+    with ExtentFile(path) as file:
+        if file.size > MOST_BYTES:
+            raise ModelFileError(f"{file.size} bytes are too many for it", where=str(path), do=RESTORE)
+        return file.read(0, file.size)
+
+
 def _optional(path: Path) -> dict[str, Any]:
     return read_object(path) if path.exists() else {}
 
 
 def _lines(path: Path) -> list[str]:
     """Lines as they are: only a line feed ends one, since tokens may hold any other separator."""
-    if path.stat().st_size > MOST_BYTES:
-        raise ModelFileError(f"{path.stat().st_size} bytes are too many for it", where=str(path), do=RESTORE)
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = _bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ModelFileError(f"not UTF-8 ({error.reason} at byte {error.start})", where=str(path), do=RESTORE) from None
     return [line.removesuffix("\r") for line in text.split("\n")]

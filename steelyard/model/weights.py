@@ -47,7 +47,7 @@ class Renamed:
         self.source.close()
 
 
-def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: str, dtype: torch.dtype, packed: str | None) -> Trunk:
+def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: str, dtype: torch.dtype, digits: int | None) -> Trunk:
     """A trunk with the source's weights: built without memory, checked by shape, filled tensor by tensor.
 
     Args:
@@ -56,7 +56,7 @@ def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: st
         source: the weights.
         where: address for errors.
         dtype: float type of matrices in memory; vectors are float32.
-        packed: how packed weights are stored (`int8`), or None when every weight is a float.
+        digits: of 8 bits in activations where weights may be packed int8, or None when every weight is a float.
 
     Raises:
         ModelFileError: tensors are missing, unexpected, of another shape, not numbers, or not weights at all.
@@ -66,14 +66,14 @@ def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: st
     names = set(source.names())
     held = [entry for entry in entries if entry.theirs in names or not (entry.optional or entry.repeated)]
     expected = {entry.theirs: their_shape(trunk, entry) for entry in held}
-    scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if packed and _scale(entry) in names}
+    scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if digits and _scale(entry) in names}
     refuse(check_tensors(source, expected | scales, where, finite=False), where)
     source = FiniteSource(source, where)
     for entry in held:
         if _scale(entry) in scales:
             weights, scale = read_integers(source, entry.theirs, where), read_floats(source, _scale(entry), where, torch.float32)
             for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
-                set_packed(trunk, ours, rows, row_scales)
+                set_packed(trunk, ours, rows, row_scales, digits or 1)
             continue
         kind = dtype if len(expected[entry.theirs]) >= 2 else torch.float32
         tensor = read_floats(source, entry.theirs, where, kind)
@@ -151,12 +151,12 @@ def set_parameter(trunk: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, last, nn.Parameter(tensor.contiguous()))
 
 
-def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor) -> None:
+def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor, digits: int) -> None:
     """Puts packed int8 rows into a linear."""
     linear = trunk.get_submodule(name.removesuffix(".weight"))
     assert isinstance(linear, Linear)
     bias: Tensor | None = linear.storage.bias  # type: ignore[assignment]
-    linear.storage = Int8Storage(weight, scale, None if bias is None else torch.zeros_like(bias, device=weight.device))
+    linear.storage = Int8Storage(weight, scale, None if bias is None else torch.zeros_like(bias, device=weight.device), digits)
 
 
 def tie(trunk: Trunk) -> None:

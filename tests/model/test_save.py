@@ -107,7 +107,10 @@ def test_a_packed_head_no_longer_shares_the_token_table(tmp_path: Path) -> None:
         (lambda c: c | {"quant_method": "gptq"}, "is not read here"),
         (lambda c: c | {"config_groups": []}, "is not read here"),
         (lambda c: c | {"config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "strategy": "group"}}}}, "is not read here"),
-        (lambda c: c | {"config_groups": {"g": {"weights": c["config_groups"]["group_0"]["weights"]}}}, "is not read here"),
+        (
+            lambda c: c | {"config_groups": {"g": c["config_groups"]["group_0"] | {"input_activations": {"num_bits": 4}}}},
+            "is not read here",
+        ),
         (lambda c: {}, "holds torch.int8, not floats|is not part of this architecture"),
         (lambda c: "int8", "is not read here"),
     ],
@@ -189,6 +192,14 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
     assert sorted(os.listdir(tmp_path)) == ["file", "photos"]
 
 
+@pytest.mark.parametrize("folder", ["/proc/none/model", "name" * 80, "."])
+def test_a_place_that_cannot_be_written_is_named(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SteelyardError, match="cannot be written|cannot be replaced") as caught:
+        tiny_talker().save(folder)
+    assert caught.value.do and not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_leaves_the_old_model_and_no_half_of_the_new(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old = tiny_talker(seed=1)
@@ -217,3 +228,15 @@ def test_branches_that_are_not_merged_are_refused_by_name(tmp_path: Path) -> Non
 def test_code_that_a_config_points_to_is_not_pointed_to_again(tmp_path: Path) -> None:
     tiny_talker(auto_map={"AutoModelForCausalLM": "elsewhere--modeling.Model"}).save(tmp_path / "model")
     assert "auto_map" not in json.loads((tmp_path / "model" / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("bits", "said"), [(8, {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True}), (16, None)]
+)
+def test_bits_of_activations_are_saved_with_the_weights(bits: int, said: Any, tmp_path: Path) -> None:
+    model = quantized(opened("llama, tied", tmp_path / "float"), activations=bits)
+    model.save(tmp_path / "int8")
+    config = json.loads((tmp_path / "int8" / "config.json").read_text())["quantization_config"]
+    assert config["config_groups"]["group_0"]["input_activations"] == said
+    ids = torch.arange(5, 25)[None]
+    assert torch.equal(steelyard.load(tmp_path / "int8").logits(ids), model.logits(ids))

