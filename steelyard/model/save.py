@@ -53,27 +53,35 @@ def save(model: Model, directory: Path) -> Path:
         UnsupportedError: branches (LoRA) that are not merged.
     """
     directory = Path(os.path.abspath(directory))
-    if directory == Path.cwd():
-        raise SteelyardError("is the folder this program runs in, which cannot be replaced", where=str(directory), do="Choose another folder.")
-    if directory.exists() and not directory.is_dir():
-        raise SteelyardError("a file is in the way of the folder", where=str(directory), do="Choose another folder.")
-    if directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
-        raise SteelyardError("the folder exists and holds no model", where=str(directory), do="Choose another folder.")
     # Not tempfile: its folders are open to their owner alone, and a model is for others too.
     temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(4)}.part")
     try:
+        check_place(directory)
         temporary.mkdir(parents=True)
         write_files(model, temporary)
         put_in_place(temporary, directory)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise SteelyardError(
-                "the disk is full", where=str(directory), do="Free some space and save again; what stood there before is untouched."
-            ) from error
-        raise SteelyardError(f"cannot be written ({error.strerror})", where=str(directory), do="Choose a folder you may write to.") from error
+            what, do = "the disk is full", "Free some space and save again; what stood there before is untouched."
+        else:
+            what, do = f"cannot be written ({error.strerror})", "Choose a folder you may write to."
+        raise SteelyardError(what, where=str(directory), do=do) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return directory
+
+
+def check_place(directory: Path) -> None:
+    """Refuses to replace what is not a model."""
+    if directory == Path.cwd():
+        what = "is the folder this program runs in, which cannot be replaced"
+    elif directory.exists() and not directory.is_dir():
+        what = "a file is in the way of the folder"
+    elif directory.exists() and any(directory.iterdir()) and not (directory / "config.json").exists():
+        what = "the folder exists and holds no model"
+    else:
+        return
+    raise SteelyardError(what, where=str(directory), do="Choose another folder.")
 
 
 def put_in_place(new: Path, directory: Path) -> None:

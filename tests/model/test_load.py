@@ -131,14 +131,26 @@ def test_a_model_without_a_tokenizer_takes_ids_and_says_so(tmp_path: Path) -> No
     refused(tmp_path, "there is no tokenizer")
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "model.safetensors", "steelyard.json"])
+def test_what_is_no_file_is_refused(model: Path, name: str) -> None:
+    (model / name).unlink()
+    (model / name).mkdir()
+    refused(model, "not a regular file")
+
+
 def test_ids_and_lengths_are_checked_before_anything_is_computed(model: Path) -> None:
     loaded = steelyard.load(model)
     for ids, message in (
         ([[0, 260]], "do not exist: the model has 260"),
         ([[-1]], "do not exist"),
-        ([], "ids of shape"),
-        ([1, 2], "ids of shape"),
-        ([[]], "ids of shape"),
+        ([], "of shape"),
+        ([1, 2], "of shape"),
+        ([[]], "of shape"),
+        ([[1.5]], "float32 of shape"),
+        ([[True]], "bool of shape"),
+        ([["a"]], "no token ids"),
+        ([[1], [1, 2]], "no token ids"),
+        ([[2**63]], "no token ids|do not exist"),
     ):
         with pytest.raises(SteelyardError, match=message):
             loaded.logits(ids)
