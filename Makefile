@@ -23,7 +23,7 @@ run: $(VENV)/core      ## set up the core and weigh the quickstart recipe
 install: $(VENV)/all   ## .venv with everything a developer needs
 
 test: $(VENV)/all      ## the test suite
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of them; results go to docs/results
 	cd tests && $(abspath $(BIN))/python -m acceptance $(NAME)

@@ -14,6 +14,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
@@ -25,6 +26,7 @@ from steelyard.core.protocols import Answerer, Score
 from steelyard.core.recipe import Arm, EndpointSource, ModelSource
 from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
 from steelyard.core.run import Run
+from steelyard.core.threads import apart
 from steelyard.generate.engine import Engine
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.linears.lora import branches, merge
@@ -204,13 +206,19 @@ class ArmOpener:
         if not (place / "model").exists():
             begun = time.perf_counter()
             self.run.say(f"{arm.name}: making it with {', '.join(lever.name for lever in pulled)}")
-            made = pull(pulled, base, dataclasses.replace(self.run, directory=place, seed=seed))
-            if made is base:
+            if not apart(lambda: self._made(pulled, base, place, seed)):
                 return base
-            # An adapter kept apart is weighed merged: the same function up to rounding.
-            (made.with_trunk(merge(made.trunk)) if branches(made.trunk) else made).save(place / "model")
             self.run.log(f"{arm.name}: made in {time.perf_counter() - begun:.1f} s")
         return load(str(place / "model"))
+
+    def _made(self, levers: Sequence[Lever], base: Model, place: Path, seed: int) -> bool:
+        """Pulls weight levers and saves what they make; whether they made anything."""
+        made = pull(levers, base, dataclasses.replace(self.run, directory=place, seed=seed))
+        if made is base:
+            return False
+        # An adapter kept apart is weighed merged: the same function up to rounding.
+        (made.with_trunk(merge(made.trunk)) if branches(made.trunk) else made).save(place / "model")
+        return True
 
 
 def is_trained(arm: Arm) -> bool:
