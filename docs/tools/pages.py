@@ -100,7 +100,7 @@ def lever_page(facts: Mapping[str, Any], kind: type) -> str:
         "evidence": facts["evidence"],
         "source": f"`{kind.__module__}`",
     }
-    lines += ["| | |", "| --- | --- |", *(f"| {key} | {cell(value)} |" for key, value in about.items() if value), ""]
+    lines += ["| what | value |", "| --- | --- |", *(f"| {key} | {cell(value)} |" for key, value in about.items() if value), ""]
     lines += ["## Settings", "", *settings_table(facts["settings"]), ""]
     required = {setting["name"]: "..." for setting in facts["settings"] if setting["required"]}
     lines += ["In a recipe:", "", "```yaml", "arms:", f"  mine: [{{{name}: {json.dumps(required)}}}]", "```", ""]
