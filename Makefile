@@ -35,7 +35,7 @@ docs: $(VENV)/all      ## docs/challenges.md from the stored results, then the s
 lint: $(VENV)/all      ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 clean:
