@@ -53,11 +53,14 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of every weight's bytes, the plan, tokenizer and template. Computed once: a changed model is a new Model."""
+        """Digest of every weight's bytes and how it is multiplied, the plan, tokenizer and template. Computed once: a changed model is a new Model."""
         hasher = hashlib.sha256()
         for name, tensor in sorted(self.trunk.state_dict().items()):
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             hasher.update(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())
+        # What no tensor tells: in how many digits activations are rounded, how much a branch weighs.
+        for name, module in self.trunk.named_modules():
+            hasher.update(f"{name} {module.extra_repr()}".encode())
         template = self.template.source if self.template else None
         tokenizer = self.tokenizer.fingerprint if self.tokenizer else None
         return digest([hasher.hexdigest(), repr(self.trunk.plan), tokenizer, template])

@@ -102,6 +102,9 @@ class Int8Storage(nn.Module):
             y = y + self.bias.double()
         return y.to(x.dtype).reshape(*x.shape[:-1], len(self.weight))
 
+    def extra_repr(self) -> str:
+        return f"activations in {self.digits} digits"
+
     def dense(self) -> Tensor:
         """Float32 [out, in]."""
         return self.weight.float() * self.scale

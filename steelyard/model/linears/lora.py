@@ -59,7 +59,7 @@ class LowRank(nn.Module):
         return self.scale * (self.b.float() @ self.a.float())
 
     def extra_repr(self) -> str:
-        return f"rank {self.rank}, alpha {self.alpha}"
+        return f"rank {self.rank}, alpha {self.alpha}, scale {self.scale}"
 
 
 def view(trunk: Trunk) -> Trunk:
