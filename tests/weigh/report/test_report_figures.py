@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import random
 import re
 
 import pytest
@@ -129,12 +130,30 @@ def test_a_greedy_a_a_that_moves_and_a_missed_defect_fail():
     assert [check.outcome for check in checks(dataclasses.replace(REPORT, checks={}))] == ["absent", "absent"]
 
 
-def test_one_false_difference_in_twenty_is_chance_and_ten_are_not():
-    def outcome(false: int) -> str:
-        cells = [cell(arm="A/A sampled", verdict="better" if place < false else "underpowered", primary=False) for place in range(20)]
-        return checks(dataclasses.replace(REPORT, checks={"a_a": cells}))[0].outcome
+def a_a_of(*differences):
+    """The check on sampled A/A cells with these differences, each with an interval of +-1.96."""
+    cells = [
+        cell(arm="A/A sampled", verdict="better" if d > 1.96 else "worse" if d < -1.96 else "underpowered", primary=False)
+        for d in differences
+    ]
+    cells = [dataclasses.replace(c, difference=d, low=d - 1.96, high=d + 1.96) for c, d in zip(cells, differences, strict=True)]
+    return checks(dataclasses.replace(REPORT, checks={"a_a": cells}))[0]
 
-    assert outcome(1) == "passed" and outcome(2) == "passed" and outcome(10) == "failed"
+
+def test_a_false_difference_is_told_and_one_too_large_for_chance_fails():
+    assert a_a_of(2.3, 0.0, -1.0).outcome == "passed" and "one in 20 is to be expected" in a_a_of(2.3, 0.0, -1.0).sentence
+    assert a_a_of(*[2.3] * 8).outcome == "passed"  # eight metrics of the same answers move as one
+    assert a_a_of(0.0, -6.0).outcome == "failed" and "do not rely" in a_a_of(0.0, -6.0).sentence
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_a_true_balance_is_seldom_called_false_whatever_ties_its_metrics(together):
+    draw = random.Random(5)
+    failed = 0
+    for _ in range(1000):
+        one = draw.gauss(0, 1)
+        failed += a_a_of(*(one if together else draw.gauss(0, 1) for _ in range(8))).outcome == "failed"
+    assert failed <= 12  # 0.5 % of 1000 is 5; more than 12 has a chance of 0.2 %
 
 
 @given(st.text(max_size=200), st.text(max_size=200))
