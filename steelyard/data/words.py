@@ -59,7 +59,8 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def _tokens(text: str) -> list[str]:
-    text = unicodedata.normalize("NFKD", _POSSESSIVE.sub("", _US.sub("USA", text)).casefold().translate(_PLAIN))
+    text = unicodedata.normalize("NFKC", _POSSESSIVE.sub("", _US.sub("USA", text)))  # before case goes: the sign "℠" is "SM"
+    text = unicodedata.normalize("NFKD", text.casefold().translate(_PLAIN))
     # Only the marks of Latin, Greek and Cyrillic go: in other scripts they are vowels.
     text = "".join(c for c in text if not "\u0300" <= c <= "\u036f")
     text = _APOSTROPHES.sub("", unicodedata.normalize("NFC", text))

@@ -50,7 +50,7 @@ def peeks(values: dict[str, list[float]], metric: Metric, clusters: list[str]) -
 
 
 def run(bench: Bench) -> Finding:
-    reports = bench.pick(500, 40)
+    reports = bench.pick(500, 100)
     false = {"adjusted": 0, "unadjusted": 0, "peeking": 0}
     for number in range(reports):
         rng = numpy.random.default_rng(derive(bench.seed, "error rate", number))

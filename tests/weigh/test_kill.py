@@ -63,7 +63,8 @@ def recorded(directory: Path) -> int:
 
 
 def start(recipe: Path, directory: Path) -> subprocess.Popen[bytes]:
-    code = "import sys; from steelyard.weigh.runner import weigh; weigh(sys.argv[1], sys.argv[2])"
+    listens = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"  # shells make background jobs deaf to it
+    code = f"{listens}; from steelyard.weigh.runner import weigh; weigh(sys.argv[1], sys.argv[2])"
     return subprocess.Popen([sys.executable, "-c", code, recipe, directory], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 

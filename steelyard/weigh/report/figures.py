@@ -99,6 +99,8 @@ def relative(cell: Cell, plain: bool = False) -> tuple[str, str]:
     if not base or difference is None or cell.unit == "share" or abs(difference) > 1e4 * abs(base):
         return "", ""
     change, interval = 100 * difference / abs(base), _scaled(pair(cell.low, cell.high), 100 / abs(base))
+    if interval and not all(math.isfinite(bound) for bound in interval):  # the base is next to nothing
+        return "", ""
     places = min(decimals(change, interval), 1 if abs(change) < 100 else 0)
     text = span(interval, places, True, plain) if interval else ""
     return number(change, places, True, plain) + "%", text and text + "%"

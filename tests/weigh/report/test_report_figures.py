@@ -8,7 +8,7 @@ import re
 import pytest
 from example_report import example_report
 from hostile_text import HOSTILE
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from steelyard.weigh.report.checks import checks
@@ -68,6 +68,7 @@ def test_a_bound_that_is_not_zero_is_never_shown_as_zero(low, width):
 
 
 @given(*[st.one_of(st.none(), st.floats())] * 6)
+@example(1.3e-293, None, 0.0, 0.0, 2.4e13, None)  # a percentage beyond all numbers
 def test_any_cell_can_be_put_into_words(base, value, difference, low, high, margin):
     odd = cell(
         unit="s", base=base, value=value, difference=difference, low=low, high=high, margin=margin, value_interval=(low or 0.0, high or 0.0)
