@@ -82,8 +82,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     found = []
     for key in sorted(old.keys() | new.keys()):
         kind, _, name = key.partition(".")
-        if key in old and key in new and old[key] != new[key]:
-            found.append(f"{key} was {_short(old[key])} and is {_short(new[key])}")
+        if key in old and key in new:
+            found += _changes(key, old[key], new[key])
         elif key in old and key not in new:
             found.append(f"{key} is gone")
         elif key not in old and kind not in _MAY_GROW and not (kind == "primary" and f"arms.{name}" not in old):
@@ -110,6 +110,17 @@ def _comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
     out |= {f"axes.{axis}": True for axis in (AXES if plain.get("axes") == "all" else plain.get("axes", []))}
     out |= {f"primary.{arm}": choice for arm, choice in plain.get("primary", {}).items()}
     return out
+
+
+def _changes(path: str, old: Any, new: Any) -> list[str]:
+    """What differs between two plain values, down to the setting that does."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        gone = [f"{path}.{key} is gone" for key in old if key not in new]
+        added = [f"{path}.{key} is new" for key in new if key not in old]
+        return [line for key in old if key in new for line in _changes(f"{path}.{key}", old[key], new[key])] + gone + added
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [line for place, pair in enumerate(zip(old, new, strict=True)) for line in _changes(f"{path}.{place}", *pair)]
+    return [] if old == new else [f"{path} was {_short(old)} and is {_short(new)}"]
 
 
 def _short(value: Any) -> str:
