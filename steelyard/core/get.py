@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,10 +38,10 @@ def locate(name: str | Path, say: Say = lambda line: None) -> Path:
     text = str(name)
     if text in KNOWN or text.startswith("hf:"):
         return get(text, say)
-    path = Path(text).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf"):
-        return path
-    if path.exists():
+    path = os.path.expanduser(text)  # like the questions below, and unlike pathlib's, never raises whatever the text
+    if os.path.isdir(path) or (os.path.isfile(path) and path.lower().endswith(".gguf")):
+        return Path(path)
+    if os.path.exists(path):
         raise SteelyardError(
             "neither a directory nor a .gguf file",
             where=text,

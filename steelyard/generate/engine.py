@@ -7,8 +7,10 @@ noise keyed by position (`sampling.py`).
 
 from __future__ import annotations
 
+import atexit
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -30,6 +32,8 @@ from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
 
 logger = logging.getLogger(__name__)
+
+_open: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 Prompt = str | Sequence[int] | Sequence[Message | Mapping[str, Any]]
 Request = Generation
@@ -110,6 +114,7 @@ class Engine:
         self._fault: BaseException | None = None
         self._thread = threading.Thread(target=self._loop, name="steelyard-engine", daemon=True)
         self._thread.start()
+        _open.add(self)
 
     def _scheduler(self, spec: EngineSpec) -> Scheduler:
         trunk = spec.model.trunk.with_weights(spec.weight_type)
@@ -154,11 +159,12 @@ class Engine:
             if parts and all(isinstance(part, Message | Mapping) for part in parts):
                 ids = tokenizer.encode(self.render(parts))
             elif all(isinstance(part, Integral) and not isinstance(part, bool) for part in parts):
-                ids = self._known([int(part) for part in parts])
+                ids = [int(part) for part in parts]
             else:
                 raise SteelyardError(f"{prompt!r:.80} is no prompt", where="prompt", do="Give a text, a list of messages, or token ids.")
         if not ids:
             raise SteelyardError("the prompt is empty", where="prompt", do="Give at least one token.")
+        self._check_known(ids)
         self.model.check_length(len(ids), 1)
         if len(ids) >= self.context:
             raise ContextLengthError(
@@ -168,11 +174,11 @@ class Engine:
             )
         return ids
 
-    def _known(self, ids: list[int]) -> list[int]:
+    def _check_known(self, ids: list[int]) -> None:
+        """Refuses ids without a row in the table; some tokenizers have more tokens (images, say) than their model."""
         rows = self.model.trunk.plan.inputs.vocabulary
         if bad := [token for token in ids if not 0 <= token < rows]:
             raise SteelyardError(f"token ids {bad[:5]} outside the vocabulary of {rows}", where="prompt")
-        return ids
 
     # What it does
 
@@ -262,6 +268,7 @@ class Engine:
         prefix = [start] if starts else []
         tokens, first = prefix + whole, len(prefix) + len(before)
         first = min(first, len(tokens) - 1)  # a continuation that merged into the context's last token
+        self._check_known(tokens)
         self.model.check_length(len(tokens))
         if len(tokens) > self.context:
             raise ContextLengthError(
@@ -349,6 +356,13 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """A program may end without closing its engines; a thread cut off in the middle of a step would abort the process."""
+    for engine in list(_open):
+        engine.close()
 
 
 def _collector(done: Future[list[Event]]) -> Callable[[Event], None]:

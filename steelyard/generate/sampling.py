@@ -141,10 +141,14 @@ class Confidence:
 
 
 def confidence(logits: Tensor, tokens: list[int], alternatives: int) -> list[Confidence]:
-    """For rows of float32 logits [n, vocabulary] and the token drawn from each."""
+    """For rows of float32 logits [n, vocabulary] and the token drawn from each.
+
+    Every row's entropy is summed by itself: PyTorch splits the sum of a lone row among threads, that of one among many not.
+    """
     logprobs = torch.log_softmax(logits, -1)
     picked = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
-    entropies = torch.special.entr(logprobs.exp()).sum(-1).tolist()
+    surprise = torch.special.entr(logprobs.exp())
+    entropies = [float(row.sum()) for row in surprise]
     others: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
     if alternatives:
         top = logprobs.topk(min(alternatives, logprobs.shape[-1]), -1)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 READ_PER_TURN = 512
 """Prompt tokens read between two decoding steps: long prompts must not starve answers that are under way."""
+ALIKE = 0.7
+"""Pieces of prompts are read together where the shorter has at least this share of the longer's tokens."""
 
 
 class Scheduler:
@@ -119,25 +121,50 @@ class Scheduler:
 
     def _read(self) -> None:
         budget = READ_PER_TURN
-        for sequence in list(self.running):
-            while budget > 0 and not sequence.finished and not self._ready(sequence):
-                budget -= self._read_chunk(sequence)
+        while budget > 0:
+            unread = [sequence for sequence in self.running if not sequence.finished and not self._ready(sequence)]
+            if not unread:
+                return
+            budget -= self._read_together(self._alike(unread, budget))
 
     @staticmethod
     def _ready(sequence: Sequence) -> bool:
         return sequence.cached >= sequence.read_until
 
-    def _read_chunk(self, sequence: Sequence) -> int:
-        start, grid = sequence.cached, DETERMINISTIC_EXTENT if self.spec.deterministic else self.spec.prefill
-        end = min(sequence.read_until, (start // grid + 1) * grid)
-        count = end - start
-        time = round_up(count, self.tile)
-        ids = torch.zeros(1, time, dtype=torch.int64)
-        ids[0, :count] = torch.tensor(sequence.tokens[start:end])
-        hidden = self._forward(ids, (sequence.slot,), (start,), (count,))  # type: ignore[arg-type]
-        sequence.cached = end
-        self._attempt(sequence, sequence.took, hidden[0, :count], start, self._head)
-        return count
+    def _chunk(self, sequence: Sequence) -> int:
+        """How many tokens of a sequence are read in one piece: up to the next multiple of a grid, so that a text is always cut alike."""
+        grid = DETERMINISTIC_EXTENT if self.spec.deterministic else self.spec.prefill
+        return min(sequence.read_until, (sequence.cached // grid + 1) * grid) - sequence.cached
+
+    def _alike(self, unread: list[Sequence], budget: int) -> list[Sequence]:
+        """The first sequence in line and others whose next piece is about as long, so that reading them together pads little."""
+        first = self._chunk(unread[0])
+        near = [sequence for sequence in unread if ALIKE * first <= self._chunk(sequence) <= first / ALIKE]
+        widest = round_up(max(self._chunk(sequence) for sequence in near), self.tile)
+        near = near[: max(1, budget // widest)]
+        return sorted(near, key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
+
+    def _read_together(self, sequences: list[Sequence]) -> int:
+        """Reads the next piece of each sequence in one pass and returns the tokens computed."""
+        starts, counts = [s.cached for s in sequences], [self._chunk(s) for s in sequences]
+        ids = torch.zeros(len(sequences), round_up(max(counts), self.tile), dtype=torch.int64)
+        for row, (sequence, start, count) in enumerate(zip(sequences, starts, counts, strict=True)):
+            ids[row, :count] = torch.tensor(sequence.tokens[start : start + count])
+        slots = tuple(sequence.slot for sequence in sequences)
+        hidden = self._forward(ids, slots, tuple(starts), tuple(counts))  # type: ignore[arg-type]
+        begun: list[tuple[int, Generation]] = []
+        for row, (sequence, start, count) in enumerate(zip(sequences, starts, counts, strict=True)):
+            sequence.cached = start + count
+            if isinstance(sequence, Scoring):
+                self._attempt(sequence, sequence.took, hidden[row, :count], start, self._head)
+            elif isinstance(sequence, Generation) and self._ready(sequence):
+                begun.append((row, sequence))
+        if begun:
+            rows = [row for row, _ in begun]
+            logits = self._head(hidden[rows, [counts[row] - 1 for row in rows]])
+            for place, (_, sequence) in enumerate(begun):
+                self._attempt(sequence, sequence.accept, logits[place : place + 1], [])
+        return ids.numel()
 
     def _decode(self) -> None:
         sequences = [s for s in self.running if isinstance(s, Generation) and not s.finished and s.generated and self._ready(s)]

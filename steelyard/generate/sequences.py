@@ -106,10 +106,6 @@ class Sequence:
         """Tokens to read before anything else can happen."""
         raise NotImplementedError(f"{type(self).__name__} does not say how far it reads")
 
-    def took(self, hidden_td: Tensor, start: int, head: Callable[[Tensor], Tensor]) -> None:
-        """Hidden states of tokens start.. have been computed."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it does with hidden states")
-
     def fail(self, message: str) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not say how it fails")
 
@@ -150,11 +146,6 @@ class Generation(Sequence):
     @property
     def read_until(self) -> int:
         return len(self.prompt)
-
-    def took(self, hidden_td: Tensor, start: int, head: Callable[[Tensor], Tensor]) -> None:
-        """The prompt has been read so far; its last token's logits give the first token."""
-        if start + len(hidden_td) == len(self.prompt):
-            self.accept(head(hidden_td[-1:]), [])
 
     def draft(self, most: int) -> list[int]:
         """Guesses for the next tokens, at most `most`, never past the answer's end."""
@@ -252,7 +243,7 @@ class Scoring(Sequence):
         return len(self.tokens) - 1
 
     def took(self, hidden_td: Tensor, start: int, head: Callable[[Tensor], Tensor]) -> None:
-        """The state at position p predicts token p + 1."""
+        """Hidden states [t, d] of tokens start.. have been computed; the state at position p predicts token p + 1."""
         begin = max(self.first - 1, start)
         for low in range(begin, start + len(hidden_td), HEAD_ROWS):
             high = min(low + HEAD_ROWS, start + len(hidden_td))

@@ -53,7 +53,7 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Digest of every weight's bytes and how it is multiplied, the plan, tokenizer and template. Computed once: a changed model is a new Model."""
+        """Digest of all weights, how they are multiplied, plan, tokenizer and template. Computed once: a changed model is a new Model."""
         hasher = hashlib.sha256()
         for name, tensor in sorted(self.trunk.state_dict().items()):
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -347,6 +347,12 @@ def test_an_unknown_name_is_told_the_nearest_and_the_hub() -> None:
         verify("encyclopaedia")
 
 
+@pytest.mark.parametrize("name", ["m" * 5000, "~nobody-of-this-name/model", "a\0b", ""])
+def test_what_can_be_no_path_is_an_unknown_name(name: str) -> None:
+    with pytest.raises(SteelyardError, match="nothing is called"):
+        locate(name)
+
+
 def test_verify_of_what_was_never_got_says_so(tiny: KnownPackage) -> None:
     with pytest.raises(DownloadError, match="steelyard get tiny-corpus"):
         verify(NAME)

@@ -84,7 +84,7 @@ def take_turns(turns: Scheduler, model: Model, requests: list) -> list[Heard]:
     return heard
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(arrivals)
 def test_an_answer_is_the_same_to_the_bit_whatever_else_runs_arrives_or_is_cancelled(crowded, lonely, model, requests):
     together = take_turns(crowded, model, requests)
@@ -125,6 +125,22 @@ def test_slots_of_another_number_and_length_give_the_same_bits(crowded, model, n
         alone(crowded, generation(model, prompt, wanted, here, crowded.context))
         alone(other, generation(model, prompt, wanted, there, crowded.context))
         assert here.said == there.said
+
+
+def test_a_prompt_whose_reading_was_cancelled_halfway_reads_the_same_the_next_time():
+    model, heard = talker(max_position_embeddings=2048), [Heard(), Heard(), Heard()]
+    turns = scheduler(EngineSpec(model, deterministic=True, slots=1, dtype="float32"))
+    prompt, wanted = [(i * i) % 251 for i in range(1300)], AnswerSettings(max_tokens=6, ignore_eos=True, token_events=True)
+    requests = [generation(model, prompt, wanted, ear, 2048) for ear in heard]
+    with torch.inference_mode():
+        turns.add(requests[0])
+        turns.turn()
+    requests[0].cancel()
+    turns.add(requests[1])
+    run_all(turns)
+    alone(turns, requests[2])
+    assert heard[0].reason == "cancelled" and 0 < requests[1].reused < 1299
+    assert heard[1].said == heard[2].said
 
 
 def test_two_seeds_beside_one_another_draw_independently_and_each_repeats(crowded, lonely, model):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -30,20 +31,20 @@ BATCHES = 200
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return talker(20.0, max_position_embeddings=CONTEXT)
+    return talker(20.0, max_position_embeddings=CONTEXT, num_hidden_layers=1)
 
 
 def echo(tokens: list[int], logits: torch.Tensor) -> torch.Tensor:
     """What a trained model does by itself: it favours the token that followed the last one before."""
     earlier = next((place for place in range(len(tokens) - 2, -1, -1) if tokens[place] == tokens[-1]), None)
     if earlier is not None:
-        logits[tokens[earlier + 1]] += 8.0
+        logits[tokens[earlier + 1]] += 12.0
     return logits
 
 
 @pytest.fixture(scope="module")
 def spec(model) -> EngineSpec:
-    return EngineSpec(model, deterministic=True, slots=3, processors=(FunctionProcessor(echo),))
+    return EngineSpec(model, deterministic=True, slots=3, dtype="float32", processors=(FunctionProcessor(echo),))
 
 
 @pytest.fixture(scope="module")
@@ -59,12 +60,12 @@ def looking(spec) -> Scheduler:
 def random_request(dice: random.Random, greedy: bool | None = None) -> tuple[list[int], AnswerSettings]:
     """A prompt that repeats itself, as prompts worth looking things up in do, and settings of every kind."""
     phrase = [dice.randrange(256) for _ in range(dice.randint(1, 12))]
-    length = dice.choice([3, 20, 40, dice.randint(245, 262), CONTEXT - dice.randint(1, 9)])
+    length = dice.choice([3, 20, 20, 40, 40, 40, dice.randint(245, 262), CONTEXT - dice.randint(1, 9)])
     prompt = (phrase * CONTEXT)[:length]
     prompt[dice.randrange(length)] = dice.randrange(256)
     greedy = dice.random() < 0.4 if greedy is None else greedy
     wanted = AnswerSettings(
-        max_tokens=dice.randint(1, 14),
+        max_tokens=dice.randint(1, 12),
         temperature=0.0 if greedy else dice.choice([0.3, 0.7, 1.0]),
         top_k=dice.choice([0, 0, 4, 30]),
         top_p=dice.choice([1.0, 1.0, 0.8]),
@@ -95,7 +96,7 @@ def test_the_text_is_the_same_with_and_without_in_200_random_batches(plain, look
     dice = random.Random(2)
     passes = tokens = 0
     for batch in range(BATCHES):
-        requests = [random_request(dice) for _ in range(dice.randint(1, 4))]
+        requests = [random_request(dice) for _ in range(dice.randint(1, 3))]
         expected, _ = answers(plain, model, requests)
         heard, made = answers(looking, model, requests)
         for one, other, (prompt, wanted) in zip(expected, heard, requests, strict=True):
@@ -184,76 +185,80 @@ def test_a_guesser_in_trouble_fails_its_own_request_alone(model, monkeypatch):
 # Where answers end
 
 
-def copied(model: Model, words: list[int], prompt: list[int], **options) -> Heard:
-    """The answer of a model that says the given words and then its end token, with lookup; the same without is asserted."""
+@pytest.fixture(scope="module")
+def copied(model, spec) -> Callable[..., Heard]:
+    """The answer of a model that says given words and then its end token, with lookup; that it is the same without is asserted."""
     (end,) = model.tokenizer.eos_ids
-    wanted = AnswerSettings(**({"max_tokens": 200, "token_events": True} | options))
-    heard = []
-    for lever in (PromptLookup(tokens=0), PromptLookup(tokens=8)):
-        spec = lever.decode(EngineSpec(model, deterministic=True, processors=(FunctionProcessor(Script(words, end)),)))
-        heard += answers(scheduler(spec), model, [(prompt, wanted)])[0]
-    without, with_lookup = heard
-    assert with_lookup.said == without.said
-    assert with_lookup.usage.completion_tokens == without.usage.completion_tokens
-    return with_lookup
+    without, with_lookup = (scheduler(PromptLookup(tokens=tokens).decode(spec)) for tokens in (0, 8))
+
+    def answer(words: list[int], prompt: list[int], **options) -> Heard:
+        wanted = AnswerSettings(**({"max_tokens": 200, "token_events": True} | options))
+        heard = []
+        for turns in (without, with_lookup):
+            turns.spec = dataclasses.replace(turns.spec, processors=(FunctionProcessor(Script(words, end)),))
+            heard += answers(turns, model, [(prompt, wanted)])[0]
+        assert heard[0].said == heard[1].said
+        assert heard[0].usage.completion_tokens == heard[1].usage.completion_tokens
+        return heard[1]
+
+    return answer
 
 
 WORDS = list(range(40, 70))
 
 
-def test_an_answer_that_quotes_its_prompt_needs_few_passes(model):
-    heard = copied(model, WORDS, [1, *WORDS, 2, 3])
+def test_an_answer_that_quotes_its_prompt_needs_few_passes(copied):
+    heard = copied(WORDS, [1, *WORDS, 2, 3])
     assert (heard.usage.completion_tokens, heard.reason) == (30, "stop")
     # Two tokens to recognise the quotation by, then nine tokens a pass; the last pass ends on the end token.
     assert heard.usage.verified == 2 + 4
 
 
-@pytest.mark.parametrize("most", [*range(1, 14), 29, 30, 31])
-def test_guesses_never_go_beyond_max_tokens(model, most):
-    heard = copied(model, WORDS, [1, *WORDS, 2, 3], max_tokens=most)
+@pytest.mark.parametrize("most", [*range(1, 12), 29, 30, 31])
+def test_guesses_never_go_beyond_max_tokens(copied, most):
+    heard = copied(WORDS, [1, *WORDS, 2, 3], max_tokens=most)
     assert len(heard.tokens) == min(most, 30)
     assert heard.reason == ("stop" if most > 30 else "length")
 
 
 @pytest.mark.parametrize("before", range(2, 9))
-def test_an_end_token_inside_a_guess_ends_the_answer(model, before):
+def test_an_end_token_inside_a_guess_ends_the_answer(copied, model, before):
     (end,) = model.tokenizer.eos_ids
-    heard = copied(model, WORDS[:before], [1, *WORDS[:before], end, *WORDS[before:], 2, 3])
+    heard = copied(WORDS[:before], [1, *WORDS[:before], end, *WORDS[before:], 2, 3])
     assert ([token.id for token in heard.tokens], heard.reason) == (WORDS[:before], "stop")
     assert heard.usage.verified < before + 1 or before == 2
 
 
-def test_past_an_end_token_inside_a_guess_an_answer_goes_on_where_asked(model):
+def test_past_an_end_token_inside_a_guess_an_answer_goes_on_where_asked(copied, model):
     (end,) = model.tokenizer.eos_ids
     words = [*WORDS[:5], end, *WORDS[5:10]]
-    heard = copied(model, words, [1, *words, 2, 3], ignore_eos=True, max_tokens=11)
+    heard = copied(words, [1, *words, 2, 3], ignore_eos=True, max_tokens=11)
     assert [token.id for token in heard.tokens] == words
 
 
-@pytest.mark.parametrize("place", range(2, 20))
-def test_a_stop_string_inside_a_guess_ends_the_answer(model, place):
+@pytest.mark.parametrize("place", range(2, 12))
+def test_a_stop_string_inside_a_guess_ends_the_answer(copied, model, place):
     stop = model.tokenizer.decode([WORDS[place]])
-    heard = copied(model, WORDS, [1, *WORDS, 2, 3], stop=(stop,))
+    heard = copied(WORDS, [1, *WORDS, 2, 3], stop=(stop,))
     assert (heard.text, heard.reason) == (model.tokenizer.decode(WORDS[:place]), "stop")
     assert [token.id for token in heard.tokens] == WORDS[: place + 1]
 
 
-@pytest.mark.parametrize("room", range(1, 14))
-def test_guesses_never_go_beyond_the_context(model, room):
+@pytest.mark.parametrize("room", range(1, 12))
+def test_guesses_never_go_beyond_the_context(copied, room):
     prompt = [1, *WORDS, *[2] * (CONTEXT - len(WORDS) - 1 - room)]
-    heard = copied(model, WORDS, prompt, ignore_eos=True)
+    heard = copied(WORDS, prompt, ignore_eos=True)
     assert (len(heard.tokens), heard.reason) == (room, "length")
 
 
-def test_cancelling_amid_guesses_frees_the_slot_and_leaves_the_rest_as_it_was(model):
+def test_cancelling_amid_guesses_frees_the_slot_and_leaves_the_rest_as_it_was(model, spec):
     (end,) = model.tokenizer.eos_ids
     prompt, wanted = [1, *WORDS, 2, 3], AnswerSettings(max_tokens=200, token_events=True)
 
-    def turns_of() -> Scheduler:
-        return scheduler(PromptLookup().decode(EngineSpec(model, deterministic=True, slots=1)))
-
-    expected = answers(turns_of(), model, [(prompt, wanted)])[0][0]
-    turns, first, second = turns_of(), Heard(), Heard()
+    turns = scheduler(PromptLookup().decode(dataclasses.replace(spec, slots=1, processors=())))
+    (expected,), _ = answers(turns, model, [(prompt, wanted)])
+    turns.held.clear()
+    first, second = Heard(), Heard()
     script = FunctionProcessor(Script(WORDS, end))
     turns.spec = dataclasses.replace(turns.spec, processors=(script,))
     request = generation(model, prompt, wanted, first, CONTEXT)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 
 import numpy
 import pytest
@@ -17,7 +23,7 @@ from tiny_talker import tiny_tokenizer
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Failure, Message, Text, Token
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import SHAPE
+from steelyard.generate.processors.processor import CONSTRAINT, SHAPE
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.model import Model
 from steelyard.model.template import ChatTemplate
@@ -76,6 +82,14 @@ def test_the_end_token_ends_an_answer_and_is_no_part_of_it(model):
     assert (done.usage.prompt_tokens, done.usage.completion_tokens, done.usage.verified) == (3, 4, 5)
 
 
+def test_every_end_token_of_the_tokenizer_ends_an_answer(model):
+    tokenizer = dataclasses.replace(model.tokenizer, eos_ids=(65, 70))
+    for end in (65, 70):
+        with Engine(dataclasses.replace(model, tokenizer=tokenizer), processors=[Script([66, 67], end)]) as engine:
+            (done,) = engine.generate(["abc"], max_tokens=9)
+        assert ([token.id for token in done.tokens], done.finish_reason) == ([66, 67], "stop")
+
+
 def test_an_answer_that_ends_at_once_is_empty(model):
     (end,) = model.tokenizer.eos_ids
     with Engine(model, processors=[Script([], end)]) as engine:
@@ -128,6 +142,19 @@ def test_prompts_longer_than_the_context_are_refused_with_both_counts(engine, mo
 def test_what_is_no_prompt_is_refused(engine, prompt):
     with pytest.raises(SteelyardError, match="prompt"):
         engine.generate([prompt], max_tokens=1)
+
+
+def test_a_token_the_table_has_no_row_for_is_refused_in_texts_too(model):
+    class Wider(type(model.tokenizer)):
+        def encode(self, text, special=True):
+            return [*super().encode(text, special), 260]
+
+    wider = copy.copy(model.tokenizer)
+    wider.__class__ = Wider
+    with Engine(dataclasses.replace(model, tokenizer=wider)) as engine:
+        for use in (lambda: engine.generate(["abc"]), lambda: engine.score([("a", "b")])):
+            with pytest.raises(SteelyardError, match=r"\[260.*outside the vocabulary of 260"):
+                use()
 
 
 def test_bytes_are_ids_only_when_a_list_says_so(engine):
@@ -404,6 +431,33 @@ def test_a_processor_in_trouble_fails_its_request_and_leaves_the_others_alone(mo
         assert all_slots_free(engine)
 
 
+class Note:
+    """A processor that notes when it is called."""
+
+    fingerprint = "note"
+
+    def __init__(self, order: int, name: str, notes: list[str]):
+        self.order, self.name, self.notes = order, name, notes
+
+    def start(self, settings):
+        return self
+
+    def __call__(self, logits, view):
+        self.notes.append(self.name)
+        return logits
+
+    def advance(self, token):
+        assert isinstance(token, int)
+
+
+def test_processors_work_in_the_order_of_their_kind_and_then_of_the_list(model):
+    notes: list[str] = []
+    kinds = [(SHAPE, "shape"), (CONSTRAINT, "constraint"), (SHAPE, "shape again"), (CONSTRAINT, "constraint again")]
+    with Engine(model, processors=[Note(order, name, notes) for order, name in kinds]) as engine:
+        engine.generate(["abc"], max_tokens=1)
+    assert notes == ["constraint", "constraint again", "shape", "shape again"]
+
+
 def test_a_step_that_cannot_be_computed_is_told_to_those_in_it_and_the_engine_goes_on(model):
     with Engine(model, slots=2) as engine:
         (before,) = engine.generate(["abc"], max_tokens=4)
@@ -440,6 +494,25 @@ def test_closing_ends_everything_and_gives_the_memory_back(model):
     for use in (lambda: engine.generate(["abc"]), lambda: engine.score([("a", "b")]), lambda: ask(engine)):
         with pytest.raises(SteelyardError, match="closed"):
             use()
+
+
+ENDS_WITHOUT_CLOSING = """
+from tiny_engines import talker
+from steelyard.core.protocols import AnswerSettings
+from steelyard.generate.engine import Engine
+
+engine = Engine(talker())
+engine.generate([[1, 2, 3]], max_tokens=3)
+engine.submit([1, 2, 3], AnswerSettings(max_tokens=1000, ignore_eos=True), lambda event: None)
+"""
+
+
+def test_a_program_may_end_without_closing_its_engine():
+    paths = os.pathsep.join(str(Path(__file__).parents[up]) for up in (0, 1))
+    done = subprocess.run(
+        [sys.executable, "-c", ENDS_WITHOUT_CLOSING], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_listener_may_close_its_engine_and_may_ask_it_more(model):

@@ -99,12 +99,12 @@ def test_scores_are_the_same_to_the_bit_whatever_else_is_scored_or_said(engine):
 def test_choices_that_share_a_long_context_read_it_once(engine, model):
     context = "The same long context again and again. " * 6
     turns, read = engine.scheduler, []
-    chunk = turns._read_chunk
-    turns._read_chunk = lambda sequence: read.append(count := chunk(sequence)) or count
+    together = turns._read_together
+    turns._read_together = lambda sequences: read.append(count := together(sequences)) or count
     try:
         scores = engine.score([(context, choice) for choice in ("red", "green", "blue", "yellow", "white", "black")])
     finally:
-        del turns._read_chunk
+        del turns._read_together
     length = len(model.tokenizer.encode(context))
     assert sum(read) < (engine.spec.slots + 1) * length
     assert scores == engine.score([(context, choice) for choice in ("red", "green", "blue", "yellow", "white", "black")])
