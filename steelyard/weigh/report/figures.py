@@ -2,7 +2,8 @@
 
 A number gets as many decimals as give half its interval's width one significant digit, or two where it begins below 3.55
 (the rule of the Particle Data Group): more would claim a precision that was not measured. A bound that is not zero is never
-rounded to zero, since whether an interval excludes zero is the point.
+rounded to zero, since whether an interval excludes zero is the point. Of a level nobody reads more than four digits, however
+narrow its interval; differences keep theirs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from steelyard.weigh.report.report import Cell
 MOST_DECIMALS = 8
 MISSING = "—"
 LARGEST = 1e300
+LEVEL_DIGITS = 4
 Interval = tuple[float, float]
 
 
@@ -160,6 +162,8 @@ def words(cell: Cell, plain: bool = False) -> Words:
             return ("-" if plain else MISSING), ""
         value, interval = value * shown.factor, _scaled(interval, shown.factor)
         places = decimals(value, interval, shown.least_decimals)
+        if abs(value) >= 1:
+            places = min(places, max(shown.least_decimals, LEVEL_DIGITS - 1 - _magnitude(value)))
         text = with_unit(number(value, places, plain=plain), shown.unit)
         return text, span(interval, places, plain=plain) if interval else ""
 

@@ -78,6 +78,14 @@ def test_any_cell_can_be_put_into_words(base, value, difference, low, high, marg
     assert str(words(odd, plain=True)).isascii()
 
 
+def test_a_level_has_four_digits_at_most_and_its_difference_what_the_interval_gives():
+    shown = words(
+        cell(unit="MB", value=1339.1461, value_interval=(1339.1331, 1339.1592), base=1338.0, difference=1.1461, low=1.13, high=1.16)
+    )
+    assert (shown.value, shown.value_interval) == ("1,339 MB", "[1,339, 1,339]")
+    assert (shown.difference, shown.interval) == ("+1.146 MB", "[+1.130, +1.160]")
+
+
 def test_numbers_group_thousands_and_carry_a_true_minus():
     assert number(-12345.678, 1) == "−12,345.7" and number(-12345.678, 1, plain=True) == "-12,345.7"
     assert number(0.04, 1, signed=True) == "0.0" and number(-0.04, 1) == "0.0" and number(3e12, 0) == "3e+12"
