@@ -102,10 +102,20 @@ class References:
 
     def __call__(self, reference: Reference) -> Any:
         if reference not in self._found:
-            self._found[reference] = self._find(reference)
+            self._found[reference] = self._open(reference)
         return self._found[reference]
 
-    def _find(self, reference: Reference) -> Any:
+    def find(self, reference: Reference) -> None:
+        """Sees that what a reference names is there, without opening it."""
+        match reference:
+            case ModelRef() | AnswererRef():
+                locate(reference.name, self._say)
+            case IndexRef():
+                from steelyard.augment.retrieve.opening import documents_of  # only arms that retrieve need it
+
+                documents_of(reference.name, self._say)
+
+    def _open(self, reference: Reference) -> Any:
         match reference:
             case ModelRef():
                 return load(reference.name)
@@ -138,11 +148,13 @@ class ArmOpener:
         self._models: dict[str, Model] = {}
 
     def find(self, arm: Arm) -> None:
-        """Sees that the models an arm names are there; what is known and absent is downloaded now."""
-        named = [reference.name for lever in arm.levers for reference in lever.references().values() if isinstance(reference, ModelRef)]
+        """Sees that the models and documents an arm names are there; what is known and absent is downloaded now."""
         try:
-            for name in ([arm.source.name] if isinstance(arm.source, ModelSource) else []) + named:
-                locate(name, self.run.say)
+            if isinstance(arm.source, ModelSource):
+                locate(arm.source.name, self.run.say)
+            for lever in arm.levers:
+                for reference in lever.references().values():
+                    self.references.find(reference)
         except SteelyardError as error:
             raise error.at(f"arm `{arm.name}`") from error
 

@@ -18,6 +18,7 @@ from typing import Any
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
+from steelyard.core.errors import SteelyardError
 from steelyard.core.recipe import Recipe
 from steelyard.core.run import Run
 from steelyard.weigh.answering import answer_all, key_for, obstacle
@@ -27,7 +28,7 @@ from steelyard.weigh.checks import AGAIN_COUNT, DEFECT_COUNT, is_defect
 from steelyard.weigh.directory import held, refuse_another_recipe
 from steelyard.weigh.measure import PASSES
 from steelyard.weigh.power import POWER, detectable
-from steelyard.weigh.records import Records
+from steelyard.weigh.records import Records, key_of
 from steelyard.weigh.speeds import Speeds
 from steelyard.weigh.statistics import ALPHA
 from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
@@ -132,7 +133,7 @@ def plan(
         opener: opens arms; this machine's own if None.
 
     Raises:
-        SteelyardError: the recipe's tasks or base cannot be had.
+        SteelyardError: the recipe's tasks, base or an arm's models or documents cannot be had.
     """
     run = Run(directory or Path("runs") / recipe.name, seed=recipe.seed, say=say)
     with held(run.directory):
@@ -142,40 +143,55 @@ def plan(
 
 def _planned_in(run: Run, recipe: Recipe, calibrate: bool, opener: Opener | None) -> Plan:
     asked = questions(recipe)
-    speeds = Speeds.read(run.directory)
-    if calibrate and not all(speeds.seconds(BASE, question.name) for question in asked):
-        run.say("Timing the base on a few samples of each task ...")
-        mine = opener or ArmOpener(run)
-        try:
+    speeds = Speeds.read(run.directory, recipe)
+    mine = opener or ArmOpener(run)
+    try:
+        for arm in recipe.arms.values():
+            mine.find(arm)  # also where the speed is known: what cannot be weighed is not planned
+        if calibrate and not all(speeds.seconds(BASE, question.name) for question in asked):
+            run.say("Timing the base on a few samples of each task ...")
             base = mine.open(recipe.arms[BASE])
             try:
                 with Records(run.path("records.sqlite")) as records:
                     calibrated(base, asked, records, recipe, speeds)
             finally:
                 base.close()
-        finally:
-            if opener is None:
-                mine.close()
-        speeds.write(run.directory)
+            speeds.write(run.directory)
+    finally:
+        if opener is None:
+            mine.close()
     return planned(recipe, asked, speeds, run.directory)
 
 
 def calibrated(base: OpenArm, asked: Sequence[Question], records: Records, recipe: Recipe, speeds: Speeds) -> None:
-    """Lets the base answer the first samples of every task whose speed is not known, and notes it. The answers are kept."""
+    """Lets the base answer the first samples of every task whose speed is not known, and notes it. The answers are kept.
+
+    Raises:
+        SteelyardError: the base answered none of them. There is nothing to compare with, and waiting for the rest is in vain.
+    """
+    failures: list[str | None] = []
     for question in asked:
         samples = question.samples[:CALIBRATION]
         if speeds.seconds(BASE, question.name) is None and not obstacle(base, samples):
             begun, before = time.perf_counter(), len(records)
-            answer_all(base, question.name, samples, records, seed=recipe.seed)
-            if new := len(records) - before:
+            outputs = answer_all(base, question.name, samples, records, seed=recipe.seed)
+            failed = [output.failure for output in outputs]
+            failures += failed
+            if (new := len(records) - before) and None in failed:
                 mark = key_for(base, question.name, samples[0], recipe.seed).arm
                 speeds.note(BASE, mark, question.name, (time.perf_counter() - begun) / new)
+        else:
+            failures.append(None)
+    if failures and None not in failures:
+        raise SteelyardError(
+            f"it answered none of the first {len(failures)} samples; the first failure: {failures[0]}", where=f"arm `{BASE}`"
+        )
 
 
 def planned(recipe: Recipe, asked: Sequence[Question], speeds: Speeds, directory: Path) -> Plan:
     """The plan from what is known about speeds; nothing is opened."""
     chosen = primaries(recipe, asked)
-    kept = _recorded(directory, speeds)
+    kept = _recorded(recipe, asked, speeds, directory)
     rows: list[PlanRow] = []
     for name, arm in recipe.arms.items():
         runs = max(len(arm.seeds), 1)
@@ -186,10 +202,8 @@ def planned(recipe: Recipe, asked: Sequence[Question], speeds: Speeds, directory
             needed = count * question.trials(recipe) * runs
             recorded = min(kept.get((name, question.name), 0), needed)
             found = None
-            if name != BASE and (deviation := _deviation(metric)) is not None:
-                found = detectable(deviation, question.clusters, ALPHA / max(len(chosen), 1) if primary else ALPHA)
-                if metric.unit == "share" and found is not None and found >= 1:
-                    found = None  # no two shares differ by more
+            if name != BASE:
+                found = _detectable(metric, question.clusters, ALPHA / max(len(chosen), 1) if primary else ALPHA)
             seconds, basis = speeds.seconds(name, question.name), "earlier run"
             if seconds is None:
                 seconds, basis = speeds.seconds(BASE, question.name), "the base's speed"
@@ -227,20 +241,34 @@ def _extras(recipe: Recipe, asked: Sequence[Question], speeds: Speeds) -> list[P
     return rows
 
 
-def _deviation(metric: Metric) -> float | None:
-    """Assumed standard deviation of one sample's paired difference, before any arm has run."""
-    if metric.binary:
-        return math.sqrt(FLIPS)
-    return SPREAD if metric.unit == "share" else None
+def _detectable(metric: Metric, samples: int, alpha: float) -> float | None:
+    """The smallest difference found four times in five, from the spread assumed before any arm has run; None where there is none."""
+    if not metric.binary and metric.unit != "share":
+        return None
+    found = detectable(math.sqrt(FLIPS) if metric.binary else SPREAD, samples, alpha)
+    if metric.binary and 2 * 0.5**samples >= alpha:
+        return None  # all outcomes turned over the same way: not even that convinces the exact test
+    if metric.unit == "share" and found is not None and found >= 1:
+        return None  # no two shares differ by more
+    return found
 
 
-def _recorded(directory: Path, speeds: Speeds) -> Mapping[tuple[str, str], int]:
-    """How many answers of each arm and task an earlier run left."""
+def _recorded(recipe: Recipe, asked: Sequence[Question], speeds: Speeds, directory: Path) -> Mapping[tuple[str, str], int]:
+    """How many answers of each arm and task are there already."""
     if not (directory / "records.sqlite").exists():
         return {}
     with Records(directory / "records.sqlite") as records:
-        counts = records.counts()
-    return {(name, task): counts.get((mark, task), 0) for (name, task), mark in speeds.marks().items()}
+        there = records.answered()
+    return {
+        (name, question.name): sum(
+            key_of(mark, question.name, sample, recipe.seed, trial).text in there
+            for sample in question.samples
+            for trial in range(question.trials(recipe))
+        )
+        for name in recipe.arms
+        for question in asked
+        if (mark := speeds.mark(name, question.name)) is not None
+    }
 
 
 def _notes(recipe: Recipe, asked: Sequence[Question], chosen: Mapping[str, tuple[str, str]], rows: Sequence[PlanRow]) -> list[str]:

@@ -206,12 +206,9 @@ class Records:
         with self._explained():
             return self._database.execute("SELECT count(*) FROM records").fetchone()[0]
 
-    def counts(self) -> dict[tuple[str, str], int]:
-        """(arm's fingerprint, task) -> number of answers that are there and did not fail."""
-        rows = self._rows(
-            "SELECT arm, task, count(DISTINCT sample || '/' || trial) FROM records WHERE failed = 0 AND trial >= 0 GROUP BY arm, task"
-        )
-        return {(arm, task): count for arm, task, count in rows}
+    def answered(self) -> frozenset[str]:
+        """The keys of all answers that are there and did not fail."""
+        return frozenset(key for (key,) in self._rows("SELECT key FROM records WHERE failed = 0"))
 
     def export_parquet(self, path: Path) -> int:
         """Writes all records as Parquet, one row each; returns their number.

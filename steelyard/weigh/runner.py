@@ -104,7 +104,7 @@ class _Weighing:
         self.run.say(f"Weighing {self.recipe.name} in {self.run.directory}; stopped at any moment, the same command goes on from there.")
         try:
             with Records(self.run.path("records.sqlite")) as records:
-                sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, Speeds.read(self.run.directory))
+                sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, Speeds.read(self.run.directory, self.recipe))
                 try:
                     self._quality(sweep)
                 finally:
@@ -142,7 +142,9 @@ class _Weighing:
     def _base(self, sweep: Sweep, base: OpenArm, question: Question) -> None:
         scored, metric = sweep.weigh_base(base, question), question.shown(None)
         found = base_cell(question.name, metric, scored.values[metric.name], clusters_of(scored.samples))
-        floored = "at floor; the arms are not asked" if question.name in sweep.floored else _own(found)
+        failed = [reason for reason in scored.failures if reason is not None]
+        without = f"no value ({len(failed)} of {len(scored.samples)} samples failed; the first: {failed[0]})" if failed else "no value"
+        floored = "at floor; the arms are not asked" if question.name in sweep.floored else _own(found) or without
         self.run.say(f"{BASE} · {question.name}: {floored}")
 
     def _arm(self, sweep: Sweep, arm: Arm) -> None:
@@ -344,8 +346,9 @@ def _printed(plan: Any) -> str:
 
 
 def _own(cell: Cell | None) -> str:
+    """The base's value in words; empty where there is none."""
     if cell is None or cell.value is None:
-        return "no value"
+        return ""
     span = f" [{cell.value_interval[0]:.3g} to {cell.value_interval[1]:.3g}]" if cell.value_interval else ""
     return f"{cell.metric} {cell.value:.3g}{span} over {cell.n} samples"
 

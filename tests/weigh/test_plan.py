@@ -9,6 +9,10 @@ import pytest
 from rich.console import Console
 from simple_arms import Bench, recipe
 
+from steelyard.augment.retrieve.retrieve import Retrieve
+from steelyard.core.errors import SteelyardError
+from steelyard.core.run import Run
+from steelyard.weigh.arms import ArmOpener
 from steelyard.weigh.plan import CALIBRATION, plan
 from steelyard.weigh.power import detectable
 from steelyard.weigh.records import Records
@@ -76,7 +80,48 @@ def test_a_plan_prints_and_goes_into_json(tmp_path):
 def test_notes_of_an_earlier_run_that_cannot_be_read_are_only_a_guide(tmp_path):
     for damage in ("", "[]", '{"base": 3}', '{"base": {"arithmetic": {"seconds": "soon"}}}', "\x00"):
         (tmp_path / "speeds.json").write_text(damage)
-        assert plan(recipe(arms={}), tmp_path, calibrate=False).minutes is None
+        assert plan(recipe(arms={}), tmp_path, calibrate=False, opener=Bench()).minutes is None
+
+
+def test_what_is_not_there_cannot_be_planned_even_where_another_plan_was(tmp_path):
+    plan(recipe(arms={"a": "skill-80"}), tmp_path, opener=Bench())
+    for other in (recipe(base="nowhere"), recipe(arms={"a": "nowhere"})):
+        with pytest.raises(SteelyardError, match="nothing is called"):
+            plan(other, tmp_path, opener=Bench())
+
+
+def test_documents_that_are_not_there_are_told_before_anything_runs(tmp_path):
+    opener = ArmOpener(Run(tmp_path))
+    arm = recipe(base=str(tmp_path), arms={}).arms["base"]
+    opener.find(arm)
+    with pytest.raises(SteelyardError, match="arm `base`: there are no documents called `no-such-folder`"):
+        opener.find(arm.model_copy(update={"levers": (Retrieve.model_validate({"documents": "no-such-folder"}),)}))
+
+
+def test_a_plan_takes_nothing_from_the_plan_of_another_base_in_the_same_directory(tmp_path):
+    plan(recipe(arms={"a": "skill-80"}), tmp_path, opener=Bench())
+    other = plan(recipe(base="skill-60", arms={"a": "skill-80"}), tmp_path, calibrate=False, opener=Bench())
+    assert row(other, "base").recorded == 0 and other.minutes is None
+
+
+def test_only_answers_to_these_very_samples_count_as_recorded(tmp_path):
+    plan(recipe(arms={}, problems=20), tmp_path, opener=Bench())
+    changed = plan(recipe(arms={}, problems=20, seed=8), tmp_path, opener=Bench())
+    assert row(changed, "base").recorded == 0
+    more = plan(recipe(arms={}, problems=20, samples=4), tmp_path, opener=Bench())
+    assert row(more, "base").recorded == 4
+
+
+def test_where_even_all_outcomes_turned_over_convince_no_exact_test_no_difference_is_promised(tmp_path):
+    for samples, found in ((5, False), (6, True)):
+        planned = plan(recipe(arms={"a": "skill-80"}, samples=samples), tmp_path / str(samples), opener=Bench())
+        assert (row(planned, "a").detectable is not None) is found
+
+
+def test_a_base_that_answers_nothing_ends_the_weighing_with_its_reason(tmp_path):
+    for entry in (plan, weigh):
+        with pytest.raises(SteelyardError, match="none of the first 8 samples; the first failure: nobody is there"):
+            entry(recipe(base="absent-0", arms={"a": "skill-80"}), tmp_path, say=lambda line: None, opener=Bench())
 
 
 def text(planned):

@@ -32,7 +32,7 @@ def open_index(name: str | Path, say: Say = lambda line: None) -> PassageIndex:
         DataError: there is nothing of that name, nothing in it to read, or something in it that cannot be read.
         DownloadError: a known corpus could not be fetched.
     """
-    source = _source(str(name), say)
+    source = documents_of(str(name), say)
     if is_index(source):
         return PassageIndex(source)
     files, _ = files_of(source)
@@ -50,8 +50,12 @@ def open_index(name: str | Path, say: Say = lambda line: None) -> PassageIndex:
     return PassageIndex(build(source, place, say=say))
 
 
-def _source(name: str, say: Say) -> Path:
-    """What is to be indexed. Of the encyclopedia that is its English articles."""
+def documents_of(name: str, say: Say = lambda line: None) -> Path:
+    """What is to be indexed under a name; nothing is read or built yet. Of the encyclopedia that is its English articles.
+
+    Raises:
+        DataError, DownloadError: as for `open_index`.
+    """
     if name == "encyclopedia":
         return encyclopedia.find(locate(name, say))
     if name in CORPORA or name.startswith("hf:"):

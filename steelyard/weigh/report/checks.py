@@ -65,6 +65,10 @@ def _planted_defect(cells: list[Cell]) -> Check:
     if not cells:
         return Check("planted_defect", title, "absent", "Not run in this weighing.", meaning)
     telling = [cell for cell in cells if cell.primary] or cells
+    if all(cell.verdict == "not measurable" for cell in telling):
+        return Check(
+            "planted_defect", title, "absent", "Not measurable here, so whether a fault would show is not known.", meaning, tuple(cells)
+        )
     caught = [cell for cell in telling if cell.verdict == "worse"]
     if caught:
         sentence = f"Caught: worse in {_some(caught)}."

@@ -139,6 +139,12 @@ def test_a_greedy_a_a_that_moves_and_a_missed_defect_fail():
     assert [check.outcome for check in checks(dataclasses.replace(REPORT, checks={}))] == ["absent", "absent"]
 
 
+def test_a_planted_defect_that_could_not_be_asked_is_not_called_missed():
+    silent = [dataclasses.replace(c, verdict="not measurable") for c in REPORT.checks["planted_defect"]]
+    check = checks(dataclasses.replace(REPORT, checks={"planted_defect": silent}))[1]
+    assert check.outcome == "absent" and "not known" in check.sentence
+
+
 def a_a_of(*differences):
     """The check on sampled A/A cells with these differences, each with an interval of +-1.96."""
     cells = [
