@@ -50,6 +50,10 @@ def _show(out: Any, key: str, value: Any, depth: int) -> None:
         out.print(name)
         for number, each in enumerate(value, 1):
             _show(out, str(number), each, depth + 1)
+    elif isinstance(value, list | tuple) and any(isinstance(each, str) and " " in each for each in value):
+        out.print(name)
+        for sentence in value:
+            out.print(Text(f"{indent}  - {visible(_words(sentence))}"))
     else:
         out.print(name + Text(visible(_words(value))))
 

@@ -38,7 +38,8 @@ def inspect(path: str | Path, check: bool = False) -> dict[str, Any]:
     Returns:
         Plain data: `family`, `architecture`, `parameters`, `bytes`, `tensors`, `stored_as`, `context`, `width`, `depth`,
         `vocabulary`, `tokenizer`, `heads`, `opens_in`, and `made_from` where we made it; of an adapter `base`, `rank` and
-        `adapts` instead. With `check` also `problems`, empty when all is well.
+        `adapts` instead. `ignored` names what the files ask for and nothing here does. With `check` also `problems`, empty when
+        all is well.
 
     Raises:
         ModelFileError: where the files do not even say what they are.
@@ -116,7 +117,7 @@ def _describe(path: Path, family: Family, config: dict[str, Any], source: Tensor
         "tokenizer": tokenizer_of(path),
         "heads": sorted(plan.heads),
         "opens_in": "transformers, GGUF tools" if path.is_file() else "transformers",
-    }
+    } | ({"ignored": ["auto_map: code that comes with a model is never run"]} if config.get("auto_map") else {})
 
 
 def problems(path: Path) -> list[str]:
@@ -126,7 +127,8 @@ def problems(path: Path) -> list[str]:
         try:
             found += [problem for problem in look(path) if problem not in found]
         except SteelyardError as error:
-            found.append(str(error).replace("\n  ", " "))
+            told = str(error).replace("\n  ", ". ")
+            found = [problem for problem in found if problem not in told] + [told]  # the same again, but with what to do about it
     return found
 
 
@@ -143,7 +145,7 @@ def _weight_problems(path: Path) -> list[str]:
             try:
                 problem = finite_problem(name, source.read(name))
             except SteelyardError as error:
-                problem = str(error).replace("\n  ", " ")
+                problem = str(error).replace("\n  ", ". ")
             found += [problem] if problem else []
     finally:
         source.close()

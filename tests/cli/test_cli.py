@@ -217,6 +217,14 @@ def test_inspect_tells_what_a_model_is(smollm: Path) -> None:
     assert run("inspect", str(smollm)).exit_code == 0
 
 
+def test_each_problem_that_inspect_finds_stands_on_a_line_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.model import inspect as inspecting
+
+    monkeypatch.setattr(inspecting, "inspect", lambda path, check: {"heads": ["lm", "pool"], "problems": ["one is bad", "two is worse"]})
+    found = run("inspect", str(tmp_path), "--check")
+    assert found.exit_code == 1 and found.stdout.splitlines() == ["heads: lm, pool", "problems: ", "  - one is bad", "  - two is worse"]
+
+
 def test_inspect_of_nothing_is_refused(tmp_path: Path) -> None:
     assert run("inspect", str(tmp_path / "absent")).exit_code == 2
 

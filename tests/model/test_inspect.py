@@ -94,6 +94,13 @@ def test_every_bad_tensor_is_named_and_digests_too(model: Path) -> None:
     assert status == 1
     for part in ("SHA-256 differs", "`model.norm.weight` has 1 NaN of 32", "`model.layers.1.mlp.up_proj.weight` has 1 infinite of"):
         assert any(part in problem for problem in found), part
+        assert sum(part in problem for problem in found) == 1, "told once"
+
+
+def test_code_that_a_config_asks_for_is_named_as_ignored(model: Path) -> None:
+    assert "ignored" not in inspect(model)
+    change_config(model, auto_map={"AutoModelForCausalLM": "evil.Model"})
+    assert "auto_map" in inspect(model)["ignored"][0]
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,16 @@ class Config:
             kind: the layer type whose parameters are meant, where they are given by type.
             share: of a head's dimensions that turn, where the config does not say; None for families that always turn all.
         """
-        given = self.mapping("rope_parameters")
+        given, scaling = self.mapping("rope_parameters"), self.mapping("rope_scaling")
+        if given and scaling and not kind and not _says(given, scaling):
+            raise ModelFileError(
+                "`rope_parameters` and `rope_scaling` disagree on how positions turn",
+                where=self.where,
+                do="Restore the config the model was published with, or take one of them out.",
+            )
         if given and kind and isinstance(given.get(kind), Mapping):
             given = given[kind]
-        rope = Config(given or self.mapping("rope_scaling") or {}, f"{self.where}: rope")
+        rope = Config(given or scaling or {}, f"{self.where}: rope")
         theta = rope.positive("rope_theta", None) or self.positive("rope_theta", base)
         if share is not None:
             share = rope.positive("partial_rotary_factor", None) or self.positive("partial_rotary_factor", share)
@@ -182,3 +188,9 @@ class Config:
 
 def _is_positive(value: Any) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and 0 < value < 1e30
+
+
+def _says(parameters: Mapping[str, Any], scaling: Mapping[str, Any]) -> bool:
+    """Whether the new way of writing rotary positions holds what the old way says."""
+    said = {("rope_type" if key == "type" else key): value for key, value in scaling.items()}
+    return all(parameters.get(key, "default" if key == "rope_type" else None) == value for key, value in said.items())
