@@ -261,6 +261,14 @@ class Records:
                 raise SteelyardError(
                     f"the records cannot be written: {text}", where=where, do="Choose a directory you may write to."
                 ) from error
+            if isinstance(error, sqlite3.OperationalError) and "I/O error" in text:
+                # A disk or quota without room for SQLite's shared memory, a limit on a file's size, a network folder that went away.
+                raise SteelyardError(
+                    f"the disk did not read or write the records: {text}",
+                    where=where,
+                    do="See that the disk, its quota and the limit on a file's size (`ulimit -f`) leave room, then run the same command "
+                    "again; what was recorded stays.",
+                ) from error
             raise SteelyardError(f"the records are damaged: {text}", where=where, do=_REMEDY) from error
         except OSError as error:
             raise SteelyardError(

@@ -178,6 +178,29 @@ def test_somebody_elses_database_and_a_newer_form_are_left_alone(tmp_path):
         Records(newer)
 
 
+def _write_within(path, limit, told):
+    resource = pytest.importorskip("resource")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        with Records(path) as records:
+            for key in keys(400):
+                records.put(key, Output(text=os.urandom(500).hex()))
+    except SteelyardError as error:
+        told.put(str(error))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limits on a file's size there")
+def test_a_file_that_may_not_grow_is_not_called_damaged(tmp_path):
+    told = multiprocessing.get_context("spawn").Queue()
+    process = multiprocessing.get_context("spawn").Process(target=_write_within, args=(tmp_path / "r.sqlite", 100_000, told))
+    process.start()
+    message = told.get(timeout=60)
+    process.join()
+    assert "ulimit -f" in message and "what was recorded stays" in message and "delete" not in message
+    with Records(tmp_path / "r.sqlite") as records:
+        assert len(records) > 0
+
+
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path):
     path = tmp_path / "r.sqlite"
     records = Records(path)
