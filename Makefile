@@ -5,12 +5,14 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 RECIPE ?= recipes/quickstart.yaml
 
-.PHONY: run install test accept bench lint docs clean
+.PHONY: run install test accept bench sanitize docs lint clean
 
-$(VENV)/core: pyproject.toml constraints.txt
+$(VENV)/core: pyproject.toml constraints.txt $(wildcard native/*.* native/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet -c constraints.txt torch
 	$(PIP) install --quiet -c constraints.txt -e ".[facts]"
+	@if command -v c++ > /dev/null; then $(PIP) install --quiet ./native || echo "Going on without native kernels: they could not be built."; \
+		else echo "Going on without native kernels: there is no C++ compiler."; fi
 	@touch $@
 
 $(VENV)/all: $(VENV)/core
@@ -28,6 +30,12 @@ test: $(VENV)/all      ## the test suite
 accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of them; results go to docs/results
 	cd tests && $(abspath $(BIN))/python -m acceptance $(NAME)
 
+bench: $(VENV)/all     ## side by side with peers (NAME=decoding), or all of them; docs/benchmarks.md says what each answers
+	for name in $(or $(NAME),startup decoding training); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
+
+sanitize: $(VENV)/all  ## the tests of the native kernels under address and undefined-behaviour sanitizers
+	$(BIN)/python native/sanitize.py
+
 docs: $(VENV)/all      ## docs/challenges.md from the stored results, then the site into site/
 	$(BIN)/python docs/tools/challenges.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
@@ -39,4 +47,4 @@ lint: $(VENV)/all      ## format, lint, types, import contracts
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist native/build site .pytest_cache .ruff_cache

@@ -123,16 +123,17 @@ def torch_and_threads() -> list[Check]:
 
 
 def kernels() -> list[Check]:
-    if version := _installed("steelyard-kernels"):
-        return [Check("kernels", "well", f"steelyard-kernels {version}")]
-    return [
-        Check(
-            "kernels",
-            "note",
-            "PyTorch's own; the distribution steelyard-kernels is not installed",
-            "Everything works without it, only slower.",
-        )
-    ]
+    """Whether the C++ routines are here, and for which instruction set."""
+    from steelyard.kernels import native
+
+    try:
+        routines = native.routines()
+    except SteelyardError as error:
+        return [Check("kernels", "bad", error.what, error.do or "")]
+    if routines is not None:
+        return [Check("kernels", "well", f"steelyard-kernels {_installed('steelyard-kernels')}, {routines.name}")]
+    reason = native.absence() or f"{native.CHOICE} is off"
+    return [Check("kernels", "note", f"PyTorch's own: {reason}", "Everything works without them, only slower.")]
 
 
 def memory() -> list[Check]:

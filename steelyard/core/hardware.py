@@ -35,7 +35,11 @@ INSTRUCTION_SETS = {  # /proc/cpuinfo's word -> ours
     "bf16": "bf16",
     "sve": "sve",
 }
-PACKAGES = ("steelyard", "torch", "numpy", "safetensors", "tokenizers", "gguf", "pydantic", "scipy", "transformers", "peft")
+PACKAGES = (
+    *("steelyard", "steelyard-kernels", "torch", "numpy", "safetensors", "tokenizers", "gguf", "pydantic", "scipy"),
+    *("transformers", "peft"),
+)
+
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _UNLIMITED = 1 << 60
 

@@ -28,6 +28,8 @@ from steelyard.generate.processors.processor import FunctionProcessor, Processor
 from steelyard.generate.scheduler import Scheduler, said
 from steelyard.generate.sequences import Generation, Scoring, Timing
 from steelyard.generate.spec import EngineSpec
+from steelyard.kernels import native
+from steelyard.model.linears.native import go_native
 from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
 
@@ -93,8 +95,8 @@ class Engine:
             value = getattr(spec, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise SteelyardError(f"{name} is {value!r}", where="engine settings", do=f"Use a whole number of at least {least}.")
-        if spec.kernels not in ("auto", "reference"):
-            raise SteelyardError(f"kernels is {spec.kernels!r}", where="engine settings", do="Known: auto, reference.")
+        if spec.kernels not in ("auto", "pytorch", "reference"):
+            raise SteelyardError(f"kernels is {spec.kernels!r}", where="engine settings", do="Known: auto, pytorch, reference.")
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self.spec, self.model = spec, model
@@ -120,7 +122,9 @@ class Engine:
         trunk = spec.model.trunk.with_weights(spec.weight_type)
         if trunk.device.type == "cuda":
             trunk.inputs.stream = spec.weight_type
-        if spec.kernels == "auto":
+        if (routines := spec.routines) is not None:
+            go_native(trunk, native.Pool(routines, spec.threads or torch.get_num_threads()))
+        if spec.kernels != "reference":
             pack(trunk)
         return Scheduler(trunk, replace(spec, processors=(Penalties(), *spec.processors)), self.context)
 

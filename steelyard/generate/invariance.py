@@ -30,7 +30,7 @@ def row_tile(trunk: Trunk) -> int:
     seen, tile = set(), 1
     generator = torch.Generator().manual_seed(0)
     for module in trunk.modules():
-        if not isinstance(module, Linear):
+        if not isinstance(module, Linear) or getattr(module.storage, "row_invariant", False):
             continue
         shape = (module.inputs, module.outputs, module.storage.kind, repr(module.branches))
         if shape not in seen:

@@ -18,6 +18,7 @@ from steelyard.core.errors import SteelyardError
 from steelyard.generate.invariance import row_tile
 from steelyard.generate.sequences import Generation, Scoring, Sequence
 from steelyard.generate.spec import EngineSpec
+from steelyard.model.fused import fused
 from steelyard.model.state import Dense, State
 from steelyard.model.step import DETERMINISTIC_EXTENT, Step
 from steelyard.model.trunk import Trunk
@@ -41,6 +42,7 @@ class Scheduler:
         # Whole stretches, so that a slot's length changes no row's stretch of keys.
         self.capacity = round_up(context, DETERMINISTIC_EXTENT) if spec.deterministic else context
         self.state = trunk.new_state(slots, self.capacity, storage)
+        self.fused = fused(trunk, self.state)
         self.free = list(range(spec.slots))
         self.held: dict[int, list[int]] = {}  # what a free slot still holds
         self.waiting: collections.deque[Sequence] = collections.deque()
@@ -77,7 +79,7 @@ class Scheduler:
 
     def forget(self) -> None:
         """Gives back the memory of all slots. Nothing runs after this."""
-        self.state = State({}, 0, 0)
+        self.state, self.fused = State({}, 0, 0), None
         self.free, self.held = [], {}
 
     @staticmethod
@@ -222,7 +224,7 @@ class Scheduler:
             readable=self.spec.kernels == "reference",
             capacity=self.capacity,
         )
-        return self.trunk(ids.to(self.trunk.device), step, self.state)
+        return (self.fused or self.trunk)(ids.to(self.trunk.device), step, self.state)
 
     def _head(self, hidden_nd: Tensor) -> Tensor:
         """Logits float32 [n, vocabulary]; few rows are padded where row invariance wants it."""

@@ -11,6 +11,7 @@ import torch
 from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.generate.processors.processor import Processor
+from steelyard.kernels import native
 from steelyard.model.model import Model
 from steelyard.model.template import ChatTemplate
 
@@ -46,7 +47,7 @@ class EngineSpec:
         model: the model that answers.
         threads: CPU threads; None leaves PyTorch's own number.
         dtype: type of the weights in products (`float32`, `bfloat16`); None = the fastest this machine multiplies natively.
-        kernels: `auto`, or `reference` for the readable path.
+        kernels: `auto` (the C++ routines where they are installed, else PyTorch's), `pytorch`, or `reference`: the readable path.
         deterministic: the same seed gives the same text whatever else runs.
         slots: sequences that run at once.
         context: most tokens of a sequence; None = the model's.
@@ -60,7 +61,7 @@ class EngineSpec:
     model: Model
     threads: int | None = None
     dtype: str | None = None
-    kernels: Literal["auto", "reference"] = "auto"
+    kernels: Literal["auto", "pytorch", "reference"] = "auto"
     deterministic: bool = False
     slots: int = 8
     context: int | None = None
@@ -81,10 +82,17 @@ class EngineSpec:
 
     @property
     def numerics(self) -> dict[str, str]:
-        """Weights x activations x cache, declared once for prefill, decode, verification and scoring."""
+        """Weights x activations x cache, declared once for prefill, decode, verification and scoring; and what computes them."""
         weights = str(self.weight_type).removeprefix("torch.")
         stream = weights if self.model.trunk.device.type == "cuda" else "float32"
-        return {"weights": weights, "activations": stream, "cache": stream, "kernels": self.kernels}
+        kernels = self.kernels if self.kernels == "reference" else f"native {self.routines.name}" if self.routines else "pytorch"
+        return {"weights": weights, "activations": stream, "cache": stream, "kernels": kernels}
+
+    @property
+    def routines(self) -> native.Routines | None:
+        """The C++ routines this engine computes with, or None where it does without."""
+        here = self.kernels == "auto" and self.model.trunk.device.type == "cpu" and self.weight_type in (torch.float32, torch.bfloat16)
+        return native.routines() if here else None
 
     @property
     def fingerprint(self) -> str:

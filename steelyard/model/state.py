@@ -154,6 +154,10 @@ class KeyValuePool:
     def write(self, step: Step, k_bhtd: Tensor, v_bhtd: Tensor) -> None:
         self.keys.write(step, k_bhtd)
         self.values.write(step, v_bhtd)
+        self.wrote(step)
+
+    def wrote(self, step: Step) -> None:
+        """Takes note of a step's tokens, which someone has put into the stores."""
         for slot, start, length in zip(step.slots, step.starts, step.lengths, strict=True):
             if length:  # a row without tokens only fills the batch
                 self.lengths[slot] = start + length

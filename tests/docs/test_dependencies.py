@@ -11,7 +11,9 @@ ROW = re.compile(r"^\| ([\w.-]+) \|(.*)\|$", re.MULTILINE)
 def declared() -> set[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     extras = project["project"]["optional-dependencies"].values()
-    wanted = [*project["project"]["dependencies"], *(name for extra in extras for name in extra), *project["build-system"]["requires"]]
+    native = tomllib.loads((ROOT / "native" / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [*project["project"]["dependencies"], *(name for extra in extras for name in extra)]
+    wanted += [*project["build-system"]["requires"], *native["build-system"]["requires"]]
     names = {re.split(r"[\[<>=!~ ]", requirement)[0].lower() for requirement in wanted}
     return names - {"steelyard"}
 

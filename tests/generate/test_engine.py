@@ -46,8 +46,11 @@ WIDE = NARROW | {"hidden_size": 192, "intermediate_size": 200, "num_attention_he
 """Wide enough for every fast path, with one key/value head and sizes no tile divides."""
 
 
-@pytest.fixture(scope="module", params=[(NARROW, "float32"), (WIDE, "float32"), (WIDE, "bfloat16")], ids=["narrow", "wide", "bfloat16"])
-def numerics(request) -> tuple[dict, str]:
+NUMERICS = [(NARROW, "float32", "auto"), (WIDE, "float32", "auto"), (WIDE, "bfloat16", "auto"), (WIDE, "bfloat16", "pytorch")]
+
+
+@pytest.fixture(scope="module", params=NUMERICS, ids=["narrow", "wide", "bfloat16", "bfloat16 without native kernels"])
+def numerics(request) -> tuple[dict, str, str]:
     return request.param
 
 
@@ -58,7 +61,7 @@ def model(numerics) -> Model:
 
 @pytest.fixture(scope="module")
 def crowded(numerics, model) -> Scheduler:
-    return scheduler(EngineSpec(model, deterministic=True, slots=3, dtype=numerics[1]))
+    return scheduler(EngineSpec(model, deterministic=True, slots=3, dtype=numerics[1], kernels=numerics[2]))
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def test_an_answer_is_the_same_whether_its_prompt_was_read_before_or_not(crowded
 
 def test_slots_of_another_number_and_length_give_the_same_bits(crowded, model, numerics):
     wanted = AnswerSettings(max_tokens=20, temperature=1.0, seed=2, token_events=True, ignore_eos=True)
-    other = scheduler(EngineSpec(model, deterministic=True, slots=7, context=277, dtype=numerics[1]))
+    other = scheduler(EngineSpec(model, deterministic=True, slots=7, context=277, dtype=numerics[1], kernels=numerics[2]))
     for prompt in ([1, 2, 3], list(range(250))):
         here, there = Heard(), Heard()
         alone(crowded, generation(model, prompt, wanted, here, crowded.context))

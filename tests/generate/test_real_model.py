@@ -87,11 +87,11 @@ def test_scores_equal_transformers_under_lm_evals_convention(real, engine):
     assert engine.score([PAIRS[0]])[0].greedy
 
 
-@pytest.mark.parametrize("dtype", ["float32", None])
-def test_answers_and_scores_are_the_same_to_the_bit_in_any_company(real, dtype):
+@pytest.mark.parametrize(("dtype", "kernels"), [("float32", "auto"), (None, "auto"), (None, "pytorch")])
+def test_answers_and_scores_are_the_same_to_the_bit_in_any_company(real, dtype, kernels):
     """In float32 and in this machine's own type; prompt lookup included."""
     options = {"max_tokens": 6, "temperature": 0.8, "seed": 3, "ignore_eos": True}
-    with Engine(real.model, dtype=dtype, deterministic=True, slots=3, context=256) as engine:
+    with Engine(real.model, dtype=dtype, kernels=kernels, deterministic=True, slots=3, context=256) as engine:
         alone = [engine.generate([prompt], **options)[0] for prompt in PROMPTS]
         together = engine.generate(PROMPTS[::-1], **options)[::-1]
         assert [(one.text, one.tokens) for one in together] == [(one.text, one.tokens) for one in alone]

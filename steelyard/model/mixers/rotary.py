@@ -75,13 +75,17 @@ class Rotary:
 
     def apply(self, x_bhtd: Tensor, step: Step) -> Tensor:
         """Turns the first `dimensions` of every head by the angles of the step's positions."""
-        cos, sin = step.cached(self, lambda: self._angles(step))
+        cos, sin = self.angles(step)
         turned, rest = x_bhtd[..., : self.dimensions], x_bhtd[..., self.dimensions :]
         half = self.dimensions // 2
         first, second = turned[..., :half], turned[..., half:]
         swapped = torch.cat((-second, first), -1)
         out = (turned * cos + swapped * sin).to(x_bhtd.dtype)
         return torch.cat((out, rest), -1) if rest.shape[-1] else out
+
+    def angles(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the step's positions, each [b, 1, t, dimensions]; computed once a step."""
+        return step.cached(self, lambda: self._angles(step))
 
     def _angles(self, step: Step) -> tuple[Tensor, Tensor]:
         if self.scaling is not None and self.scaling.kind == "longrope":

@@ -1,0 +1,94 @@
+// The C interface: what Python calls through ctypes. Nothing throws across it; a null pointer or a non-zero status means "no memory".
+#include "api.hpp"
+
+#include <cstring>
+#include <new>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace steelyard {
+#if defined(SY_HAS_avx512)
+extern const Routines routines_avx512;
+#endif
+#if defined(SY_HAS_avx2)
+extern const Routines routines_avx2;
+#endif
+extern const Routines routines_portable;
+
+namespace {
+
+const Routines* usable(const char* name) {
+#if defined(SY_HAS_avx512)
+    if (std::strcmp(name, "avx512") == 0 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") &&
+        __builtin_cpu_supports("avx512bf16"))
+        return &routines_avx512;
+#endif
+#if defined(SY_HAS_avx2)
+    if (std::strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+        return &routines_avx2;
+#endif
+    return std::strcmp(name, "portable") == 0 ? &routines_portable : nullptr;
+}
+
+template <class Make>
+auto guarded(Make make) -> decltype(make()) {
+    try {
+        return make();
+    } catch (const std::bad_alloc&) {
+        return {};
+    }
+}
+
+}  // namespace
+}  // namespace steelyard
+
+using namespace steelyard;
+
+EXPORT int32_t sy_version() { return 1; }
+
+// The routines for an instruction set (avx512, avx2, portable), or null where this machine or build lacks it.
+EXPORT const Routines* sy_routines(const char* name) { return usable(name); }
+
+EXPORT Pool* sy_pool(int32_t threads) {
+    try {
+        return new Pool(threads);
+    } catch (const std::exception&) {  // no memory, or no more threads
+        return nullptr;
+    }
+}
+
+EXPORT void sy_pool_end(Pool* pool) { delete pool; }
+
+EXPORT Matrix* sy_matrix_float32(const float* weights, int32_t outputs, int32_t inputs) {
+    return guarded([&] { return pack_float32(weights, outputs, inputs); });
+}
+
+EXPORT Matrix* sy_matrix_bfloat16(const uint16_t* weights, int32_t outputs, int32_t inputs) {
+    return guarded([&] { return pack_bfloat16(weights, outputs, inputs); });
+}
+
+EXPORT Matrix* sy_matrix_channel8(const int8_t* weights, const float* scale, int32_t outputs, int32_t inputs, int32_t digits) {
+    return guarded([&] { return pack_channel8(weights, scale, outputs, inputs, digits); });
+}
+
+EXPORT Matrix* sy_matrix_blocks(const uint8_t* integers, const void* scales, const void* minima, int32_t outputs, int32_t inputs, int32_t bits,
+                                int32_t zero, int32_t per_scale, int32_t wide) {
+    return guarded([&] { return pack_blocks(integers, scales, minima, outputs, inputs, bits, zero, per_scale, wide != 0); });
+}
+
+EXPORT int32_t sy_matrix_bias(Matrix* matrix, const float* bias) {
+    return guarded([&] { return matrix->set_bias(bias), 1; });
+}
+
+EXPORT int64_t sy_matrix_bytes(const Matrix* matrix) { return (int64_t)matrix->bytes(); }
+
+EXPORT void sy_matrix_end(Matrix* matrix) { delete matrix; }
+
+EXPORT int32_t sy_linear(const Routines* routines, Pool* pool, const Matrix* matrix, const float* x, int32_t rows, float* y) {
+    return guarded([&] { return routines->linear(*pool, *matrix, x, rows, y), 1; });
+}
+
+EXPORT int32_t sy_step(const Routines* routines, Pool* pool, const Model* model, const Tokens* tokens, float* stream) {
+    return guarded([&] { return routines->step(*pool, *model, *tokens, stream), 1; });
+}

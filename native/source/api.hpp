@@ -1,0 +1,47 @@
+// The C interface's structures, shared with Python (steelyard/kernels/native.py mirrors them field by field).
+#pragma once
+
+#include <cstdint>
+
+#include "matrix.hpp"
+#include "pool.hpp"
+
+namespace steelyard {
+
+// One block of a model, and its part of the cache: float32 [slots, key_value_heads, capacity, head_width].
+struct Layer {
+    const Matrix *query, *key, *value, *output, *gate, *up, *down;
+    const float *mixer_norm, *channel_norm;      // [width]
+    const float *mixer_after, *channel_after;    // [width], or null
+    const float *query_norm, *key_norm;          // [head_width], or null
+    float *keys, *values;
+    float scale, softcap;                        // of scores; softcap 0: none
+    int32_t window;                              // tokens a query looks back, itself included; 0: all
+    int32_t angles;                              // which table of rotary angles; -1: none
+};
+
+struct Model {
+    int32_t layers, width, heads, key_value_heads, head_width, hidden, rotary, activation;
+    float epsilon, query_key_epsilon;
+    int64_t capacity;
+    const float* final_norm;  // [width]
+    const Layer* layer;
+};
+
+// What a step reads: `count` tokens, those of one slot together and in order.
+struct Tokens {
+    int32_t count;
+    const int32_t *slot, *position;
+    const float* const *cos;  // a table for each kind of angles: [count, rotary]
+    const float* const *sin;
+};
+
+struct Routines {
+    const char* name;
+    // The residual stream [count, width] before the first block -> hidden states after the final norm, in place.
+    void (*step)(Pool&, const Model&, const Tokens&, float* stream);
+    // y [rows, outputs] = x [rows, inputs] W^T + b
+    void (*linear)(Pool&, const Matrix&, const float* x, int rows, float* y);
+};
+
+}  // namespace steelyard

@@ -1,0 +1,158 @@
+// y = W x + b for sixteen outputs (a group) and a few rows at once. A row's sums are the same whichever rows stand beside it.
+#pragma once
+
+#include "matrix.hpp"
+#include "rows.hpp"
+#include "vectors.hpp"
+
+namespace steelyard {
+namespace {
+
+template <int T>
+inline void tile_float32(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
+    const float* w = (const float*)m.group(group);
+    f32x16 even[T] = {}, odd[T] = {};
+    for (int i = 0; i < x.padded; i += 2, w += 2 * GROUP) {
+        const f32x16 a = load(w), b = load(w + GROUP);
+        for (int t = 0; t < T; t++) {
+            even[t] = multiply_add(a, all(x.row(r + t)[i]), even[t]);
+            odd[t] = multiply_add(b, all(x.row(r + t)[i + 1]), odd[t]);
+        }
+    }
+    for (int t = 0; t < T; t++) out[t] = even[t] + odd[t];
+}
+
+template <int T>
+inline void tile_bfloat16(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
+    const uint8_t* w = m.group(group);
+    f32x16 even[T] = {}, odd[T] = {};
+    for (int i = 0; i < x.padded; i += 4, w += 128) {
+        const u8x64 a = load_bytes(w), b = load_bytes(w + 64);
+        for (int t = 0; t < T; t++) {
+            even[t] = dot2_bfloat16(even[t], a, x.narrow(r + t) + i);
+            odd[t] = dot2_bfloat16(odd[t], b, x.narrow(r + t) + i + 2);
+        }
+    }
+    for (int t = 0; t < T; t++) out[t] = even[t] + odd[t];
+}
+
+template <int T, int Digits>
+inline void tile_channel8(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
+    const uint8_t* w = m.group(group);
+    i32x16 sum[T][Digits];
+    for (int t = 0; t < T; t++)
+        for (int d = 0; d < Digits; d++) sum[t][d] = i32x16{} - 128 * ((const int32_t*)x.row_sums.data)[2 * (r + t) + d];
+    for (int i = 0; i < x.padded; i += 4, w += 64) {
+        const u8x64 weights = load_bytes(w);
+        for (int t = 0; t < T; t++)
+            for (int d = 0; d < Digits; d++) sum[t][d] = dot4<false>(sum[t][d], weights, x.digit(r + t, d) + i);
+    }
+    const f32x16 scale = load((const float*)m.scale.data + group * GROUP);
+    for (int t = 0; t < T; t++) {
+        const float* scales = (const float*)x.row_scale.data + 2 * (r + t);
+        f32x16 y = to_float(sum[t][0]) * scales[0];
+        if (Digits == 2) y = y + to_float(sum[t][Digits - 1]) * scales[1];
+        out[t] = y * scale;
+    }
+}
+
+template <bool Wide>
+inline f32x16 load_scales(const uint8_t* from) {
+    return Wide ? load((const float*)from) : load_half((const uint16_t*)from);
+}
+
+// Shares: scales in a block, 1 or 2.
+template <int T, int Bits, int Shares, bool Wide>
+inline void tile_blocks(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
+    constexpr int integers = GROUP * BLOCK * Bits / 8, row = (Wide ? 4 : 2) * GROUP, quads = BLOCK / 4 / Shares;
+    const uint8_t* w = m.group(group);
+    f32x16 y[T] = {};
+    for (int b = 0; b < m.blocks; b++, w += m.block_bytes) {
+        u8x64 q[BLOCK / 4];
+        for (int i = 0; i < BLOCK / 4; i++) {
+            if (Bits == 4) {
+                if (i % 2 == 0) {
+                    const u8x64 both = load_bytes(w + 32 * i);
+                    q[i] = both & 15;
+                    q[i + 1] = (u8x64)(((u16x32)both >> 4) & 0x0f0f);
+                }
+            } else {
+                q[i] = load_bytes(w + 64 * i);
+            }
+        }
+        for (int s = 0; s < Shares; s++) {
+            const f32x16 scale = load_scales<Wide>(w + integers + row * s);
+            for (int t = 0; t < T; t++) {
+                const int32_t* halves = x.halves(r + t) + 2 * b;
+                const int32_t total = Shares == 2 ? halves[s] : halves[0] + halves[1];
+                const int8_t* bytes = x.eight(r + t) + b * BLOCK + s * quads * 4;
+                i32x16 sum = i32x16{} - m.zero * total;
+                for (int i = 0; i < quads; i++) sum = dot4<Bits == 4>(sum, q[s * quads + i], bytes + 4 * i);
+                const float step = x.scales(r + t)[b];
+                y[t] = multiply_add(to_float(sum), scale * step, y[t]);
+                if (m.minima) y[t] = multiply_add(load_scales<Wide>(w + integers + row * (Shares + s)), all(step * (float)total), y[t]);
+            }
+        }
+    }
+    for (int t = 0; t < T; t++) out[t] = y[t];
+}
+
+template <int T>
+inline void tile(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
+    switch (m.kind) {
+        case Kind::float32: tile_float32<T>(m, group, x, r, out); break;
+        case Kind::bfloat16: tile_bfloat16<T>(m, group, x, r, out); break;
+        case Kind::channel8: m.digits == 2 ? tile_channel8<T, 2>(m, group, x, r, out) : tile_channel8<T, 1>(m, group, x, r, out); break;
+        case Kind::blocks:
+            switch (m.bits / 4 * 4 + (m.per_scale == 16) * 2 + m.wide) {
+                case 4: tile_blocks<T, 4, 1, false>(m, group, x, r, out); break;
+                case 5: tile_blocks<T, 4, 1, true>(m, group, x, r, out); break;
+                case 6: tile_blocks<T, 4, 2, false>(m, group, x, r, out); break;
+                case 7: tile_blocks<T, 4, 2, true>(m, group, x, r, out); break;
+                case 8: tile_blocks<T, 8, 1, false>(m, group, x, r, out); break;
+                case 9: tile_blocks<T, 8, 1, true>(m, group, x, r, out); break;
+                case 10: tile_blocks<T, 8, 2, false>(m, group, x, r, out); break;
+                default: tile_blocks<T, 8, 2, true>(m, group, x, r, out); break;
+            }
+    }
+    if (const float* bias = m.bias_of(group)) {
+        const f32x16 b = load(bias);
+        for (int t = 0; t < T; t++) out[t] = out[t] + b;
+    }
+}
+
+constexpr int TALLEST = 8;  // rows of a tile
+
+// `use(first row, rows, sums)` for every tile of rows.
+template <class Use>
+inline void tiles_of(int rows, Use use) {
+    int r = 0;
+    for (; r + 8 <= rows; r += 8) use(r, std::integral_constant<int, 8>());
+    if (r + 4 <= rows) use(r, std::integral_constant<int, 4>()), r += 4;
+    if (r + 2 <= rows) use(r, std::integral_constant<int, 2>()), r += 2;
+    if (r < rows) use(r, std::integral_constant<int, 1>());
+}
+
+// Stores (or adds) up to 16 outputs of a row.
+inline void put(float* to, f32x16 y, int outputs, bool add) {
+    if (outputs >= GROUP) {
+        store(to, add ? load(to) + y : y);
+        return;
+    }
+    for (int i = 0; i < outputs; i++) to[i] = add ? to[i] + y[i] : y[i];
+}
+
+// y[r, o] (= or +=) sum over inputs, for the outputs of groups begin..end.
+inline void linear(const Matrix& m, const Rows& x, int rows, int begin, int end, float* y, size_t stride, bool add) {
+    for (int group = begin; group < end; group++) {
+        const int outputs = m.outputs - group * GROUP;
+        tiles_of(rows, [&](int r, auto size) {
+            f32x16 out[size];
+            tile<size>(m, group, x, r, out);
+            for (int t = 0; t < size; t++) put(y + (size_t)(r + t) * stride + group * GROUP, out[t], outputs, add);
+        });
+    }
+}
+
+}  // namespace
+}  // namespace steelyard

@@ -1,0 +1,169 @@
+// How weights lie in memory: sixteen outputs side by side (a group), inputs one after the other, so that one load serves sixteen
+// outputs and every way of keeping weights is read from front to back.
+//
+//   float32     per input: 16 floats
+//   bfloat16    per 2 inputs: 16 pairs
+//   channel8    per 4 inputs: 16 times 4 bytes; one scale for each output                        w = (byte - 128) * scale
+//   blocks      per 32 inputs: 4 bits: 256 bytes (byte j of a lane holds inputs 8k + j % 4 in its low half and four further on in its
+//               high half); 8 bits: 512 bytes; then the 16 scales of each 16 or 32 inputs, then the 16 minima where there are any
+//                                                                                                 w = (q - zero) * scale + minimum
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace steelyard {
+
+constexpr int GROUP = 16;  // outputs side by side
+constexpr int BLOCK = 32;  // inputs of a block
+constexpr int ALIGN = 64;
+
+enum class Kind : int32_t { float32 = 0, bfloat16 = 1, channel8 = 2, blocks = 3 };
+
+// Memory at a cache line's start, in huge pages where the system has them: weights are read from front to back at every step.
+struct Bytes {
+    uint8_t* data = nullptr;
+    size_t size = 0;
+
+    explicit Bytes(size_t wanted = 0) {
+        constexpr size_t huge = 2u << 20;
+        const size_t align = wanted >= huge ? huge : ALIGN;
+        size = (wanted + ALIGN - 1) / ALIGN * ALIGN;
+        if (size == 0) return;
+        void* place = nullptr;
+        if (posix_memalign(&place, align, size) != 0) throw std::bad_alloc();
+        data = (uint8_t*)place;
+#if defined(__linux__)
+        if (size >= huge) madvise(data, size, MADV_HUGEPAGE);
+#endif
+    }
+    ~Bytes() { std::free(data); }
+    Bytes(Bytes&& other) noexcept : data(other.data), size(other.size) { other.data = nullptr, other.size = 0; }
+    Bytes& operator=(Bytes&& other) noexcept {
+        std::swap(data, other.data);
+        std::swap(size, other.size);
+        return *this;
+    }
+    Bytes(const Bytes&) = delete;
+    Bytes& operator=(const Bytes&) = delete;
+};
+
+struct Matrix {
+    Kind kind;
+    int outputs, inputs;
+    int groups, blocks;       // of 16 outputs; of 32 inputs
+    int bits = 8;             // blocks: 4 or 8
+    int zero = 0;             // blocks: the integer that stands for 0
+    int per_scale = BLOCK;    // blocks: inputs that share a scale, 16 or 32
+    bool wide = true;         // blocks: scales are float32, not half precision
+    bool minima = false;      // blocks: whether there are any
+    int digits = 1;           // channel8: activations in 8 bits, or twice 8
+    size_t block_bytes = 0;   // blocks: of a group
+    size_t group_bytes = 0;
+    Bytes data;
+    Bytes scale;              // channel8: float32 [groups * 16]
+    Bytes bias;               // float32 [groups * 16], or empty
+
+    Matrix(Kind kind, int outputs, int inputs)
+        : kind(kind), outputs(outputs), inputs(inputs), groups((outputs + GROUP - 1) / GROUP), blocks((inputs + BLOCK - 1) / BLOCK) {}
+
+    int scales_per_block() const { return BLOCK / per_scale; }
+    const uint8_t* group(int number) const { return data.data + group_bytes * number; }
+    const float* bias_of(int group) const { return bias.size ? (const float*)bias.data + group * GROUP : nullptr; }
+    size_t bytes() const { return data.size + scale.size + bias.size; }
+
+    void set_bias(const float* from) {
+        if (from == nullptr) return;
+        bias = Bytes(sizeof(float) * groups * GROUP);
+        std::memset(bias.data, 0, bias.size);
+        std::memcpy(bias.data, from, sizeof(float) * outputs);
+    }
+
+    void allocate() {
+        data = Bytes(group_bytes * groups);
+        std::memset(data.data, 0, data.size);
+    }
+};
+
+// From float32 [outputs, inputs].
+inline Matrix* pack_float32(const float* from, int outputs, int inputs) {
+    auto* m = new Matrix(Kind::float32, outputs, inputs);
+    m->group_bytes = sizeof(float) * GROUP * (size_t)m->blocks * BLOCK;
+    m->allocate();
+    for (int o = 0; o < outputs; o++) {
+        float* group = (float*)(m->data.data + m->group_bytes * (o / GROUP));
+        for (int i = 0; i < inputs; i++) group[(size_t)i * GROUP + o % GROUP] = from[(size_t)o * inputs + i];
+    }
+    return m;
+}
+
+// From bfloat16 [outputs, inputs].
+inline Matrix* pack_bfloat16(const uint16_t* from, int outputs, int inputs) {
+    auto* m = new Matrix(Kind::bfloat16, outputs, inputs);
+    m->group_bytes = sizeof(uint16_t) * GROUP * (size_t)m->blocks * BLOCK;
+    m->allocate();
+    for (int o = 0; o < outputs; o++) {
+        uint16_t* group = (uint16_t*)(m->data.data + m->group_bytes * (o / GROUP));
+        for (int i = 0; i < inputs; i++) group[(size_t)(i / 2) * 2 * GROUP + o % GROUP * 2 + i % 2] = from[(size_t)o * inputs + i];
+    }
+    return m;
+}
+
+// From int8 [outputs, inputs] and float32 scales [outputs]. Padding stands for 0.
+inline Matrix* pack_channel8(const int8_t* from, const float* scale, int outputs, int inputs, int digits) {
+    auto* m = new Matrix(Kind::channel8, outputs, inputs);
+    m->zero = 128;
+    m->digits = digits;
+    m->group_bytes = (size_t)GROUP * m->blocks * BLOCK;
+    m->allocate();
+    std::memset(m->data.data, 128, m->data.size);
+    m->scale = Bytes(sizeof(float) * m->groups * GROUP);
+    std::memset(m->scale.data, 0, m->scale.size);
+    std::memcpy(m->scale.data, scale, sizeof(float) * outputs);
+    for (int o = 0; o < outputs; o++) {
+        uint8_t* group = m->data.data + m->group_bytes * (o / GROUP);
+        for (int i = 0; i < inputs; i++) group[(size_t)(i / 4) * 4 * GROUP + o % GROUP * 4 + i % 4] = (uint8_t)(from[(size_t)o * inputs + i] + 128);
+    }
+    return m;
+}
+
+// From integers uint8 [outputs, inputs] (0..15 for 4 bits) and scales, minima [outputs, inputs / per_scale], either of 16-bit half
+// precision or float32. `inputs` is a multiple of 32.
+inline Matrix* pack_blocks(const uint8_t* from, const void* scales, const void* minima, int outputs, int inputs, int bits, int zero,
+                           int per_scale, bool wide) {
+    auto* m = new Matrix(Kind::blocks, outputs, inputs);
+    m->bits = bits, m->zero = zero, m->per_scale = per_scale, m->wide = wide, m->minima = minima != nullptr;
+    const size_t each = wide ? 4 : 2, integers = (size_t)GROUP * BLOCK * bits / 8, row = each * GROUP;
+    const int shares = m->scales_per_block();
+    m->block_bytes = integers + row * shares * (m->minima ? 2 : 1);
+    m->group_bytes = m->block_bytes * m->blocks;
+    m->allocate();
+    for (int o = 0; o < outputs; o++) {
+        const int lane = o % GROUP;
+        for (int b = 0; b < m->blocks; b++) {
+            uint8_t* block = m->data.data + m->group_bytes * (o / GROUP) + m->block_bytes * b;
+            const uint8_t* q = from + (size_t)o * inputs + (size_t)b * BLOCK;
+            for (int i = 0; i < BLOCK; i++) {
+                if (bits == 4)
+                    block[i / 8 * 64 + lane * 4 + i % 4] |= (uint8_t)(i % 8 < 4 ? q[i] & 15 : (q[i] & 15) << 4);
+                else
+                    block[i / 4 * 64 + lane * 4 + i % 4] = q[i];
+            }
+            for (int s = 0; s < shares; s++) {
+                const size_t place = ((size_t)o * m->blocks + b) * shares + s;
+                std::memcpy(block + integers + row * s + each * lane, (const uint8_t*)scales + each * place, each);
+                if (minima) std::memcpy(block + integers + row * (shares + s) + each * lane, (const uint8_t*)minima + each * place, each);
+            }
+        }
+    }
+    return m;
+}
+
+}  // namespace steelyard

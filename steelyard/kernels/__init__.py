@@ -1,0 +1,1 @@
+"""Fast twins: what this machine has of them (`native.py`: the C++ routines of `native/`, an optional distribution)."""

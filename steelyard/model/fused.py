@@ -1,0 +1,158 @@
+"""Whole steps in C++: the fast twin of a trunk of attention and gated channels, over the same weights and the same cache.
+
+What it cannot do (site programs, branches, steps without a cache) goes the trunk's own way; `fused` and `supports` say which.
+The readable twin is `Trunk.forward`. Every row's result depends on that row alone, so `deterministic` costs nothing here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard.kernels import native
+from steelyard.model.channels.gated import Gated
+from steelyard.model.linears.linear import Linear
+from steelyard.model.linears.native import NativeStorage
+from steelyard.model.mixers.attention import Attention
+from steelyard.model.mixers.rotary import Rotary
+from steelyard.model.norms import RMSNorm
+from steelyard.model.state import DenseStore, KeyValuePool, State
+from steelyard.model.step import Step
+from steelyard.model.trunk import Trunk
+
+LANES = 16
+"""A head's width is a multiple of this many numbers."""
+
+
+class FusedTrunk:
+    """Computes what its trunk computes, by one call a step. Made by `fused`."""
+
+    def __init__(self, trunk: Trunk, state: State):
+        self.trunk, self.state = trunk, state
+        self.rotaries: list[Rotary] = []
+        self._kept: list[Tensor] = []  # what the structures point to
+        blocks: list[Any] = list(trunk.blocks)
+        plan = blocks[0].mixer.plan
+        self.pool: native.Pool = blocks[0].mixer.query.storage.pool
+        self.pools: list[KeyValuePool] = [state[f"{block.name}.mixer"] for block in blocks]
+        self._layers = (native.LayerFields * len(blocks))(*[self._layer(block) for block in blocks])
+        query_norm = blocks[0].mixer.query_norm
+        self._model = native.ModelFields(
+            layers=len(blocks),
+            width=trunk.plan.width,
+            heads=plan.heads,
+            key_value_heads=plan.key_value_heads,
+            head_width=plan.head_width,
+            hidden=blocks[0].channel.plan.hidden,
+            rotary=plan.rotary.dimensions if plan.rotary else 0,
+            activation=native.ACTIVATIONS[blocks[0].channel.plan.activation],
+            epsilon=blocks[0].mixer_norm.plan.epsilon,
+            query_key_epsilon=query_norm.plan.epsilon if query_norm is not None else 0.0,
+            capacity=state.tokens,
+            final_norm=self._weight_of(trunk.norm),
+            layer=self._layers,
+        )
+
+    def _layer(self, block: Any) -> native.LayerFields:
+        mixer, channel, cache = block.mixer, block.channel, self.state[f"{block.name}.mixer"]
+        rotary = mixer.plan.rotary
+        if rotary is not None and rotary not in self.rotaries:
+            self.rotaries.append(rotary)
+        linears = {name: getattr(mixer, name) for name in ("query", "key", "value", "output")}
+        linears |= {name: getattr(channel, name) for name in ("gate", "up", "down")}
+        norms = {name: getattr(block, name) for name in ("mixer_norm", "channel_norm", "mixer_after", "channel_after")}
+        norms |= {"query_norm": mixer.query_norm, "key_norm": mixer.key_norm}
+        return native.LayerFields(
+            **{name: linear.storage.matrix.address for name, linear in linears.items()},
+            **{name: self._weight_of(norm) for name, norm in norms.items()},
+            keys=cache.keys.data.data_ptr(),
+            values=cache.values.data.data_ptr(),
+            scale=mixer.scale,
+            softcap=mixer.plan.softcap or 0.0,
+            window=mixer.plan.window or 0,
+            angles=self.rotaries.index(rotary) if rotary is not None else -1,
+        )
+
+    def _weight_of(self, norm: Any) -> int | None:
+        if norm is None:
+            return None
+        self._kept.append((norm.weight.detach().float() + norm.plan.offset).contiguous())
+        return self._kept[-1].data_ptr()
+
+    def supports(self, step: Step) -> bool:
+        """Whether this step can be computed here; else `__call__` hands it to the trunk."""
+        return bool(step.slots) and not (step.readable or step.program or step.side or step.segments is not None or step.adapters)
+
+    def __call__(self, ids_bt: Tensor, step: Step, state: State) -> Tensor:
+        """Hidden states [b, t, d] after the final norm; those of padding are zero."""
+        if state is not self.state or not self.supports(step):
+            return self.trunk(ids_bt, step, state)
+        x = self.trunk.inputs(ids_bt, step)
+        whole = min(step.lengths) == step.time
+        real = None if whole else torch.arange(step.time) < torch.tensor(step.lengths)[:, None]  # [b, t]
+
+        def flat(x_bt: Tensor) -> Tensor:
+            return (x_bt.flatten(0, 1) if real is None else x_bt[real]).contiguous()
+
+        stream = flat(x)
+        slots = flat(torch.tensor(step.slots, dtype=torch.int32)[:, None].expand(-1, step.time))
+        angles = [rotary.angles(step) for rotary in self.rotaries]
+        cos, sin = [flat(cos[:, 0]) for cos, _ in angles], [flat(sin[:, 0]) for _, sin in angles]
+        native.step(self.pool, self._model, stream, slots, flat(step.positions).to(torch.int32), cos, sin)
+        for pool in self.pools:
+            pool.wrote(step)
+        if real is None:
+            return stream.view(x.shape)
+        return torch.zeros_like(x).masked_scatter_(real[:, :, None].expand_as(x), stream)
+
+
+def fused(trunk: Trunk, state: State) -> FusedTrunk | None:
+    """The fast twin of a trunk whose linears have gone native, or None where the routines lack something it has."""
+    return None if lack(trunk, state) else FusedTrunk(trunk, state)
+
+
+def lack(trunk: Trunk, state: State) -> str | None:
+    """What of a trunk the routines lack, or None."""
+    blocks: list[Any] = list(trunk.blocks)
+    if not blocks or not _plain_norm(trunk.norm) or trunk.device.type != "cpu":
+        return "a final root-mean-square norm, on a CPU"
+    for block in blocks:
+        mixer, channel = block.mixer, block.channel
+        if not isinstance(mixer, Attention) or not isinstance(channel, Gated):
+            return f"{type(mixer).__name__} with {type(channel).__name__}"
+        if block.plan.residual != "sequential" or not (_plain_norm(block.mixer_norm) and _plain_norm(block.channel_norm)):
+            return f"blocks of the kind {block.plan.residual} with these norms"
+        if not mixer.plan.causal or mixer.plan.query_key_norm == "full" or mixer.plan.head_width % LANES:
+            return f"attention like {mixer.plan}"
+        if channel.plan.activation not in native.ACTIVATIONS:
+            return f"the nonlinearity {channel.plan.activation}"
+        if _sizes(block) != _sizes(blocks[0]):
+            return "blocks of unlike sizes"
+        cache = state[f"{block.name}.mixer"]
+        if not all(isinstance(store, DenseStore) and store.data.dtype == torch.float32 for store in (cache.keys, cache.values)):
+            return "a cache that is not plain float32"
+        linears = [module for module in block.modules() if isinstance(module, Linear)]
+        if any(not isinstance(linear.storage, NativeStorage) or linear.branches for linear in linears):
+            return "linears with branches, or kept in another way"
+    return None
+
+
+def _plain_norm(norm: object) -> bool:
+    return isinstance(norm, RMSNorm)
+
+
+def _sizes(block: Any) -> tuple:
+    plan, rotary = block.mixer.plan, block.mixer.plan.rotary
+    norms = [block.mixer_norm, block.channel_norm, block.mixer_after, block.channel_after]
+    return (
+        *(plan.heads, plan.key_value_heads, plan.head_width, plan.query_key_norm, rotary and rotary.dimensions),
+        *(block.channel.plan.hidden, block.channel.plan.activation),
+        {norm.plan.epsilon for norm in norms if norm is not None} == {block.mixer_norm.plan.epsilon},
+        block.mixer_norm.plan.epsilon,
+    )
+
+
+assert ctypes.sizeof(native.LayerFields) == 15 * 8 + 4 * 4  # as native/source/api.hpp lays it out

@@ -1,0 +1,54 @@
+"""Linears multiplied by the C++ routines: weights in their order, shared by whole fused steps (`model/fused.py`) and single products.
+
+The readable twins are the storages they are made from: `DenseStorage`, `Int8Storage`. A row's result does not depend on other rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.kernels.native import Matrix, Pool, matrix_channel8, matrix_float
+from steelyard.model.linears.int8 import Int8Storage
+from steelyard.model.linears.linear import DenseStorage, Linear
+
+
+class NativeStorage(nn.Module):
+    """Weights [out, in] in the routines' order. For inference on a CPU."""
+
+    kind = "native"
+    row_invariant = True
+
+    def __init__(self, matrix: Matrix, pool: Pool, bias: Tensor | None):
+        super().__init__()
+        self.matrix, self.pool = matrix, pool
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.matrix(x.reshape(-1, x.shape[-1]), self.pool).to(x.dtype).view(*x.shape[:-1], self.matrix.outputs)
+
+    def dense(self) -> Tensor:
+        """The weights as one float tensor [out, in], each as a unit vector brings it out (within one rounding where they are packed)."""
+        unit = torch.eye(self.matrix.inputs) * 127  # whole numbers in every form of activations
+        y = self.matrix(unit, self.pool).t()
+        return (y if self.bias is None else y - self.bias.float()[:, None]) / 127
+
+    def bytes(self) -> int:
+        return self.matrix.bytes
+
+
+def go_native(trunk: nn.Module, pool: Pool) -> None:
+    """Brings every linear of a trunk that the routines can multiply into their order; others are left as they are."""
+    for module in trunk.modules():
+        if isinstance(module, Linear) and (storage := native_twin(module.storage, pool)) is not None:
+            module.storage = storage
+
+
+def native_twin(storage: nn.Module, pool: Pool) -> NativeStorage | None:
+    """The same weights in the routines' order, or None where they have no way of keeping them."""
+    bias: Tensor | None = getattr(storage, "bias", None)
+    if isinstance(storage, DenseStorage) and storage.weight.dtype in (torch.float32, torch.bfloat16):
+        return NativeStorage(matrix_float(pool.routines, storage.weight, bias), pool, bias)
+    if isinstance(storage, Int8Storage):
+        return NativeStorage(matrix_channel8(pool.routines, storage.weight, storage.scale, storage.digits, bias), pool, bias)
+    return None

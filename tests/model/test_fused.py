@@ -1,0 +1,127 @@
+"""Whole steps in C++ say what the trunk says: over families, with any rows side by side, and bit by bit alike in any company."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from random_models import GROUPED, SMALL, VOCABULARY, config_of, reference, saved
+
+from steelyard.kernels import native
+from steelyard.model.fused import FusedTrunk, fused, lack
+from steelyard.model.linears.native import NativeStorage, go_native
+from steelyard.model.load import load
+from steelyard.model.state import Dense
+from steelyard.model.step import Step
+from steelyard.model.trunk import Trunk
+
+HERE = [name for name in native.SETS if native.routines_for(name) is not None]
+pytestmark = pytest.mark.skipif(not HERE, reason=native.absence() or "no C++ routines")
+
+CAPACITY = 640
+"""More than two stretches of keys."""
+WIDE = {"head_dim": 16}
+LLAMA = ("Llama", GROUPED | WIDE)
+FAMILIES = {
+    "llama": LLAMA,
+    "one key/value head, odd sizes": ("Llama", SMALL | WIDE | {"num_key_value_heads": 1, "hidden_size": 54, "intermediate_size": 37}),
+    "untied, scaled": ("Llama", GROUPED | WIDE | {"tie_word_embeddings": False, "rope_scaling": {"rope_type": "linear", "factor": 2.0}}),
+    "mistral, a window": ("Mistral", GROUPED | WIDE | {"sliding_window": 70}),
+    "qwen2, biases": ("Qwen2", GROUPED | {"hidden_size": 96}),
+    "qwen3, normed heads": ("Qwen3", GROUPED | {"head_dim": 32}),
+    "gemma": ("Gemma", GROUPED | WIDE),
+    "gemma2, caps and norms after": ("Gemma2", GROUPED | WIDE | {"sliding_window": 65, "query_pre_attn_scalar": 12}),
+    "gemma3, two kinds of angles": ("Gemma3Text", GROUPED | WIDE | {"sliding_window": 65, "rope_local_base_freq": 5000.0}),
+    "phi3": ("Phi3", GROUPED | {"hidden_size": 96, "pad_token_id": 0}),
+}
+
+
+def trunk_of(kind: str, values: dict, folder) -> Trunk:
+    values = values | {"max_position_embeddings": CAPACITY}
+    return load(saved(reference(config_of(kind, **values)), folder / "model")).trunk.requires_grad_(False).eval()
+
+
+def twin(trunk: Trunk, dtype=torch.float32, name: str = HERE[0] if HERE else "", threads: int = 2) -> tuple[Trunk, FusedTrunk]:
+    routines = native.routines_for(name)
+    assert routines is not None
+    trunk = trunk.with_weights(dtype)
+    go_native(trunk, native.Pool(routines, threads))
+    state = trunk.new_state(4, CAPACITY, Dense())
+    result = fused(trunk, state)
+    assert result is not None, lack(trunk, state)
+    return trunk, result
+
+
+def steps(trunk, run, state, seed: int) -> list[torch.Tensor]:
+    """Random calls that fill four slots: long and short pieces, single tokens, slots left out; hidden states of real tokens."""
+    dice, draw = random.Random(seed), torch.Generator().manual_seed(seed)
+    held, out = [0] * 4, []
+    for turn in range(14):
+        slots = sorted(dice.sample(range(4), dice.randint(1, 4)))
+        longest = dice.choice([1, 1, 3, 20, 90, 280] if turn else [280])
+        lengths = [min(dice.randint(1, longest), CAPACITY - held[slot]) for slot in slots]
+        slots, lengths = zip(*[(s, n) for s, n in zip(slots, lengths, strict=True) if n] or [(0, 0)], strict=True)
+        if not any(lengths):
+            continue
+        step = Step(slots, tuple(held[s] for s in slots), lengths, max(lengths), torch.device("cpu"), capacity=CAPACITY)
+        ids = torch.randint(1, VOCABULARY, (len(slots), max(lengths)), generator=draw)
+        with torch.inference_mode():
+            hidden = run(ids, step, state)
+        out += [hidden[row, :length] for row, length in enumerate(lengths)]
+        for slot, length in zip(slots, lengths, strict=True):
+            held[slot] += length
+    return out
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hidden_states_are_the_trunks(tmp_path, family, name):
+    trunk = trunk_of(*FAMILIES[family], tmp_path)
+    _, fast = twin(trunk, name=name)
+    state = trunk.new_state(4, CAPACITY, Dense())
+    for ours, theirs in zip(steps(trunk, fast, fast.state, 5), steps(trunk, trunk, state, 5), strict=True):
+        assert float((ours - theirs).abs().max()) < 2e-4 * max(1.0, float(theirs.abs().max()))
+    assert [pool.lengths for pool in fast.state.pools.values()] == [pool.lengths for pool in state.pools.values()]
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_has_the_same_bits_whatever_stands_beside_it_and_however_a_text_is_cut(tmp_path, dtype, name):
+    trunk = trunk_of(*LLAMA, tmp_path)
+    whole, fast = twin(trunk, dtype, name)
+    single = twin(trunk, dtype, name, threads=1)[1]
+    ids = torch.randint(1, VOCABULARY, (3, 530))
+
+    def run(through, slots, starts, lengths, part):
+        step = Step(slots, starts, lengths, part.shape[1], torch.device("cpu"), capacity=CAPACITY)
+        with torch.inference_mode():
+            return through(part, step, through.state)
+
+    together = run(fast, (0, 1, 2), (0, 0, 0), (530, 200, 7), ids)
+    for row, length in enumerate((530, 200, 7)):
+        pieces, start = [], 0
+        for size in (1, 3, 250, 2, 1, 273):
+            if part := ids[row, start : min(start + size, length)].tolist():
+                pieces.append(run(single, (3,), (start,), (len(part),), torch.tensor([part]))[0])
+                start += len(part)
+        assert torch.equal(torch.cat(pieces), together[row, :length])
+    assert not together[1, 200:].any()
+    assert isinstance(whole.heads["lm"].linear.storage, NativeStorage)
+
+
+def test_steps_it_cannot_do_go_the_trunks_own_way(tmp_path):
+    trunk, fast = twin(trunk_of(*LLAMA, tmp_path))
+    ids = torch.randint(1, VOCABULARY, (1, 9))
+    plain = Step.whole(1, 9, torch.device("cpu"))
+    readable = Step((0,), (0,), (9,), 9, torch.device("cpu"), readable=True, capacity=CAPACITY)
+    assert not fast.supports(plain) and not fast.supports(readable)
+    with torch.inference_mode():
+        assert torch.allclose(fast(ids, readable, fast.state), trunk(ids, plain), atol=1e-4)
+
+
+def test_what_the_routines_lack_is_named(tmp_path):
+    narrow = trunk_of("Llama", GROUPED, tmp_path)  # heads of 8 numbers
+    assert "attention" in str(lack(narrow, narrow.new_state(1, 8, Dense())))
+    gpt2 = trunk_of("GPT2", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}, tmp_path / "gpt2")
+    assert "norm" in str(lack(gpt2, gpt2.new_state(1, 8, Dense())))
