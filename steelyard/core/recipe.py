@@ -118,7 +118,8 @@ ROW_KEYS = (
     ("choices", ("question", "choices", "answer")),
     ("bits_per_byte", ("text",)),
 )  # task -> the keys that give its rows away
-LONGEST_ROW = 1 << 24
+LONGEST_ROW = 1 << 24  # bytes
+SHOWN_ROWS = 3  # rows of no known kind that an error quotes
 
 
 def read(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -149,7 +150,7 @@ def from_command_line(base: str, data: str | Path | None, tries: Sequence[str], 
 
     Args:
         base: as in a recipe's `base`.
-        data: a JSONL file for the task `chat`, `choices` or `bits_per_byte`; the first good row decides.
+        data: a JSONL file for the task `chat`, `choices` or `bits_per_byte`; its rows decide.
         tries: each `LEVER`, `LEVER:value` or a preset, several with commas between.
         overrides: as for `read`.
     """
@@ -171,29 +172,44 @@ def task_for(path: Path) -> str:
     """The task that a JSONL file's rows are for: `chat`, `choices` or `bits_per_byte`.
 
     Raises:
-        DataError: no row has one of the three forms.
+        DataError: no row has one of the three forms, or rows have several.
     """
+    kinds: dict[str, int] = {}  # task -> line of its first row
     seen: list[str] = []
+    number = 0
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_ROW), ""), 1):
+        with path.open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_ROW), b""), 1):
                 if len(line) == LONGEST_ROW:
-                    raise DataError(f"a row is longer than {LONGEST_ROW:,} characters", where=f"{path}:{number}", do="Is this JSONL?")
-                if line.strip():
-                    task, what = _row_kind(line)
+                    raise DataError(f"a row is longer than {LONGEST_ROW:,} bytes", where=f"{path}:{number}", do="Is this JSONL?")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    task, what = _row_kind(text)
                     if task:
-                        return task
-                    seen.append(f"line {number} {what}")
+                        kinds.setdefault(task, number)
+                    elif len(seen) < SHOWN_ROWS:
+                        seen.append(f"line {number} {what}")
     except UnicodeDecodeError:
-        raise DataError("the data is not UTF-8 text", where=str(path), do="Save it as UTF-8 JSONL.") from None
+        raise DataError(f"line {number} is not UTF-8 text", where=str(path), do="Save the file as UTF-8 JSONL.") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise DataError(f"the data cannot be read: {reason[:1].lower()}{reason[1:]}", where=str(path)) from None
+        raise DataError(
+            f"the data cannot be read: {reason[:1].lower()}{reason[1:]}",
+            where=str(path),
+            do="Name a JSONL file, relative to where you run.",
+        ) from None
+    if len(kinds) > 1:
+        told = ", ".join(f"for `{task}` from line {line}" for task, line in kinds.items())
+        raise DataError(f"the rows are of several kinds: {told}", where=str(path), do="Put each kind into a file of its own.")
+    if kinds:
+        return next(iter(kinds))
     forms = (
         'Rows look like {"messages": [...], "expected": "..."}, {"prompt": ..., "expected": ...}, '
         '{"question": ..., "choices": [...], "answer": 0} or {"text": ...}.'
     )
-    raise DataError("; ".join(["no row says what it is for", *seen[:3]]), where=str(path), do=forms)
+    if not seen:
+        raise DataError("the file is empty", where=str(path), do=forms)
+    raise DataError("; ".join(["no row says what it is for", *seen]), where=str(path), do=forms)
 
 
 def _row_kind(line: str) -> tuple[str, str]:

@@ -388,10 +388,27 @@ def test_a_wrong_override_is_refused_by_name(tmp_path: Path, override: str, what
         ('{"text": "words"}', "bits_per_byte"),
     ],
 )
-def test_the_first_good_row_says_what_the_data_is_for(tmp_path: Path, row: str, task: str) -> None:
+def test_the_rows_say_what_the_data_is_for(tmp_path: Path, row: str, task: str) -> None:
     path = tmp_path / "mine.jsonl"
-    path.write_text(f'\n\ufeff not json\n[]\n{{"other": 1}}\n{row}\n{{"text": "later"}}\n', encoding="utf-8")
+    path.write_text(f'\n\ufeff not json\n[]\n{{"other": 1}}\n{row}\n', encoding="utf-8")
     assert recipe.task_for(path) == task
+
+
+def test_data_of_two_kinds_is_refused_with_the_lines_that_show_it(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "words"}\r\n{"prompt": "Hi", "expected": "Hello"}\r\n{"text": "more"}\r\n')
+    with pytest.raises(DataError, match="several kinds: for `bits_per_byte` from line 1, for `chat` from line 2"):
+        recipe.task_for(path)
+
+
+def test_an_empty_file_and_a_line_in_another_encoding_are_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(b"\n \n")
+    with pytest.raises(DataError, match="the file is empty"):
+        recipe.task_for(path)
+    path.write_bytes(b'{"text": "words"}\n{"text": "caf\xe9"}\n')
+    with pytest.raises(DataError, match="line 2 is not UTF-8"):
+        recipe.task_for(path)
 
 
 def test_data_that_no_row_explains_is_refused_with_what_was_seen(tmp_path: Path) -> None:
