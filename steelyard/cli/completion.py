@@ -4,11 +4,14 @@ from __future__ import annotations
 
 
 def lever_names(incomplete: str) -> list[str]:
-    """Levers that begin so. Inside a comma-separated list only the last is completed."""
+    """Levers that begin so, or else presets. Inside a comma-separated list only the last is completed."""
     from steelyard.core import levers
 
     before, comma, last = incomplete.rpartition(",")
-    return [f"{before}{comma}{name}" for name in levers.names() if name.startswith(last)]
+    found = [name for name in levers.names() if name.startswith(last)]
+    if not found:  # presets are known only to the levers' modules, and to import those takes seconds
+        found = sorted(name for name in levers.presets() if name.startswith(last))
+    return [f"{before}{comma}{name}" for name in found]
 
 
 def known_names(incomplete: str) -> list[str]:

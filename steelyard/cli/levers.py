@@ -35,7 +35,9 @@ def levers(
 
 
 def described(kind: Any) -> dict[str, Any]:
-    """A lever's class as plain data."""
+    """A lever's class as plain data; a preset whose name another lever had first is not among its own."""
+    from steelyard.core import levers as registry
+
     return {
         "name": kind.name,
         "stages": list(kind.stages()),
@@ -46,7 +48,7 @@ def described(kind: Any) -> dict[str, Any]:
         "equation": kind.equation,
         "paper": kind.paper,
         "cost": kind.cost,
-        "presets": {name: dict(settings) for name, settings in kind.presets.items()},
+        "presets": {name: dict(settings) for name, (lever, settings) in registry.presets().items() if lever is kind},
         "main": kind.main,
         "settings": [_setting(key, field) for key, field in kind.model_fields.items()],
         "identity": kind.identity if isinstance(kind.identity, str) else dict(kind.identity),
@@ -185,6 +187,13 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _result(cell: Mapping[str, Any]) -> str:
-    interval = f" [{cell['low']:.4g}, {cell['high']:.4g}]" if cell["low"] is not None and cell["high"] is not None else ""
-    change = f"{cell['base']:.4g} -> {cell['value']:.4g}" if cell["base"] is not None and cell["value"] is not None else "not measurable"
-    return f"{cell['report']}: {cell['task']} {cell['metric']} {change}{interval}, {cell['verdict']}"
+    """One stored cell. The interval is the difference's, so the difference stands before it."""
+    what = f"{cell['report']}: {' · '.join(filter(None, (cell['task'], cell['metric'])))}"
+    if cell["base"] is None or cell["value"] is None:
+        return f"{what} not measurable"
+    text = f"{what} {cell['base']:.4g} -> {cell['value']:.4g} {cell['unit']}".rstrip()
+    if cell["difference"] is not None:
+        text += f", difference {cell['difference']:+.3g}"
+        if cell["low"] is not None and cell["high"] is not None and cell["low"] < cell["high"]:
+            text += f" [{cell['low']:+.3g}, {cell['high']:+.3g}]"
+    return f"{text}, n = {cell['n']}: {cell['verdict']}"

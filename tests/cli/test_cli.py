@@ -291,6 +291,25 @@ def test_chat_does_not_train(demo: Path) -> None:
     assert result.exit_code == 2 and "steelyard make" in result.stderr
 
 
+def test_a_stored_result_shows_its_interval_beside_the_difference_with_unit_and_n() -> None:
+    from steelyard.cli.levers import _result
+
+    cell = {"report": "quantize", "task": "", "metric": "weights", "unit": "MB", "base": 326.0, "value": 220.0, "difference": -106.0}
+    counted = cell | {"low": -106.0, "high": -106.0, "n": 1, "verdict": "better"}
+    assert _result(counted) == "quantize: weights 326 -> 220 MB, difference -106, n = 1: better"
+    drawn = counted | {"task": "facts", "low": -110.0, "high": -102.0}
+    assert _result(drawn) == "quantize: facts · weights 326 -> 220 MB, difference -106 [-110, -102], n = 1: better"
+
+
+def test_a_lever_is_not_listed_with_a_preset_that_another_had_first(tmp_path: Path) -> None:
+    write_demo(tmp_path)
+    source = (tmp_path / "demo_levers.py").read_text().replace("demo_half", "int8")
+    (tmp_path / "demo_levers.py").write_text(source)
+    with installed(tmp_path):
+        rows = {row["name"]: row for row in last_json(run("levers", "--json"))["levers"]}
+        assert rows["demo_rescale"]["presets"] == {} and "int8" in rows["quantize"]["presets"]
+
+
 # ---- completion and the package -----------------------------------------------------------------------------------------------
 
 
@@ -299,6 +318,7 @@ def test_the_shell_completes_levers_and_models(demo: Path, tmp_path: Path, monke
     (tmp_path / "small").mkdir()
     (tmp_path / "small.gguf").write_bytes(b"")
     assert "quantize" in lever_names("quan") and lever_names("int8,demo_re") == ["int8,demo_rescale"]
+    assert lever_names("demo_ha") == ["demo_half"] and lever_names("prompt,int") == ["prompt,int8"]
     assert known_names("ency") == ["encyclopedia"]
     assert model_names("smol") == ["smollm2-135m-instruct"]
     assert model_names("small") == ["small/", "small.gguf"]
