@@ -45,7 +45,7 @@ auto guarded(Make make) -> decltype(make()) {
 
 using namespace steelyard;
 
-EXPORT int32_t sy_version() { return 1; }
+EXPORT int32_t sy_version() { return 2; }
 
 // The routines for an instruction set (avx512, avx2, portable), or null where this machine or build lacks it.
 EXPORT const Routines* sy_routines(const char* name) { return usable(name); }
@@ -91,4 +91,8 @@ EXPORT int32_t sy_linear(const Routines* routines, Pool* pool, const Matrix* mat
 
 EXPORT int32_t sy_step(const Routines* routines, Pool* pool, const Model* model, const Tokens* tokens, float* stream) {
     return guarded([&] { return routines->step(*pool, *model, *tokens, stream), 1; });
+}
+
+EXPORT void sy_summary(const Routines* routines, Pool* pool, const float* logits, int32_t rows, int32_t count, float* log_sums, float* entropies) {
+    routines->summary(*pool, logits, rows, count, log_sums, entropies);
 }

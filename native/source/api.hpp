@@ -42,6 +42,8 @@ struct Routines {
     void (*step)(Pool&, const Model&, const Tokens&, float* stream);
     // y [rows, outputs] = x [rows, inputs] W^T + b
     void (*linear)(Pool&, const Matrix&, const float* x, int rows, float* y);
+    // Of each row of logits [rows, count]: the logarithm of the sum of exponentials, and the softmax's entropy.
+    void (*summary)(Pool&, const float* logits, int rows, int count, float* log_sums, float* entropies);
 };
 
 }  // namespace steelyard

@@ -23,6 +23,15 @@ void product(Pool& pool, const Matrix& matrix, const float* x, int rows, float* 
     });
 }
 
+void summary(Pool& pool, const float* logits, int rows, int count, float* log_sums, float* entropies) {
+    const auto work = [&](int thread, int threads) {
+        const Share share(rows, thread, threads);
+        for (int r = share.begin; r < share.end; r++) summarise(logits + (size_t)r * count, count, log_sums + r, entropies + r);
+    };
+    if (rows == 1) return work(0, 1);  // not worth waking the others
+    pool.run([&](int thread) { work(thread, pool.threads()); });
+}
+
 }  // namespace
 
 #define SY_JOIN(a, b) a##b
@@ -31,6 +40,6 @@ void product(Pool& pool, const Matrix& matrix, const float* x, int rows, float* 
 #define SY_QUOTED(a) SY_TEXT(a)
 
 extern const Routines SY_NAMED(routines_, SY_SET);
-const Routines SY_NAMED(routines_, SY_SET) = {SY_QUOTED(SY_SET), step, product};
+const Routines SY_NAMED(routines_, SY_SET) = {SY_QUOTED(SY_SET), step, product, summary};
 
 }  // namespace steelyard

@@ -18,6 +18,7 @@ from torch import Tensor
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.seeds import derive
+from steelyard.kernels import native
 
 NUMBERS = {"int": numbers.Integral, "float": numbers.Real}
 UNDRAWABLE = "no token can be drawn: the logits hold NaN or infinity, or every token is ruled out"
@@ -114,7 +115,8 @@ def draw(logits: Tensor, settings: AnswerSettings, position: int) -> Draw:
         SteelyardError: no token can be drawn, because the logits hold NaN or +infinity or every token is ruled out.
     """
     if settings.temperature == 0:
-        token = int(logits.argmax())
+        # On a CPU by NumPy, which is quicker for one row than waking PyTorch's threads.
+        token = int(logits.numpy().argmax() if logits.device.type == "cpu" else logits.argmax())
         if not math.isfinite(float(logits[token])):
             raise SteelyardError(UNDRAWABLE, where="sampling")
         return Draw(token, 0.0)
@@ -140,17 +142,23 @@ class Confidence:
     alternatives: tuple[tuple[int, float], ...]
 
 
-def confidence(logits: Tensor, tokens: list[int], alternatives: int) -> list[Confidence]:
-    """For rows of float32 logits [n, vocabulary] and the token drawn from each.
+def confidence(logits: Tensor, tokens: list[int], alternatives: int, pool: native.Pool | None = None) -> list[Confidence]:
+    """For rows of float32 logits [n, vocabulary] and the token drawn from each; `pool`: C++ routines to do it with.
 
-    Every row's entropy is summed by itself: PyTorch splits the sum of a lone row among threads, that of one among many not.
+    Every row is summed by itself: PyTorch splits the sum of a lone row among threads, that of one among many not.
     """
-    logprobs = torch.log_softmax(logits, -1)
-    picked = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
-    surprise = torch.special.entr(logprobs.exp())
-    entropies = [float(row.sum()) for row in surprise]
+    if pool is not None:
+        sums, entropies = (values.tolist() for values in native.summary(pool, logits))
+    else:
+        sums = [float(row.logsumexp(-1)) for row in logits]
+        entropies = [float(row.sum()) for row in torch.special.entr(torch.softmax(logits, -1))]
+    picked = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     others: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
     if alternatives:
-        top = logprobs.topk(min(alternatives, logprobs.shape[-1]), -1)
-        others = [tuple(zip(ids, values, strict=True)) for ids, values in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-    return [Confidence(logprob, entropy, other) for logprob, entropy, other in zip(picked, entropies, others, strict=True)]
+        top = logits.topk(min(alternatives, logits.shape[-1]), -1)
+        others = [
+            tuple((token, value - total) for token, value in zip(ids, values, strict=True))
+            for ids, values, total in zip(top.indices.tolist(), top.values.tolist(), sums, strict=True)
+        ]
+    logprobs = [0.0 if value > total else value - total for value, total in zip(picked, sums, strict=True)]
+    return [Confidence(*one) for one in zip(logprobs, entropies, others, strict=True)]

@@ -114,7 +114,9 @@ class Scheduler:
             self.running.append(sequence)
             if isinstance(sequence, Generation):
                 sequence.reused = reuse
-                self._attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation)
+                self._attempt(
+                    sequence, sequence.begin, self.spec.processors, self.spec.speculation, self.fused.pool if self.fused else None
+                )
 
     @staticmethod
     def _reusable(sequence: Sequence) -> int:
@@ -139,9 +141,10 @@ class Scheduler:
         return min(sequence.read_until, (sequence.cached // grid + 1) * grid) - sequence.cached
 
     def _alike(self, unread: list[Sequence], budget: int) -> list[Sequence]:
-        """The first sequence in line and others whose next piece is about as long, so that reading them together pads little."""
-        first = self._chunk(unread[0])
-        near = [sequence for sequence in unread if ALIKE * first <= self._chunk(sequence) <= first / ALIKE]
+        """The first sequence in line and others whose next piece is about as long, so that reading them together pads little.
+        Fused steps skip padding, so there any pieces will do."""
+        first, share = self._chunk(unread[0]), 0.0 if self.fused else ALIKE
+        near = [sequence for sequence in unread if share * first <= self._chunk(sequence) and share * self._chunk(sequence) <= first]
         widest = round_up(max(self._chunk(sequence) for sequence in near), self.tile)
         near = near[: max(1, budget // widest)]
         return sorted(near, key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]

@@ -16,6 +16,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score
 from steelyard.generate.processors.processor import Processor, Session, View
 from steelyard.generate.sampling import confidence, draw
 from steelyard.generate.spec import Speculation, SpeculationSession
+from steelyard.kernels.native import Pool
 
 logger = logging.getLogger(__name__)
 
@@ -133,12 +134,14 @@ class Generation(Sequence):
         self.generated: list[int] = []
         self.sessions: list[Session] = []
         self.guesses: SpeculationSession | None = None
+        self.pool: Pool | None = None
         self.done = False
         self.passes = 0
         self.reused = 0
 
-    def begin(self, processors: tuple[Processor, ...], speculation: Speculation | None) -> None:
-        """Starts the sessions that shape and guess this answer."""
+    def begin(self, processors: tuple[Processor, ...], speculation: Speculation | None, pool: Pool | None = None) -> None:
+        """Starts the sessions that shape and guess this answer; `pool` computes its confidence where there is one."""
+        self.pool = pool
         ordered = sorted(processors, key=lambda processor: processor.order)
         self.sessions = [session for processor in ordered if (session := processor.start(self.settings)) is not None]
         self.guesses = speculation.start(self.prompt) if speculation else None
@@ -184,7 +187,8 @@ class Generation(Sequence):
 
     def _emit(self, logits: Tensor, tokens: list[int], drawn: list[float], ended: bool) -> None:
         shown = tokens[:-1] if ended else tokens
-        views = confidence(logits[: len(shown)], shown, self.settings.alternatives) if shown and self.settings.token_events else []
+        seen = shown and self.settings.token_events
+        views = confidence(logits[: len(shown)], shown, self.settings.alternatives, self.pool) if seen else []
         for index, token in enumerate(shown):
             text, stopped = self.stream.push(token)
             if views:

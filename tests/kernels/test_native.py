@@ -141,6 +141,18 @@ def test_not_a_number_stays_one_in_float_products(pools, name):
         assert bool(torch.isfinite(y[0]).all()) and bool(torch.isnan(y[1]).all())
 
 
+@kinds
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.integers(1, 400), seeds, st.sampled_from([1e-3, 1.0, 30.0]))
+def test_summaries_of_logits_equal_pytorchs(pools, name, rows, count, seed, spread):
+    logits = torch.randn(rows, count, generator=torch.Generator().manual_seed(seed)) * spread
+    logits[0, : count // 2] = float("-inf")
+    sums, entropies = native.summary(pools[name], logits)
+    assert torch.allclose(sums, logits.double().logsumexp(-1).float(), rtol=1e-6, atol=1e-5)
+    assert torch.allclose(entropies, torch.special.entr(logits.double().softmax(-1)).sum(-1).float(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(native.summary(pools[name], logits[-1:])[0], sums[-1:])
+
+
 def test_what_does_not_fit_is_refused():
     pool = pool_of(HERE[0])
     matrix = native.matrix_float(pool.routines, DenseStorage(8, 4, False).weight)
