@@ -7,15 +7,17 @@ answer, not the program; Ctrl-D or /exit ends it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from steelyard.cli.completion import lever_names, model_names
+from steelyard.cli.output import print_json
 from steelyard.core.errors import RecipeError, SteelyardError
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1, words already used become less likely.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Each answer as one line of JSON, when it is whole.")] = False,
 ) -> None:
     """Talk to a model in the terminal.
 
@@ -50,7 +53,7 @@ def chat(
     with opened(model, tries or []) as answerer:
         if watched:
             _note(f"{model}. {HINT}")
-        talk = _Talk(answerer, settings, [Message("system", system)] if system else [])
+        talk = _Talk(answerer, settings, [Message("system", system)] if system else [], as_json)
         failures = sum(not talk.hear(line) for line in _lines(watched))
     if failures and not watched:
         raise typer.Exit(2)
@@ -129,8 +132,8 @@ class _Heard:
 class _Talk:
     """A conversation with its history."""
 
-    def __init__(self, answerer: Answerer, settings: AnswerSettings, opening: list[Message]):
-        self.answerer, self.settings, self.opening = answerer, settings, opening
+    def __init__(self, answerer: Answerer, settings: AnswerSettings, opening: list[Message], as_json: bool = False):
+        self.answerer, self.settings, self.opening, self.as_json = answerer, settings, opening, as_json
         self.history: list[Message] = list(opening)
 
     def hear(self, line: str) -> bool:
@@ -154,13 +157,18 @@ class _Talk:
             heard.reason = "cancelled"
         except SteelyardError as error:
             heard.failure = str(error)
-        print(flush=True)
+        if not self.as_json:
+            print(flush=True)
         text = "".join(heard.text)
         if heard.failure is not None or not text:
             self.history.pop()  # a question without an answer would stand before the next one
         else:
             self.history.append(Message("assistant", text))
-        self._tell(heard)
+        if self.as_json:
+            print_json(_document(line, heard))
+            sys.stdout.flush()
+        else:
+            self._tell(heard)
         return heard.failure is None
 
     async def _answer(self, heard: _Heard) -> None:
@@ -173,7 +181,8 @@ class _Talk:
                     case Text(text):
                         heard.first = heard.first or time.perf_counter()
                         heard.text.append(text)
-                        _write(text)
+                        if not self.as_json:
+                            _write(text)
                     case Citation():
                         heard.citations.append(event)
                     case Usage():
@@ -205,6 +214,20 @@ class _Talk:
             told.append("stopped")
         if told:
             _note(" · ".join(told))
+
+
+def _document(question: str, heard: _Heard) -> dict[str, Any]:
+    """An answer as plain data; times in seconds."""
+    return {
+        "question": question,
+        "text": "".join(heard.text),
+        "reason": heard.reason if heard.failure is None else "error",
+        "failure": heard.failure,
+        "usage": dataclasses.asdict(heard.usage) if heard.usage else None,
+        "citations": [dataclasses.asdict(citation) for citation in heard.citations],
+        "seconds": time.perf_counter() - heard.begun,
+        "seconds_to_first": heard.first - heard.begun if heard.first is not None else None,
+    }
 
 
 def _write(text: str) -> None:

@@ -274,6 +274,13 @@ def test_chat_answers_one_question_per_line_from_a_pipe(smollm: Path) -> None:
     assert result.stderr.count("tokens/s") == 2
 
 
+def test_chat_with_json_gives_one_document_a_question_also_where_it_could_not_answer(smollm: Path) -> None:
+    result = run("chat", str(smollm), "--json", "--max-tokens", "8", input="What is the capital of France?\n" + "word " * 20_000 + "\n")
+    answered, refused = map(json.loads, result.stdout.splitlines())
+    assert "Paris" in answered["text"] and answered["failure"] is None and answered["usage"]["completion_tokens"] <= 8
+    assert refused["reason"] == "error" and "reads at most" in refused["failure"] and result.exit_code == 2
+
+
 def test_chat_knows_its_commands_and_leaves_at_exit(smollm: Path) -> None:
     result = run("chat", str(smollm), "--max-tokens", "2", input="/reset\n/what\n/exit\nnever asked\n")
     assert result.exit_code == 0 and result.stdout == ""
