@@ -29,6 +29,7 @@ from steelyard.generate.scheduler import Scheduler, said
 from steelyard.generate.sequences import Generation, Scoring, Timing
 from steelyard.generate.spec import EngineSpec
 from steelyard.kernels import native
+from steelyard.model.linears.blocks import unpack_blocks
 from steelyard.model.linears.native import go_native
 from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
@@ -120,6 +121,8 @@ class Engine:
 
     def _scheduler(self, spec: EngineSpec) -> Scheduler:
         trunk = spec.model.trunk.with_weights(spec.weight_type)
+        if spec.dtype:
+            unpack_blocks(trunk, spec.weight_type)
         if trunk.device.type == "cuda":
             trunk.inputs.stream = spec.weight_type
         if (routines := spec.routines) is not None:

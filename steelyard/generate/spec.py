@@ -12,6 +12,7 @@ from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.generate.processors.processor import Processor
 from steelyard.kernels import native
+from steelyard.model.linears.blocks import block_types
 from steelyard.model.model import Model
 from steelyard.model.template import ChatTemplate
 
@@ -46,7 +47,8 @@ class EngineSpec:
     Attributes:
         model: the model that answers.
         threads: CPU threads; None leaves PyTorch's own number.
-        dtype: type of the weights in products (`float32`, `bfloat16`); None = the fastest this machine multiplies natively.
+        dtype: type of the weights in products (`float32`, `bfloat16`); None = the fastest this machine multiplies natively, and
+            blocks of a model that was loaded as stored stay what they are.
         kernels: `auto` (the C++ routines where they are installed, else PyTorch's), `pytorch`, or `reference`: the readable path.
         deterministic: the same seed gives the same text whatever else runs.
         slots: sequences that run at once.
@@ -84,8 +86,11 @@ class EngineSpec:
     def numerics(self) -> dict[str, str]:
         """Weights x activations x cache, declared once for prefill, decode, verification and scoring; and what computes them."""
         weights = str(self.weight_type).removeprefix("torch.")
+        blocks = [] if self.dtype else block_types(self.model.trunk)
         stream = weights if self.model.trunk.device.type == "cuda" else "float32"
         kernels = self.kernels if self.kernels == "reference" else f"native {self.routines.name}" if self.routines else "pytorch"
+        if blocks:
+            return {"weights": f"stored in {'+'.join(blocks)}", "activations": "8 bits", "cache": stream, "kernels": kernels}
         return {"weights": weights, "activations": stream, "cache": stream, "kernels": kernels}
 
     @property

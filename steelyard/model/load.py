@@ -32,6 +32,7 @@ INT8 = {"num_bits": (8,), "type": ("int",), "symmetric": (True, None)}
 """What compressed-tensors must say of weights and activations for them to be multiplied as ours are; None = it need not say."""
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STORED = "stored"
 
 
 def load(name_or_path: str | Path, dtype: str = "float32") -> Model:
@@ -39,20 +40,23 @@ def load(name_or_path: str | Path, dtype: str = "float32") -> Model:
 
     Args:
         name_or_path: a name that `steelyard get` knows, a Hugging Face directory, a .gguf file, or hf:org/name.
-        dtype: float type of the matrices in memory; float32 keeps every bit of what is stored.
+        dtype: float type of the matrices in memory; float32 keeps every bit of what is stored. `stored` leaves GGUF's blocks as
+            they are: least memory and fastest, for answering only (matrices that are no blocks come as float32).
 
     Raises:
         ModelFileError: for anything in the files that cannot be trusted or understood.
     """
-    if dtype not in FLOATS:
-        raise SteelyardError(f"dtype {dtype!r}", do=f"Known: {', '.join(FLOATS)}.")
+    if dtype not in (*FLOATS, STORED):
+        raise SteelyardError(f"dtype {dtype!r}", do=f"Known: {', '.join(FLOATS)}, {STORED}.")
     path = locate(str(name_or_path))
     return apart(lambda: _load(path, str(name_or_path), dtype))
 
 
 def _load(path: Path, name: str, dtype: str) -> Model:
     if path.is_file():
-        return load_gguf(path, name, FLOATS[dtype])
+        return load_gguf(path, name, FLOATS.get(dtype, torch.float32), stored=dtype == STORED)
+    if dtype == STORED:
+        dtype = "float32"
     if holds_adapter(path):
         return load_adapted(path, name, dtype)
     return load_directory(path, name, FLOATS[dtype])
@@ -142,15 +146,15 @@ def check_frame(tokenizer: Tokenizer | None, rows: int, where: str) -> None:
         )
 
 
-def load_gguf(path: Path, name: str, dtype: torch.dtype) -> Model:
-    """A GGUF file: everything is in it."""
+def load_gguf(path: Path, name: str, dtype: torch.dtype, stored: bool = False) -> Model:
+    """A GGUF file: everything is in it. `stored` leaves linears in its blocks."""
     source = GgufFile(path)
     try:
         family = find_gguf(source.metadata.get("general.architecture"), str(path))
         assert family.gguf_entries is not None
         config = gguf_config(family, source, path)
         plan = family.plan(Config(config, str(path)))
-        trunk = build(plan, family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored), str(path), dtype, None)
+        trunk = build(plan, family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored), str(path), dtype, None, stored)
         tokenizer = Tokenizer.from_gguf(source.metadata)
         check_frame(tokenizer, plan.inputs.vocabulary, str(path))
         template = ChatTemplate.from_gguf(source.metadata)

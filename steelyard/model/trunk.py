@@ -16,6 +16,7 @@ from steelyard.model.depth.stacked import StackedPlan
 from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.inputs.tokens import TokensPlan
+from steelyard.model.linears.native import NativeStorage
 from steelyard.model.linears.packed import PackedStorage
 from steelyard.model.norms import NormPlan
 from steelyard.model.state import State, Storage
@@ -104,5 +105,5 @@ class Trunk(nn.Module):
     def weight_bytes(self) -> int:
         """Bytes of all weights as they are kept (a tied table counts once, a packed copy of it once more)."""
         seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in [*self.parameters(), *self.buffers()]}
-        packed = {id(module): module.size for module in self.modules() if isinstance(module, PackedStorage)}
+        packed = {id(module): module.size for module in self.modules() if isinstance(module, PackedStorage | NativeStorage)}
         return sum(seen.values()) + sum(packed.values())

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from steelyard.core.errors import ModelFileError
 from steelyard.model.families.family import Entry
 from steelyard.model.files.check import FiniteSource, check_tensors, refuse
+from steelyard.model.files.gguf_blocks import StorageType
 from steelyard.model.files.source import TensorSource
+from steelyard.model.linears.blocks import BlockStorage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.trunk import Trunk, TrunkPlan
@@ -43,11 +45,21 @@ class Renamed:
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         return self.source.read(self.full[name], dtype) if dtype else self.source.read(self.full[name])
 
+    def blocks(self, name: str) -> tuple[Tensor, StorageType] | None:
+        """A matrix as the source keeps it: rows of blocks uint8 [out, bytes] and their type; None where it keeps no blocks."""
+        read = getattr(self.source, "blocks", None)
+        return None if read is None else read(self.full[name])
+
     def close(self) -> None:
         self.source.close()
 
 
-def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: str, dtype: torch.dtype, digits: int | None) -> Trunk:
+TABLE = "inputs.weight"
+
+
+def build(
+    plan: TrunkPlan, entries: list[Entry], source: Renamed, where: str, dtype: torch.dtype, digits: int | None, stored: bool = False
+) -> Trunk:
     """A trunk with the source's weights: built without memory, checked by shape, filled tensor by tensor.
 
     Args:
@@ -57,6 +69,7 @@ def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: st
         where: address for errors.
         dtype: float type of matrices in memory; vectors are float32.
         digits: of 8 bits in activations where weights may be packed int8, or None when every weight is a float.
+        stored: whether linears stay in the source's blocks where it has any.
 
     Raises:
         ModelFileError: tensors are missing, unexpected, of another shape, not numbers, or not weights at all.
@@ -68,15 +81,21 @@ def build(plan: TrunkPlan, entries: list[Entry], source: TensorSource, where: st
     expected = {entry.theirs: their_shape(trunk, entry) for entry in held}
     scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if digits and _scale(entry) in names}
     refuse(check_tensors(source, expected | scales, where, finite=False), where)
-    source = FiniteSource(source, where)
+    checked = FiniteSource(source, where)
     for entry in held:
         if _scale(entry) in scales:
-            weights, scale = read_integers(source, entry.theirs, where), read_floats(source, _scale(entry), where, torch.float32)
+            weights, scale = read_integers(checked, entry.theirs, where), read_floats(checked, _scale(entry), where, torch.float32)
             for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
                 set_packed(trunk, ours, rows, row_scales, digits or 1)
             continue
+        if stored and (linears := linears_of(trunk, entry)) and (kept := source.blocks(entry.theirs)) is not None:
+            data, type = kept
+            for linear, rows in zip(linears, entry.split(data), strict=True):
+                linear.storage = BlockStorage(rows, type, _placeholder(linear, rows.device))
+            if entry.ours != (TABLE,):
+                continue
         kind = dtype if len(expected[entry.theirs]) >= 2 else torch.float32
-        tensor = read_floats(source, entry.theirs, where, kind)
+        tensor = read_floats(checked, entry.theirs, where, kind)
         if entry.repeated:
             check_repeated(trunk, entry, tensor, where)
             continue
@@ -155,12 +174,29 @@ def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor, digit
     """Puts packed int8 rows into a linear."""
     linear = trunk.get_submodule(name.removesuffix(".weight"))
     assert isinstance(linear, Linear)
+    linear.storage = Int8Storage(weight, scale, _placeholder(linear, weight.device), digits)
+
+
+def _placeholder(linear: Linear, device: torch.device) -> Tensor | None:
+    """Where a linear's bias will be put when it is read."""
     bias: Tensor | None = linear.storage.bias  # type: ignore[assignment]
-    linear.storage = Int8Storage(weight, scale, None if bias is None else torch.zeros_like(bias, device=weight.device), digits)
+    return None if bias is None else torch.zeros_like(bias, device=device)
+
+
+def linears_of(trunk: Trunk, entry: Entry) -> list[Linear]:
+    """The linears whose weights an entry holds, none where it holds anything else; the token table is also a tied head's."""
+    if entry.transposed or entry.shift or entry.repeated:
+        return []
+    head = trunk.plan.heads.get("lm")
+    if entry.ours == (TABLE,):
+        return [trunk.heads["lm"].linear] if head is not None and head.tied else []  # type: ignore[union-attr]
+    modules = [trunk.get_submodule(name.rpartition(".")[0]) for name in entry.ours if name.endswith(".weight")]
+    linears = [module for module in modules if isinstance(module, Linear)]
+    return linears if len(linears) == len(entry.ours) else []
 
 
 def tie(trunk: Trunk) -> None:
-    """One parameter under two names again, where the head shares the token table."""
+    """One parameter under two names again, where the head shares the token table. One kept in blocks has its own."""
     head = trunk.plan.heads.get("lm")
-    if head is not None and head.tied:  # type: ignore[union-attr]
+    if head is not None and head.tied and not isinstance(trunk.heads["lm"].linear.storage, BlockStorage):  # type: ignore[union-attr]
         trunk.heads["lm"].linear.storage.weight = trunk.inputs.weight  # type: ignore[union-attr]

@@ -6,7 +6,7 @@ sub-blocks of 16 or 32, whose own scales are small integers under one d (and one
 w = (d * s) * q - (dmin * m). Products and sums are taken in float32 in the order of ggml's reference, and come out
 bit for bit as the `gguf` library's. Layouts: https://github.com/ggml-org/ggml, `ggml-common.h`.
 
-Shapes: n blocks; uint8 [n, bytes of a block] -> float32 [n, elements of a block].
+Shapes: n blocks; uint8 [n, bytes of a block] -> `Blocks` of [n, elements of a block].
 """
 
 from __future__ import annotations
@@ -56,6 +56,32 @@ TYPES |= {id: StorageType(id, name, elements, size) for id, name, elements, size
 BY_NAME = {kind.name: kind for kind in TYPES.values()}
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """What blocks hold: weight = (integer - zero) * scale + minimum, each scale for `per_scale` weights in a row.
+
+    Attributes:
+        integers: uint8 [n, elements], below 2^bits.
+        scales: float16 or float32 [n, elements / per_scale].
+        minima: of the same shape and type, or None.
+        zero: the integer that stands for 0.
+        bits: of an integer.
+    """
+
+    integers: Tensor
+    scales: Tensor
+    minima: Tensor | None = None
+    zero: int = 0
+    bits: int = 4
+
+    def floats(self) -> Tensor:
+        """The weights, float32 [n, elements]."""
+        scales = self.scales.float().unsqueeze(2)
+        signed = self.integers.to(torch.int16) - self.zero if self.zero else self.integers
+        weights = signed.unflatten(1, (scales.shape[1], -1)) * scales
+        return (weights if self.minima is None else weights.add_(self.minima.float().unsqueeze(2))).flatten(1)
+
+
 def dequantize(data: Tensor, kind: StorageType, dtype: torch.dtype = torch.float32) -> Tensor:
     """Floats from a quantized tensor's bytes.
 
@@ -70,22 +96,31 @@ def dequantize(data: Tensor, kind: StorageType, dtype: torch.dtype = torch.float
     Raises:
         UnsupportedError: when there is no routine for the type; it is named.
     """
-    routine = ROUTINES.get(kind.name)
-    if routine is None:
-        raise UnsupportedError(
-            f"GGUF type {kind.name} is not read here", do=f"Quantize the model to one of {', '.join(ROUTINES)}, or to F16, BF16 or F32."
-        )
     blocks = data.view(-1, kind.bytes)
+    routine = routine_for(kind)
     out = torch.empty(len(blocks), kind.elements, dtype=dtype)
     step = CHUNK // kind.elements
     for start in range(0, len(blocks), step):
-        out[start : start + step] = routine(blocks[start : start + step])
+        out[start : start + step] = routine(blocks[start : start + step]).floats()
     return out.view(-1)
 
 
+def routine_for(kind: StorageType) -> Callable[[Tensor], Blocks]:
+    """What takes the blocks uint8 [n, kind.bytes] of a type apart.
+
+    Raises:
+        UnsupportedError: when there is no routine for the type; it is named.
+    """
+    if kind.name not in ROUTINES:
+        raise UnsupportedError(
+            f"GGUF type {kind.name} is not read here", do=f"Quantize the model to one of {', '.join(ROUTINES)}, or to F16, BF16 or F32."
+        )
+    return ROUTINES[kind.name]
+
+
 def _halves(blocks: Tensor, start: int) -> Tensor:
-    """The half-precision number at byte `start` of each block: float32 [n, 1]."""
-    return blocks[:, start : start + 2].contiguous().view(torch.float16).float()
+    """The half-precision number at byte `start` of each block: float16 [n, 1]."""
+    return blocks[:, start : start + 2].contiguous().view(torch.float16)
 
 
 def _nibbles(packed: Tensor, run: int) -> Tensor:
@@ -99,30 +134,28 @@ def _bits(packed: Tensor) -> Tensor:
     return (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8) & 1).flatten(1)
 
 
-def _q8_0(b: Tensor) -> Tensor:
-    return b[:, 2:].view(torch.int8) * _halves(b, 0)
+def _q8_0(b: Tensor) -> Blocks:
+    return Blocks(b[:, 2:] ^ 128, _halves(b, 0), zero=128, bits=8)
 
 
-def _q4_0(b: Tensor) -> Tensor:
-    return (_nibbles(b[:, 2:], 16).view(torch.int8) - 8) * _halves(b, 0)
+def _q4_0(b: Tensor) -> Blocks:
+    return Blocks(_nibbles(b[:, 2:], 16), _halves(b, 0), zero=8)
 
 
-def _q4_1(b: Tensor) -> Tensor:
-    return (_nibbles(b[:, 4:], 16) * _halves(b, 0)).add_(_halves(b, 2))
+def _q4_1(b: Tensor) -> Blocks:
+    return Blocks(_nibbles(b[:, 4:], 16), _halves(b, 0), _halves(b, 2))
 
 
-def _q5_0(b: Tensor) -> Tensor:
-    q = _nibbles(b[:, 6:], 16) | _bits(b[:, 2:6]) << 4
-    return (q.view(torch.int8) - 16) * _halves(b, 0)
+def _q5_0(b: Tensor) -> Blocks:
+    return Blocks(_nibbles(b[:, 6:], 16) | _bits(b[:, 2:6]) << 4, _halves(b, 0), zero=16, bits=8)
 
 
-def _q5_1(b: Tensor) -> Tensor:
-    q = _nibbles(b[:, 8:], 16) | _bits(b[:, 4:8]) << 4
-    return (q * _halves(b, 0)).add_(_halves(b, 2))
+def _q5_1(b: Tensor) -> Blocks:
+    return Blocks(_nibbles(b[:, 8:], 16) | _bits(b[:, 4:8]) << 4, _halves(b, 0), _halves(b, 2), bits=8)
 
 
 def _scales_and_offsets(b: Tensor) -> tuple[Tensor, Tensor]:
-    """Of Q4_K and Q5_K: d * s and dmin * m of the eight sub-blocks, each float32 [n, 8, 1].
+    """Of Q4_K and Q5_K: d * s and -dmin * m of the eight sub-blocks, each float32 [n, 8].
 
     Twelve bytes hold eight 6-bit s and eight 6-bit m: bytes 0-3 and 4-7 the first four of each in their low six bits,
     bytes 8-11 the low four bits of the others, whose high two bits are the top bits of bytes 0-7.
@@ -130,33 +163,29 @@ def _scales_and_offsets(b: Tensor) -> tuple[Tensor, Tensor]:
     first, second, rest = b[:, 4:8], b[:, 8:12], b[:, 12:16]
     s = torch.cat((first & 63, rest & 15 | first >> 2 & 48), 1)
     m = torch.cat((second & 63, rest >> 4 | second >> 2 & 48), 1)
-    return (s * _halves(b, 0)).unsqueeze(2), (m * _halves(b, 2)).unsqueeze(2)
+    return s * _halves(b, 0).float(), -(m * _halves(b, 2).float())
 
 
-def _q4_k(b: Tensor) -> Tensor:
-    scales, offsets = _scales_and_offsets(b)
-    q = _nibbles(b[:, 16:], 32).unflatten(1, (8, 32))
-    return (q * scales).sub_(offsets).flatten(1)
+def _q4_k(b: Tensor) -> Blocks:
+    return Blocks(_nibbles(b[:, 16:], 32), *_scales_and_offsets(b))
 
 
-def _q5_k(b: Tensor) -> Tensor:
-    scales, offsets = _scales_and_offsets(b)
+def _q5_k(b: Tensor) -> Blocks:
     # Bit i of byte j is the fifth bit of weight j of sub-block i.
     high = b[:, None, 16:48] >> torch.arange(8, dtype=torch.uint8)[:, None] & 1
     q = _nibbles(b[:, 48:], 32).unflatten(1, (8, 32)) | high << 4
-    return (q * scales).sub_(offsets).flatten(1)
+    return Blocks(q.flatten(1), *_scales_and_offsets(b), bits=8)
 
 
-def _q6_k(b: Tensor) -> Tensor:
+def _q6_k(b: Tensor) -> Blocks:
     # Two halves of 128 weights: 64 bytes of low nibbles and 32 bytes of high pairs, one pair for every 32 weights.
     low = _nibbles(b[:, :128], 64).unflatten(1, (2, 4, 32))
     high = b[:, 128:192].unflatten(1, (2, 1, 32)) >> torch.tensor([0, 2, 4, 6], dtype=torch.uint8)[:, None] & 3
-    q = (low | high << 4).view(torch.int8) - 32
-    scales = b[:, 192:208].view(torch.int8) * _halves(b, 208)
-    return (q.reshape(len(b), 16, 16) * scales.unsqueeze(2)).flatten(1)
+    scales = b[:, 192:208].contiguous().view(torch.int8) * _halves(b, 208).float()
+    return Blocks((low | high << 4).flatten(1), scales, zero=32, bits=8)
 
 
-ROUTINES: dict[str, Callable[[Tensor], Tensor]] = {
+ROUTINES: dict[str, Callable[[Tensor], Blocks]] = {
     "Q8_0": _q8_0,
     "Q4_0": _q4_0,
     "Q4_1": _q4_1,

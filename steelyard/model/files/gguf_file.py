@@ -20,7 +20,7 @@ import torch
 
 from steelyard.core.errors import ModelFileError, UnsupportedError, nearest
 from steelyard.model.files.extent import ExtentFile
-from steelyard.model.files.gguf_blocks import TYPES, StorageType, dequantize
+from steelyard.model.files.gguf_blocks import ROUTINES, TYPES, StorageType, dequantize
 from steelyard.model.files.source import converted, quoted, shape_problem
 
 AGAIN = "Download or copy the file again."
@@ -92,6 +92,16 @@ class GgufFile:
         """A tensor's bytes as stored, in memory of their own, and their type."""
         stored = self._find(name)
         return self._file.read_tensor(stored.offset, stored.size).numpy().data, stored.kind
+
+    def blocks(self, name: str) -> tuple[torch.Tensor, StorageType] | None:
+        """A matrix as it is stored: rows of blocks uint8 [rows, bytes of a row] and their type.
+
+        None where it is kept as plain numbers, or in blocks that are not read here.
+        """
+        stored = self._find(name)
+        if stored.kind.name not in ROUTINES or len(stored.shape) != 2 or stored.shape[1] % stored.kind.elements:
+            return None
+        return self._file.read_tensor(stored.offset, stored.size).view(stored.shape[0], -1), stored.kind
 
     def close(self) -> None:
         self._file.close()

@@ -1,6 +1,6 @@
 """Linears multiplied by the C++ routines: weights in their order, shared by whole fused steps (`model/fused.py`) and single products.
 
-The readable twins are the storages they are made from: `DenseStorage`, `Int8Storage`. A row's result does not depend on other rows.
+The readable twins are the storages they are made from: `DenseStorage`, `Int8Storage`, `BlockStorage`. A row's result does not depend on other rows.
 """
 
 from __future__ import annotations
@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from steelyard.kernels.native import Matrix, Pool, matrix_channel8, matrix_float
+from steelyard.kernels.native import Matrix, Pool, matrix_blocks, matrix_channel8, matrix_float
+from steelyard.model.linears.blocks import BLOCK, BlockStorage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import DenseStorage, Linear
 
@@ -33,6 +34,11 @@ class NativeStorage(nn.Module):
         y = self.matrix(unit, self.pool).t()
         return (y if self.bias is None else y - self.bias.float()[:, None]) / 127
 
+    @property
+    def size(self) -> int:
+        """Bytes of the weights as they are kept."""
+        return self.matrix.bytes
+
     def bytes(self) -> int:
         return self.matrix.bytes
 
@@ -51,4 +57,8 @@ def native_twin(storage: nn.Module, pool: Pool) -> NativeStorage | None:
         return NativeStorage(matrix_float(pool.routines, storage.weight, bias), pool, bias)
     if isinstance(storage, Int8Storage):
         return NativeStorage(matrix_channel8(pool.routines, storage.weight, storage.scale, storage.digits, bias), pool, bias)
+    if isinstance(storage, BlockStorage) and storage.inputs % BLOCK == 0:
+        parts = storage.blocks()
+        matrix = matrix_blocks(pool.routines, parts.integers, parts.scales, parts.minima, parts.bits, parts.zero, bias)
+        return NativeStorage(matrix, pool, bias)
     return None

@@ -1,0 +1,90 @@
+"""Linears whose weights stay in GGUF's blocks: 4 to 8 bits a weight, multiplied with activations of 8 bits.
+
+w = (q - zero) * scale + minimum for each 16 or 32 inputs (`files/gguf_blocks.py`);
+x8 = round(x / s), s = max|x| / 127 for each 32 inputs of a token;   y = (x8 s) W^T + b.
+What rounding activations costs is measured in docs/benchmarks.md. The fast twin is `native.py`; here weights are unpacked anew at
+every product, which is slow and says the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.core.errors import ModelFileError, UnsupportedError
+from steelyard.model.files.gguf_blocks import Blocks, StorageType, dequantize, routine_for
+from steelyard.model.linears.linear import DenseStorage, Linear
+
+BLOCK = 32
+"""Activations that share a scale."""
+LARGEST = 127
+
+
+class BlockStorage(nn.Module):
+    """`data` uint8 [out, bytes of a row] in blocks of type `type`."""
+
+    kind = "blocks"
+    data: Tensor
+
+    def __init__(self, data: Tensor, type: StorageType, bias: Tensor | None = None):
+        super().__init__()
+        if data.dim() != 2 or data.dtype != torch.uint8 or data.shape[1] % type.bytes:
+            raise UnsupportedError(
+                f"rows of {tuple(data.shape)} bytes of {data.dtype}", do=f"{type.name} has blocks of {type.bytes} bytes."
+            )
+        self.blocks_of = type
+        self.register_buffer("data", data.contiguous())
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+
+    @property
+    def inputs(self) -> int:
+        return self.data.shape[1] // self.blocks_of.bytes * self.blocks_of.elements
+
+    def blocks(self) -> Blocks:
+        """The integers [out, in] and what they are scaled by [out, in / 16 or 32].
+
+        Raises:
+            ModelFileError: scales that are no numbers.
+        """
+        parts = routine_for(self.blocks_of)(self.data.view(-1, self.blocks_of.bytes))
+        rows = [None if part is None else part.reshape(len(self.data), -1) for part in (parts.integers, parts.scales, parts.minima)]
+        if not all(bool(part.isfinite().all()) for part in rows[1:] if part is not None):
+            raise ModelFileError(f"scales of {self.blocks_of.name} blocks are NaN or infinite", do="Get the model again.")
+        integers, scales, minima = rows
+        assert integers is not None and scales is not None
+        return Blocks(integers, scales, minima, parts.zero, parts.bits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = eight_bits(x.reshape(-1, x.shape[-1])) @ self.dense().t()
+        y = y if self.bias is None else y + self.bias.float()
+        return y.to(x.dtype).view(*x.shape[:-1], len(self.data))
+
+    def dense(self) -> Tensor:
+        """Float32 [out, in]."""
+        return dequantize(self.data.view(-1), self.blocks_of).view(len(self.data), -1)
+
+    def bytes(self) -> int:
+        return self.data.numel() + (0 if self.bias is None else self.bias.numel() * self.bias.element_size())
+
+    def extra_repr(self) -> str:
+        return self.blocks_of.name
+
+
+def eight_bits(x: Tensor) -> Tensor:
+    """Float [n, d], d a multiple of 32, rounded to 8 bits for each 32 numbers: float32 [n, d]."""
+    blocks = x.float().unflatten(1, (-1, BLOCK))
+    most = blocks.abs().amax(-1, keepdim=True)
+    inverse = torch.where(most > 0, LARGEST / most, 0.0)
+    return (torch.round(blocks * inverse) * (most / LARGEST)).flatten(1)
+
+
+def unpack_blocks(trunk: nn.Module, dtype: torch.dtype) -> None:
+    """Turns every linear kept in blocks into plain floats."""
+    for module in trunk.modules():
+        if isinstance(module, Linear) and isinstance(module.storage, BlockStorage):
+            module.storage = DenseStorage.of(module.storage.dense().to(dtype), module.storage.bias)
+
+
+def block_types(trunk: nn.Module) -> list[str]:
+    """The types of blocks a trunk's linears are kept in, sorted."""
+    return sorted({module.blocks_of.name for module in trunk.modules() if isinstance(module, BlockStorage)})
