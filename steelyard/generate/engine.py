@@ -270,6 +270,8 @@ class Engine:
         start = tokenizer.bos_id if tokenizer.bos_id is not None else next(iter(tokenizer.eos_ids), 0)
         before = tokenizer.encode(context) if context else []
         whole = tokenizer.encode(context + continuation)
+        if not whole:
+            raise SteelyardError(f"{continuation!r:.40} has no tokens in this vocabulary", where="score", do="Leave the pair out.")
         # Where everything merged into one token, something must come before it.
         starts = not before or len(whole) == 1 or (tokenizer.add_bos and before[0] != start)
         prefix = [start] if starts else []

@@ -20,6 +20,7 @@ from steelyard.model.files import sentence_directory
 from steelyard.model.files.check import write_digests
 from steelyard.model.files.safetensors_file import write_safetensors
 from steelyard.model.heads.pool import PoolPlan
+from steelyard.model.linears.blocks import block_types
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.model import Model
@@ -141,6 +142,10 @@ def their_tensors(model: Model):
             raise UnsupportedError(
                 f"`{name}` has branches that are not merged", do="Merge the adapter before saving, or save the adapter alone."
             )
+    if kept := block_types(model.trunk):
+        raise UnsupportedError(
+            f"the weights are kept in GGUF's blocks ({', '.join(kept)})", do='Load the model with dtype="float32" to save it.'
+        )
     for entry in model.family.entries(model.trunk.plan):
         if entry.repeated:
             continue

@@ -116,6 +116,12 @@ def test_an_empty_continuation_is_refused_and_no_pairs_are_no_scores(engine):
     assert engine.score([]) == [] == engine.score_text([])
 
 
+def test_a_text_without_tokens_is_refused(engine, model, monkeypatch):
+    monkeypatch.setattr(type(model.tokenizer), "encode", lambda *_, **__: [])
+    with pytest.raises(SteelyardError, match="has no tokens"):
+        engine.score([("", "☃")])
+
+
 def test_white_space_alone_is_a_context_like_none(engine):
     spaces, none = engine.score([("  ", "ab"), ("", "  ab")])
     assert (spaces.logprob, spaces.tokens) == (none.logprob, none.tokens)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import gguf.quants
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -27,13 +28,14 @@ ARCHITECTURES = {
 GEMMAS = ("gemma", "gemma2", "gemma3_text")
 
 
-def write_gguf(model: PreTrainedModel, path: Path, drop: tuple[str, ...] = (), **changes: Any) -> Path:
-    """One file: metadata, a small byte-level tokenizer, tensors in float32.
+def write_gguf(model: PreTrainedModel, path: Path, drop: tuple[str, ...] = (), blocks: str | None = None, **changes: Any) -> Path:
+    """One file: metadata, a small byte-level tokenizer, tensors in float32, or matrices in blocks of a type that `gguf` can write.
 
     Args:
         model: any of the ten architectures.
         path: the file.
         drop: metadata keys (without the architecture) to leave out.
+        blocks: `Q4_0`, say; matrices whose rows are no multiple of 32 stay float32.
         changes: metadata keys, with `__` for `.`, to write instead; ints, floats, bools, texts or lists.
     """
     config, kind = model.config, model.config.model_type
@@ -44,7 +46,12 @@ def write_gguf(model: PreTrainedModel, path: Path, drop: tuple[str, ...] = (), *
         put(writer, f"{writer.arch}.{key}", value)
     add_tokenizer(writer, config.vocab_size)
     for name, tensor in tensors(model, architecture).items():
-        writer.add_tensor(name, tensor.detach().float().contiguous().numpy())
+        data = tensor.detach().float().contiguous().numpy()
+        if blocks is not None and data.ndim == 2 and data.shape[1] % 32 == 0:
+            kind_of = gguf.GGMLQuantizationType[blocks]
+            writer.add_tensor(name, gguf.quants.quantize(data, kind_of), raw_dtype=kind_of)
+        else:
+            writer.add_tensor(name, data)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
