@@ -74,11 +74,9 @@ def opened(name: str, tries: list[str]) -> Iterator[Answerer]:
     if not levers:
         from steelyard.augment.answerers import LocalAnswerer
         from steelyard.generate.engine import Engine
-        from steelyard.kernels import native
-        from steelyard.model.load import STORED, load
+        from steelyard.model.load import load
 
-        # A GGUF file's own blocks are the fastest where there are kernels for them, and the slowest where there are none.
-        with Engine(load(name, STORED if native.routines() else "float32"), slots=1) as engine:
+        with Engine(load(name), slots=1) as engine:
             yield LocalAnswerer(engine)
         return
     from steelyard.core.get import home

@@ -68,6 +68,11 @@ def test_a_packed_model_is_smaller_by_what_its_linears_lost(model, packed):
 
 def test_the_engine_keeps_8_bits_in_8_bits(packed):
     with Engine(packed, dtype="float32") as engine:
+        for name, linear in linears(packed).items():
+            rows, columns = -(-linear.outputs // 16) * 16, -(-linear.inputs // 32) * 32
+            size = engine.trunk.get_submodule(name).storage.bytes()
+            assert name == "heads.lm.linear" or size <= rows * (columns + 4)
+    with Engine(packed, dtype="float32", kernels="pytorch") as engine:
         kinds = {str(tensor.dtype) for name, tensor in engine.trunk.state_dict().items() if name.endswith("down.storage.weight")}
         assert kinds == {"torch.int8"}
 
