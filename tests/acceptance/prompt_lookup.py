@@ -119,7 +119,7 @@ def run(bench: Bench) -> Finding:
     lever, model = PromptLookup(), load(MODEL)
     spec = EngineSpec(model, deterministic=True, slots=4, context=768)
     batches, sampled = bench.pick(200, 4), bench.pick(24, 4)
-    asked = [[quoting(random.Random(derive(bench.seed, "timed", number)), 4)] for number in range(bench.pick(8, 2))]
+    asked = [[quoting(random.Random(derive(bench.seed, "timed", number)), 4)] for number in range(bench.pick(20, 2))]
     speeds: dict[str, list[tuple[float, float]]] = {}
     passes: dict[str, list[tuple[float, float]]] = {}
     with contextlib.ExitStack() as stack:
