@@ -96,9 +96,10 @@ def with_unit(text: str, unit: str) -> str:
 
 
 def relative(cell: Cell, plain: bool = False) -> tuple[str, str]:
-    """The difference and its interval in percent of the base's measured value, or ("", "") where that says nothing."""
+    """The difference and its interval in percent of the base's measured value, or ("", "") where that says nothing: of shares,
+    and of scores, whose zero is no absence of anything."""
     base, difference = finite(cell.base), finite(cell.difference)
-    if not base or difference is None or cell.unit == "share" or abs(difference) > 1e4 * abs(base):
+    if not base or difference is None or cell.unit in ("share", "score") or base < 0 or abs(difference) > 1e4 * base:
         return "", ""
     change, interval = 100 * difference / abs(base), _scaled(pair(cell.low, cell.high), 100 / abs(base))
     if interval and not all(math.isfinite(bound) for bound in interval):  # the base is next to nothing

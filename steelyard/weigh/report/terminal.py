@@ -152,6 +152,8 @@ def _column(column: Column, arms: list[str], cells: dict[tuple[Column, str], Cel
         visible(column.metric.replace("_", " ")), WIDEST, max_lines=2, placeholder="..."
     )
     below += [f"{visible(unit)} {better}"] + ["modelled" if all(modelled) else "partly modelled"] * any(modelled)
+    if counts := sorted({cell.n for cell in mine}):
+        below.append(f"n {counts[0]:,}" if len(counts) == 1 else f"n {counts[0]:,} to {counts[-1]:,}")
     for line in below:
         head.append("\n" + _clip(_say(line, plain), WIDEST, plain), style="dim")
     return [head, *(_entry(cells.get((column, arm)), column, place == 0, plain) for place, arm in enumerate(arms))]
