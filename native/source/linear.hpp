@@ -11,12 +11,14 @@ namespace {
 template <int T>
 inline void tile_float32(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
     const float* w = (const float*)m.group(group);
+    const float* rows[T];
+    for (int t = 0; t < T; t++) rows[t] = x.row(r + t);
     f32x16 even[T] = {}, odd[T] = {};
     for (int i = 0; i < x.padded; i += 2, w += 2 * GROUP) {
         const f32x16 a = load(w), b = load(w + GROUP);
         for (int t = 0; t < T; t++) {
-            even[t] = multiply_add(a, all(x.row(r + t)[i]), even[t]);
-            odd[t] = multiply_add(b, all(x.row(r + t)[i + 1]), odd[t]);
+            even[t] = multiply_add(a, all(rows[t][i]), even[t]);
+            odd[t] = multiply_add(b, all(rows[t][i + 1]), odd[t]);
         }
     }
     for (int t = 0; t < T; t++) out[t] = even[t] + odd[t];
@@ -25,12 +27,14 @@ inline void tile_float32(const Matrix& m, int group, const Rows& x, int r, f32x1
 template <int T>
 inline void tile_bfloat16(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
     const uint8_t* w = m.group(group);
+    const uint16_t* rows[T];
+    for (int t = 0; t < T; t++) rows[t] = x.narrow(r + t);
     f32x16 even[T] = {}, odd[T] = {};
     for (int i = 0; i < x.padded; i += 4, w += 128) {
         const u8x64 a = load_bytes(w), b = load_bytes(w + 64);
         for (int t = 0; t < T; t++) {
-            even[t] = dot2_bfloat16(even[t], a, x.narrow(r + t) + i);
-            odd[t] = dot2_bfloat16(odd[t], b, x.narrow(r + t) + i + 2);
+            even[t] = dot2_bfloat16(even[t], a, rows[t] + i);
+            odd[t] = dot2_bfloat16(odd[t], b, rows[t] + i + 2);
         }
     }
     for (int t = 0; t < T; t++) out[t] = even[t] + odd[t];
@@ -40,12 +44,15 @@ template <int T, int Digits>
 inline void tile_channel8(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
     const uint8_t* w = m.group(group);
     i32x16 sum[T][Digits];
+    const int8_t* digits[T][Digits];
+    for (int t = 0; t < T; t++)
+        for (int d = 0; d < Digits; d++) digits[t][d] = x.digit(r + t, d);
     for (int t = 0; t < T; t++)
         for (int d = 0; d < Digits; d++) sum[t][d] = i32x16{} - 128 * ((const int32_t*)x.row_sums.data)[2 * (r + t) + d];
     for (int i = 0; i < x.padded; i += 4, w += 64) {
         const u8x64 weights = load_bytes(w);
         for (int t = 0; t < T; t++)
-            for (int d = 0; d < Digits; d++) sum[t][d] = dot4<false>(sum[t][d], weights, x.digit(r + t, d) + i);
+            for (int d = 0; d < Digits; d++) sum[t][d] = dot4<false>(sum[t][d], weights, digits[t][d] + i);
     }
     const f32x16 scale = load((const float*)m.scale.data + group * GROUP);
     for (int t = 0; t < T; t++) {
@@ -62,10 +69,14 @@ inline f32x16 load_scales(const uint8_t* from) {
 }
 
 // Shares: scales in a block, 1 or 2.
-template <int T, int Bits, int Shares, bool Wide>
+template <int T, int Bits, int Shares, bool Wide, bool Minima>
 inline void tile_blocks(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
     constexpr int integers = GROUP * BLOCK * Bits / 8, row = (Wide ? 4 : 2) * GROUP, quads = BLOCK / 4 / Shares;
     const uint8_t* w = m.group(group);
+    const int8_t* bytes[T];
+    const int32_t* halves[T];
+    const float* steps[T];
+    for (int t = 0; t < T; t++) bytes[t] = x.eight(r + t), halves[t] = x.halves(r + t), steps[t] = x.scales(r + t);
     f32x16 y[T] = {};
     for (int b = 0; b < m.blocks; b++, w += m.block_bytes) {
         u8x64 q[BLOCK / 4];
@@ -82,19 +93,28 @@ inline void tile_blocks(const Matrix& m, int group, const Rows& x, int r, f32x16
         }
         for (int s = 0; s < Shares; s++) {
             const f32x16 scale = load_scales<Wide>(w + integers + row * s);
+            f32x16 minimum = {};
+            if (Minima) minimum = load_scales<Wide>(w + integers + row * (Shares + s));
             for (int t = 0; t < T; t++) {
-                const int32_t* halves = x.halves(r + t) + 2 * b;
-                const int32_t total = Shares == 2 ? halves[s] : halves[0] + halves[1];
-                const int8_t* bytes = x.eight(r + t) + b * BLOCK + s * quads * 4;
-                i32x16 sum = i32x16{} - m.zero * total;
-                for (int i = 0; i < quads; i++) sum = dot4<Bits == 4>(sum, q[s * quads + i], bytes + 4 * i);
-                const float step = x.scales(r + t)[b];
-                y[t] = multiply_add(to_float(sum), scale * step, y[t]);
-                if (m.minima) y[t] = multiply_add(load_scales<Wide>(w + integers + row * (Shares + s)), all(step * (float)total), y[t]);
+                const int32_t total = Shares == 2 ? halves[t][2 * b + s] : halves[t][2 * b] + halves[t][2 * b + 1];
+                const int8_t* part = bytes[t] + b * BLOCK + s * quads * 4;
+                i32x16 even = i32x16{} - m.zero * total, odd = {};
+                for (int i = 0; i < quads; i += 2) {
+                    even = dot4<Bits == 4>(even, q[s * quads + i], part + 4 * i);
+                    odd = dot4<Bits == 4>(odd, q[s * quads + i + 1], part + 4 * i + 4);
+                }
+                const float step = steps[t][b];
+                y[t] = multiply_add(to_float(even + odd), scale * step, y[t]);
+                if (Minima) y[t] = multiply_add(minimum, all(step * (float)total), y[t]);
             }
         }
     }
     for (int t = 0; t < T; t++) out[t] = y[t];
+}
+
+template <int T, int Bits, int Shares, bool Wide>
+inline void tile_blocks(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
+    m.minima ? tile_blocks<T, Bits, Shares, Wide, true>(m, group, x, r, out) : tile_blocks<T, Bits, Shares, Wide, false>(m, group, x, r, out);
 }
 
 template <int T>

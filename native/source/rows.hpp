@@ -38,28 +38,28 @@ struct Rows {
     }
 
   private:
+    // A row's floats are padded with zeros, so whole vectors are read and written throughout.
     void to_bf16(int r) {
         const float* x = row(r);
         uint16_t* out = (uint16_t*)bf16.data + (size_t)r * padded;
-        for (int i = 0; i < width; i++) out[i] = to_bfloat16(x[i]);
+        for (int i = 0; i < padded; i += LANES) store_bfloat16(out + i, load(x + i));
     }
 
     // x = byte * scale, scale = max|x| / 127 over 32 numbers; the sums of each 16 bytes serve offsets and minima.
     void to_blocks(int r) {
         const float* x = row(r);
         int8_t* out = (int8_t*)bytes.data + (size_t)r * padded;
+        float* scales = (float*)scale.data + (size_t)r * blocks;
+        int32_t* sum = (int32_t*)sums.data + (size_t)r * blocks * 2;
         for (int b = 0; b < blocks; b++) {
-            float most = 0;
-            for (int i = 0; i < BLOCK; i++) most = std::fmax(most, std::fabs(x[b * BLOCK + i]));
-            const float scale = most / 127, inverse = most > 0 ? 127 / most : 0;
-            int32_t sum[2] = {0, 0};
-            for (int i = 0; i < BLOCK; i++) {
-                const int8_t q = (int8_t)nearest(x[b * BLOCK + i] * inverse);
-                out[b * BLOCK + i] = q;
-                sum[i / 16] += q;
-            }
-            ((float*)this->scale.data)[(size_t)r * blocks + b] = scale;
-            std::memcpy((int32_t*)sums.data + ((size_t)r * blocks + b) * 2, sum, sizeof sum);
+            const f32x16 first = load(x + b * BLOCK), second = load(x + b * BLOCK + LANES);
+            const float most = largest_of(larger(absolute(first), absolute(second)));
+            const float inverse = most > 0 ? 127 / most : 0;
+            const i32x16 low = nearest(first * inverse), high = nearest(second * inverse);
+            store_bytes(out + b * BLOCK, low);
+            store_bytes(out + b * BLOCK + LANES, high);
+            scales[b] = most / 127;
+            sum[2 * b] = sum_of(low), sum[2 * b + 1] = sum_of(high);
         }
     }
 
@@ -67,28 +67,28 @@ struct Rows {
     void to_digits(int r, int digits) {
         const float* x = row(r);
         int8_t* out[2] = {(int8_t*)first.data + (size_t)r * padded, (int8_t*)second.data + (size_t)r * padded};
-        float most = 0;
-        for (int i = 0; i < width; i++) most = std::fmax(most, std::fabs(x[i]));
+        f32x16 largest = {};
+        for (int i = 0; i < padded; i += LANES) largest = larger(absolute(load(x + i)), largest);
         constexpr float least = 1.17549435e-38f;
-        const float coarse = std::fmax(most / 127, least), fine = std::fmax(coarse / 254, least);
-        int32_t sum[2] = {0, 0};
-        for (int i = 0; i < width; i++) {
-            const float q = nearest(x[i] / coarse);
-            out[0][i] = (int8_t)q;
-            sum[0] += (int32_t)q;
+        const float coarse = std::fmax(largest_of(largest) / 127, least), fine = std::fmax(coarse / 254, least);
+        i32x16 sum[2] = {};
+        for (int i = 0; i < padded; i += LANES) {
+            const i32x16 q = nearest(load(x + i) / coarse);
+            store_bytes(out[0] + i, q);
+            sum[0] = sum[0] + q;
             if (digits == 2) {
-                const float rest = std::fmin(std::fmax(nearest((x[i] - q * coarse) / fine), -127.0f), 127.0f);
-                out[1][i] = (int8_t)rest;
-                sum[1] += (int32_t)rest;
+                f32x16 rest = (load(x + i) - to_float(q) * coarse) / fine;
+                rest = rest < all(-127.0f) ? all(-127.0f) : rest > all(127.0f) ? all(127.0f) : rest;
+                const i32x16 finer = nearest(rest);
+                store_bytes(out[1] + i, finer);
+                sum[1] = sum[1] + finer;
             }
         }
         float* scales = (float*)row_scale.data + 2 * r;
         scales[0] = coarse, scales[1] = fine;
-        std::memcpy((int32_t*)row_sums.data + 2 * r, sum, sizeof sum);
+        int32_t* totals = (int32_t*)row_sums.data + 2 * r;
+        totals[0] = sum_of(sum[0]), totals[1] = sum_of(sum[1]);
     }
-
-    // Rounds halves to even, like PyTorch; not a number becomes 0, so that the conversion to a byte stays defined.
-    static float nearest(float x) { return x == x ? std::nearbyint(x) : 0.0f; }
 };
 
 }  // namespace

@@ -154,23 +154,62 @@ inline f32x16 dot2_bfloat16(f32x16 sum, u8x64 weights, const uint16_t* x) {
 #endif
 }
 
+// The halves of a vector side by side, then the halves of those, ...: lane 0 ends with all sixteen joined in one fixed order.
+#define SY_FOLD(x, join)                                                                                              \
+    x = join(x, __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));                  \
+    x = join(x, __builtin_shufflevector(x, x, 4, 5, 6, 7, 0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3));                        \
+    x = join(x, __builtin_shufflevector(x, x, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3, 0, 1));                        \
+    x = join(x, __builtin_shufflevector(x, x, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0))
+
+template <class V>
+inline V sum_of_two(V a, V b) { return a + b; }
+
+inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+
 inline float sum_of(f32x16 x) {
-    float parts[LANES];
-    store(parts, x);
-    for (int width = LANES / 2; width > 0; width /= 2)
-        for (int i = 0; i < width; i++) parts[i] += parts[i + width];
-    return parts[0];
+    SY_FOLD(x, sum_of_two);
+    return x[0];
+}
+
+inline int32_t sum_of(i32x16 x) {
+    SY_FOLD(x, sum_of_two);
+    return x[0];
 }
 
 inline float largest_of(f32x16 x) {
-    float parts[LANES], most;
-    store(parts, x);
-    most = parts[0];
-    for (int i = 1; i < LANES; i++) most = parts[i] > most ? parts[i] : most;
-    return most;
+    SY_FOLD(x, larger);
+    return x[0];
 }
 
-inline f32x16 larger(f32x16 a, f32x16 b) { return a > b ? a : b; }
+#undef SY_FOLD
+
+inline f32x16 absolute(f32x16 x) { return (f32x16)((i32x16)x & 0x7fffffff); }
+
+// Rounded to the nearest whole number, halves to even, for |x| below 2^22; not a number becomes 0.
+inline i32x16 nearest(f32x16 x) {
+    const f32x16 rounded = (x + 12582912.0f) - 12582912.0f;
+    return __builtin_convertvector(rounded == rounded ? rounded : f32x16{}, i32x16);
+}
+
+typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef uint16_t u16x16 __attribute__((vector_size(32)));
+
+inline void store_bytes(int8_t* to, i32x16 x) {
+    const i8x16 bytes = __builtin_convertvector(x, i8x16);
+    std::memcpy(to, &bytes, sizeof bytes);
+}
+
+inline void store_bfloat16(uint16_t* to, f32x16 x) {
+#if defined(__AVX512BF16__)
+    const __m256bh narrow = _mm512_cvtneps_pbh((__m512)x);
+    std::memcpy(to, &narrow, sizeof narrow);
+#else
+    typedef uint32_t u32x16 __attribute__((vector_size(64)));
+    const u32x16 bits = (u32x16)x, rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const u16x16 narrow = __builtin_convertvector(x == x ? rounded : (bits >> 16 | 64), u16x16);
+    std::memcpy(to, &narrow, sizeof narrow);
+#endif
+}
 
 // e^x within two units in the last place, 0 below -87, from 2^n and a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2].
 inline f32x16 exponential(f32x16 x) {
