@@ -7,6 +7,7 @@ sequence that has read its prompt. A sequence that ends frees its slot at once a
 from __future__ import annotations
 
 import collections
+import itertools
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -141,16 +142,19 @@ class Scheduler:
         return min(sequence.read_until, (sequence.cached // grid + 1) * grid) - sequence.cached
 
     def _alike(self, unread: list[Sequence], budget: int) -> list[Sequence]:
-        """The first sequence in line and others whose next piece is about as long, so that reading them together pads little.
-        Fused steps skip padding, so there any pieces will do."""
-        first, share = self._chunk(unread[0]), 0.0 if self.fused else ALIKE
-        near = [sequence for sequence in unread if share * first <= self._chunk(sequence) and share * self._chunk(sequence) <= first]
-        widest = round_up(max(self._chunk(sequence) for sequence in near), self.tile)
-        near = near[: max(1, budget // widest)]
+        """The first sequence in line and others to read with it within the budget: where padding is computed, only those whose next
+        piece is about as long."""
+        first = self._chunk(unread[0])
+        if self.fused:
+            totals = itertools.accumulate(map(self._chunk, unread))
+            near = [sequence for sequence, total in zip(unread, totals, strict=True) if total <= max(budget, first)]
+        else:
+            near = [sequence for sequence in unread if ALIKE * first <= self._chunk(sequence) <= first / ALIKE]
+            near = near[: max(1, budget // round_up(max(map(self._chunk, near)), self.tile))]
         return sorted(near, key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
 
     def _read_together(self, sequences: list[Sequence]) -> int:
-        """Reads the next piece of each sequence in one pass and returns the tokens computed."""
+        """Reads the next piece of each sequence in one pass and returns how many tokens that computed."""
         starts, counts = [s.cached for s in sequences], [self._chunk(s) for s in sequences]
         ids = torch.zeros(len(sequences), round_up(max(counts), self.tile), dtype=torch.int64)
         for row, (sequence, start, count) in enumerate(zip(sequences, starts, counts, strict=True)):
@@ -169,7 +173,7 @@ class Scheduler:
             logits = self._head(hidden[rows, [counts[row] - 1 for row in rows]])
             for place, (_, sequence) in enumerate(begun):
                 self._attempt(sequence, sequence.accept, logits[place : place + 1], [])
-        return ids.numel()
+        return sum(counts) if self.fused else ids.numel()
 
     def _decode(self) -> None:
         sequences = [s for s in self.running if isinstance(s, Generation) and not s.finished and s.generated and self._ready(s)]
