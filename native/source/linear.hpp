@@ -8,6 +8,16 @@
 namespace steelyard {
 namespace {
 
+constexpr int AHEAD = 4096;  // bytes between the weights that are multiplied and those that are asked for
+
+// Asks memory for the weights of a little later: with few rows a product waits for nothing else, and the processor's own looking
+// ahead stops at every 4 KiB.
+template <int T>
+inline void ask_ahead(const uint8_t* weights, int bytes) {
+    if (T > 8) return;
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch(weights + AHEAD + i);
+}
+
 template <int T>
 inline void tile_float32(const Matrix& m, int group, const Rows& x, int r, f32x16* out) {
     const float* w = (const float*)m.group(group);
@@ -15,6 +25,7 @@ inline void tile_float32(const Matrix& m, int group, const Rows& x, int r, f32x1
     for (int t = 0; t < T; t++) rows[t] = x.row(r + t);
     f32x16 even[T] = {}, odd[T] = {};
     for (int i = 0; i < x.padded; i += 2, w += 2 * GROUP) {
+        ask_ahead<T>((const uint8_t*)w, 128);
         const f32x16 a = load(w), b = load(w + GROUP);
         for (int t = 0; t < T; t++) {
             even[t] = multiply_add(a, all(rows[t][i]), even[t]);
@@ -31,6 +42,7 @@ inline void tile_bfloat16(const Matrix& m, int group, const Rows& x, int r, f32x
     for (int t = 0; t < T; t++) rows[t] = x.narrow(r + t);
     f32x16 even[T] = {}, odd[T] = {};
     for (int i = 0; i < x.padded; i += 4, w += 128) {
+        ask_ahead<T>(w, 128);
         const u8x64 a = load_bytes(w), b = load_bytes(w + 64);
         for (int t = 0; t < T; t++) {
             even[t] = dot2_bfloat16(even[t], a, rows[t] + i);
@@ -50,6 +62,7 @@ inline void tile_channel8(const Matrix& m, int group, const Rows& x, int r, f32x
     for (int t = 0; t < T; t++)
         for (int d = 0; d < Digits; d++) sum[t][d] = i32x16{} - 128 * ((const int32_t*)x.row_sums.data)[2 * (r + t) + d];
     for (int i = 0; i < x.padded; i += 4, w += 64) {
+        ask_ahead<T>(w, 64);
         const u8x64 weights = load_bytes(w);
         for (int t = 0; t < T; t++)
             for (int d = 0; d < Digits; d++) sum[t][d] = dot4<false>(sum[t][d], weights, digits[t][d] + i);
@@ -79,6 +92,7 @@ inline void tile_blocks(const Matrix& m, int group, const Rows& x, int r, f32x16
     for (int t = 0; t < T; t++) bytes[t] = x.eight(r + t), halves[t] = x.halves(r + t), steps[t] = x.scales(r + t);
     f32x16 y[T] = {};
     for (int b = 0; b < m.blocks; b++, w += m.block_bytes) {
+        ask_ahead<T>(w, integers + row * Shares * (Minima ? 2 : 1));
         u8x64 q[BLOCK / 4];
         for (int i = 0; i < BLOCK / 4; i++) {
             if (Bits == 4) {
@@ -98,7 +112,8 @@ inline void tile_blocks(const Matrix& m, int group, const Rows& x, int r, f32x16
             for (int t = 0; t < T; t++) {
                 const int32_t total = Shares == 2 ? halves[t][2 * b + s] : halves[t][2 * b] + halves[t][2 * b + 1];
                 const int8_t* part = bytes[t] + b * BLOCK + s * quads * 4;
-                i32x16 even = i32x16{} - m.zero * total, odd = {};
+                i32x16 even = {}, odd = {};
+                if (!Minima) even = even - m.zero * total;  // whoever has minima has no zero but 0
                 for (int i = 0; i < quads; i += 2) {
                     even = dot4<Bits == 4>(even, q[s * quads + i], part + 4 * i);
                     odd = dot4<Bits == 4>(odd, q[s * quads + i + 1], part + 4 * i + 4);

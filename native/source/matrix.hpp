@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
+#include <mutex>
 #include <new>
 #include <utility>
 
@@ -27,22 +29,16 @@ constexpr int ALIGN = 64;
 
 enum class Kind : int32_t { float32 = 0, bfloat16 = 1, channel8 = 2, blocks = 3 };
 
-// Memory at a cache line's start, in huge pages where the system has them: weights are read from front to back at every step.
+// Memory at a cache line's start, zeroed by whoever needs it so.
 struct Bytes {
     uint8_t* data = nullptr;
     size_t size = 0;
 
-    explicit Bytes(size_t wanted = 0) {
-        constexpr size_t huge = 2u << 20;
-        const size_t align = wanted >= huge ? huge : ALIGN;
-        size = (wanted + ALIGN - 1) / ALIGN * ALIGN;
+    explicit Bytes(size_t wanted = 0) : size((wanted + ALIGN - 1) / ALIGN * ALIGN) {
         if (size == 0) return;
         void* place = nullptr;
-        if (posix_memalign(&place, align, size) != 0) throw std::bad_alloc();
+        if (posix_memalign(&place, ALIGN, size) != 0) throw std::bad_alloc();
         data = (uint8_t*)place;
-#if defined(__linux__)
-        if (size >= huge) madvise(data, size, MADV_HUGEPAGE);
-#endif
     }
     ~Bytes() { std::free(data); }
     Bytes(Bytes&& other) noexcept : data(other.data), size(other.size) { other.data = nullptr, other.size = 0; }
@@ -53,6 +49,44 @@ struct Bytes {
     }
     Bytes(const Bytes&) = delete;
     Bytes& operator=(const Bytes&) = delete;
+};
+
+// Weights, which are read from front to back at every step: one after the other in large areas of huge pages where the system has
+// them, since each small page would cost a look into its tables. An area goes when the last weights in it do.
+struct Weights {
+    uint8_t* data = nullptr;
+    size_t size = 0;
+
+    explicit Weights(size_t wanted = 0) : size((wanted + ALIGN - 1) / ALIGN * ALIGN) {
+        if (size == 0) return;
+        static std::mutex mutex;
+        static std::weak_ptr<Area> open;
+        std::lock_guard<std::mutex> lock(mutex);
+        area_ = open.lock();
+        if (area_ == nullptr || area_->used + size > area_->size) open = area_ = std::make_shared<Area>(size);
+        data = area_->start + area_->used;
+        area_->used += size;
+    }
+
+  private:
+    struct Area {
+        static constexpr size_t huge = 2u << 20, usual = 16 * huge;
+        uint8_t* start;
+        size_t size, used = 0;
+
+        explicit Area(size_t least) : size(least > usual ? (least + huge - 1) / huge * huge : usual) {
+            void* place = nullptr;
+            if (posix_memalign(&place, huge, size) != 0) throw std::bad_alloc();
+            start = (uint8_t*)place;
+#if defined(__linux__)
+            madvise(start, size, MADV_HUGEPAGE);
+#endif
+        }
+        ~Area() { std::free(start); }
+        Area(const Area&) = delete;
+        Area& operator=(const Area&) = delete;
+    };
+    std::shared_ptr<Area> area_;
 };
 
 struct Matrix {
@@ -67,7 +101,7 @@ struct Matrix {
     int digits = 1;           // channel8: activations in 8 bits, or twice 8
     size_t block_bytes = 0;   // blocks: of a group
     size_t group_bytes = 0;
-    Bytes data;
+    Weights data;
     Bytes scale;              // channel8: float32 [groups * 16]
     Bytes bias;               // float32 [groups * 16], or empty
 
@@ -87,7 +121,7 @@ struct Matrix {
     }
 
     void allocate() {
-        data = Bytes(group_bytes * groups);
+        data = Weights(group_bytes * groups);
         std::memset(data.data, 0, data.size);
     }
 };

@@ -147,7 +147,7 @@ def matrix_blocks(
         scales: float16 or float32 [outputs, inputs / 32] or [outputs, inputs / 16].
         minima: of the same shape and type, or None.
         bits: 4 or 8.
-        zero: the integer that stands for 0.
+        zero: the integer that stands for 0; where there are minima it is 0.
         bias: float [outputs], or None.
     """
     integers, scales = integers.detach().contiguous(), scales.detach().contiguous()
@@ -157,7 +157,7 @@ def matrix_blocks(
     fits = (
         integers.dtype == torch.uint8 and inputs % BLOCK == 0 and per_scale in (16, 32) and scales.shape == (outputs, inputs // per_scale)
     )
-    same = minima is None or (minima.shape == scales.shape and minima.dtype == scales.dtype)
+    same = minima is None or (minima.shape == scales.shape and minima.dtype == scales.dtype and zero == 0)
     if not fits or not same or bits not in (4, 8) or scales.dtype not in (torch.float16, torch.float32):
         raise ValueError(f"{integers.dtype} of shape {tuple(integers.shape)} in {bits} bits with scales {tuple(scales.shape)}")
     address = routines.library.sy_matrix_blocks(

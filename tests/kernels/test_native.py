@@ -82,13 +82,14 @@ def eight_bits(x: Tensor) -> Tensor:
     st.integers(1, 5),
     rows,
     seeds,
-    st.sampled_from([(4, 8), (4, 0), (8, 128), (8, 32), (8, 16)]),
+    st.sampled_from([(4, 8), (4, 0), (8, 128), (8, 32), (8, 0)]),
     st.sampled_from([16, 32]),
     st.sampled_from([torch.float16, torch.float32]),
     st.booleans(),
 )
 def test_products_of_blocks_equal_the_equation(pools, name, outputs, blocks, rows, seed, kind, per_scale, dtype, with_minima):
     (bits, zero), draw = kind, torch.Generator().manual_seed(seed)
+    with_minima = with_minima and zero == 0
     inputs = blocks * native.BLOCK
     most = 16 if bits == 4 else 256 if zero == 128 else 64
     integers = torch.randint(0, most, (outputs, inputs), generator=draw, dtype=torch.uint8)
