@@ -89,19 +89,23 @@ def filtered(logits: Tensor, settings: AnswerSettings) -> Tensor:
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Keeps the smallest set of likeliest tokens whose share reaches `top_p` (arXiv:1904.09751).
+    """Keeps the smallest set of likeliest tokens whose share reaches `top_p` (arXiv:1904.09751)."""
+    return torch.where(probabilities >= cutoff(probabilities, probabilities, top_p), probabilities, 0.0)
 
-    The candidates are looked for among a growing number of the likeliest tokens: a full sort is rarely needed.
+
+def cutoff(ranks: Tensor, probabilities: Tensor, share: float) -> Tensor:
+    """The least rank of the smallest set of highest-ranked tokens whose probabilities reach a share of their sum.
+
+    The candidates are looked for among a growing number of the highest ranks: a full sort is rarely needed.
     """
     total, count = float(probabilities.sum()), 64
     while True:
         count = min(count, probabilities.numel())
-        top = torch.topk(probabilities, count).values
-        share = top.cumsum(0)
-        if float(share[-1]) >= top_p * total or count == probabilities.numel():
-            reached = int((share < top_p * total).sum())
-            least = top[min(reached, count - 1)]
-            return torch.where(probabilities >= least, probabilities, 0.0)
+        top = torch.topk(ranks, count)
+        shares = probabilities[top.indices].cumsum(0)
+        if float(shares[-1]) >= share * total or count == probabilities.numel():
+            reached = int((shares < share * total).sum())
+            return top.values[min(reached, count - 1)]
         count *= 8
 
 

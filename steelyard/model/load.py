@@ -131,6 +131,32 @@ def read_tokenizer(path: Path) -> Tokenizer | None:
     return Tokenizer.from_directory(path) if any((path / file).exists() for file in TOKENIZER_FILES) else None
 
 
+def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
+    """A model's tokenizer without the model.
+
+    Args:
+        name_or_path: what `load` opens, a folder that holds a tokenizer's files and nothing else, or one of these files.
+
+    Raises:
+        ModelFileError: there is none, or its files cannot be trusted or understood.
+    """
+    file = Path(name_or_path)
+    path = file.parent if file.name in TOKENIZER_FILES and file.is_file() else locate(str(name_or_path))
+    if path.is_file():
+        source = GgufFile(path)
+        try:
+            return Tokenizer.from_gguf(source.metadata)
+        finally:
+            source.close()
+    if (tokenizer := read_tokenizer(path)) is None:
+        raise ModelFileError(
+            "no tokenizer is here",
+            where=str(path),
+            do=f"Name the model it belongs to, or a folder with {' or '.join(TOKENIZER_FILES[:2])}.",
+        )
+    return tokenizer
+
+
 def check_frame(tokenizer: Tokenizer | None, rows: int, where: str) -> None:
     """Refuses a tokenizer that puts a token without a row before or after every text: it belongs to another model.
 

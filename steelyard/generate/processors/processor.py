@@ -1,7 +1,8 @@
 """Processors: what shapes logits between the model and the draw.
 
 A processor starts one session per request; the session sees logits and its own sequence. Order is fixed by class, not by the
-order of levers: constraints first (what may be said at all), then penalties, then everything else.
+order of levers: constraints first (what may be said at all), then penalties, then whatever else shapes the distribution, in the
+order of the levers, and last what marks the text: it must not change what the others take for the model's own view.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings
 
-CONSTRAINT, PENALTY, SHAPE = 0, 1, 2
+CONSTRAINT, PENALTY, SHAPE, MARK = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Session(Protocol):
 
 
 class Processor(Protocol):
-    """Starts sessions. `order` is one of CONSTRAINT, PENALTY, SHAPE."""
+    """Starts sessions. `order` is one of CONSTRAINT, PENALTY, SHAPE, MARK."""
 
     order: int
 
