@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
-from steelyard.generate.processors.processor import Processor, Session, View
+from steelyard.generate.processors.processor import CheckingSession, Processor, Session, View
 from steelyard.generate.sampling import confidence, draw
 from steelyard.generate.spec import Speculation, SpeculationSession
 from steelyard.kernels.native import Pool
@@ -132,6 +132,7 @@ class Generation(Sequence):
         self.most = min(settings.max_tokens, limit - len(prompt))
         self.stream = TextStream(decoder, settings.stop)
         self.generated: list[int] = []
+        self.shown: list[str] = []
         self.sessions: list[Session] = []
         self.guesses: SpeculationSession | None = None
         self.pool: Pool | None = None
@@ -194,8 +195,7 @@ class Generation(Sequence):
             if views:
                 view = views[index]
                 self.on_event(Token(token, text, view.logprob, view.entropy, drawn[index], view.alternatives))
-            if text:
-                self.on_event(Text(text))
+            self._show(text)
             if stopped:
                 # Tokens drawn after the one that completed the stop string never happened.
                 del self.generated[len(self.generated) - (len(shown) - index - 1) :]
@@ -205,12 +205,20 @@ class Generation(Sequence):
         elif len(self.generated) >= self.most:
             self._finish("length")
 
+    def _show(self, text: str) -> None:
+        if text:
+            self.shown.append(text)
+            self.on_event(Text(text))
+
     def _finish(self, reason) -> None:
         if reason != "cancelled":
             text, stopped = self.stream.flush()
-            if text:
-                self.on_event(Text(text))
+            self._show(text)
             reason = "stop" if stopped else reason
+        if reason == "stop":
+            for session in self.sessions:
+                if isinstance(session, CheckingSession):
+                    session.finish("".join(self.shown))
         self.finished = True
         self.timing.finished = time.perf_counter()
         self.on_event(Usage(len(self.prompt), len(self.generated), verified=self.passes))

@@ -5,5 +5,17 @@ make accept                          all of them, one after the other
 pytest tests/acceptance              reduced forms of all of them, a few seconds each (that is what CI runs)
 """
 
-NAMES = ("prompt_lookup", "quantize", "sft", "prompt", "retrieve", "planted_defect", "error_rate", "open_formats", "typical", "watermark")
+NAMES = (
+    "prompt_lookup",
+    "quantize",
+    "sft",
+    "prompt",
+    "retrieve",
+    "planted_defect",
+    "error_rate",
+    "open_formats",
+    "constraint",
+    "typical",
+    "watermark",
+)
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

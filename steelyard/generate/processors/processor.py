@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -42,6 +42,15 @@ class Session(Protocol):
 
     def rewind(self, count: int) -> None:
         """The last `count` tokens did not happen."""
+        ...
+
+
+@runtime_checkable
+class CheckingSession(Session, Protocol):
+    """A session that also looks at the whole answer. One that `max_tokens` or a cancellation cuts off is not shown to it."""
+
+    def finish(self, text: str) -> None:
+        """The answer has ended by its end token or a stop string. What this raises fails the request."""
         ...
 
 
