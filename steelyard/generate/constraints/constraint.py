@@ -6,7 +6,8 @@ Masks come from llguidance (https://github.com/guidance-ai/llguidance), which wa
 with a derivative-based lexer; the idea of masking by grammar: arXiv:2307.09702, measured in arXiv:2501.10868.
 Where a schema is given, objects come with their keys in the schema's order, and the finished answer is checked once more with
 `jsonschema`. An answer that `max_tokens` cuts off is no match yet: its reason is `length`.
-Cost: a mask per token, about 0.1 ms at 49,000 tokens beside a decoding step of several.
+Cost: a mask per token: 0.3 ms of one core at 49,000 tokens, measured amid decoding steps of 13 ms (0.06 ms where nothing else empties
+the caches).
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Constraint(Lever):
     )
     equation: ClassVar[str] = "logit_t = -inf unless some continuation of text + t matches; end token allowed iff text matches"
     paper: ClassVar[str] = "arXiv:2307.09702; masks by https://github.com/guidance-ai/llguidance; measured in arXiv:2501.10868"
-    cost: ClassVar[str] = "A mask per token (about 0.1 ms on one core at 49,000 tokens), tens of milliseconds once for each new form."
+    cost: ClassVar[str] = "A mask per token (0.3 ms of one core at 49,000 tokens, amid decoding steps of 13 ms), tens of milliseconds once for each form."
     main: ClassVar[str] = "json_schema"
     needs: ClassVar[frozenset[str]] = frozenset({"weights"})
     conflicts: ClassVar[frozenset[str]] = frozenset({"constraint"})
