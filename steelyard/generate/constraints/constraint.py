@@ -47,7 +47,9 @@ class Constraint(Lever):
     )
     equation: ClassVar[str] = "logit_t = -inf unless some continuation of text + t matches; end token allowed iff text matches"
     paper: ClassVar[str] = "arXiv:2307.09702; masks by https://github.com/guidance-ai/llguidance; measured in arXiv:2501.10868"
-    cost: ClassVar[str] = "A mask per token (0.3 ms of one core at 49,000 tokens, amid decoding steps of 13 ms), tens of milliseconds once for each form."
+    cost: ClassVar[str] = (
+        "A mask per token (0.3 ms of one core at 49,000 tokens, amid decoding steps of 13 ms), tens of milliseconds once for each form."
+    )
     main: ClassVar[str] = "json_schema"
     needs: ClassVar[frozenset[str]] = frozenset({"weights"})
     conflicts: ClassVar[frozenset[str]] = frozenset({"constraint"})
