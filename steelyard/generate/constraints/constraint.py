@@ -55,7 +55,7 @@ class Constraint(Lever):
     conflicts: ClassVar[frozenset[str]] = frozenset({"constraint"})
     identity: ClassVar[dict] = {"json_schema": None, "regex": None, "grammar": None}
     maturity: ClassVar = "experimental"
-    evidence: ClassVar = "not shown"
+    evidence: ClassVar = "real model"
     per_request: ClassVar[bool] = True
 
     json_schema: dict | Path | None = Field(None, description="the schema itself, or the path of a JSON file with it")

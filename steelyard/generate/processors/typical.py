@@ -47,7 +47,7 @@ class Typical(Lever):
     needs: ClassVar[frozenset[str]] = frozenset({"weights"})
     identity: ClassVar[dict] = {"mass": 1.0}
     maturity: ClassVar = "stable"
-    evidence: ClassVar = "mechanism"
+    evidence: ClassVar = "real model"
     per_request: ClassVar[bool] = False
 
     mass: float = Field(

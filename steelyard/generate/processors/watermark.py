@@ -58,7 +58,7 @@ class Watermark(Lever):
     conflicts: ClassVar[frozenset[str]] = frozenset({"watermark"})
     identity: ClassVar[dict] = {"delta": 0.0}
     maturity: ClassVar = "stable"
-    evidence: ClassVar = "mechanism"
+    evidence: ClassVar = "real model"
     per_request: ClassVar[bool] = False
 
     delta: float = Field(2.0, ge=0, le=100, allow_inf_nan=False, description="what green logits are raised by, in nats; 0 turns it off")
