@@ -129,8 +129,8 @@ def lack(trunk: Trunk, state: State) -> str | None:
             return f"attention like {mixer.plan}"
         if channel.plan.activation not in native.ACTIVATIONS:
             return f"the nonlinearity {channel.plan.activation}"
-        if _sizes(block) != _sizes(blocks[0]):
-            return "blocks of unlike sizes"
+        if _sizes(block) != _sizes(blocks[0]) or _epsilons(block) != {trunk.norm.plan.epsilon}:  # type: ignore[union-attr]
+            return "blocks of unlike sizes, or norms of unlike epsilons"
         cache = state[f"{block.name}.mixer"]
         if not all(isinstance(store, DenseStore) and store.data.dtype == torch.float32 for store in (cache.keys, cache.values)):
             return "a cache that is not plain float32"
@@ -146,13 +146,13 @@ def _plain_norm(norm: object) -> bool:
 
 def _sizes(block: Any) -> tuple:
     plan, rotary = block.mixer.plan, block.mixer.plan.rotary
-    norms = [block.mixer_norm, block.channel_norm, block.mixer_after, block.channel_after]
-    return (
-        *(plan.heads, plan.key_value_heads, plan.head_width, plan.query_key_norm, rotary and rotary.dimensions),
-        *(block.channel.plan.hidden, block.channel.plan.activation),
-        {norm.plan.epsilon for norm in norms if norm is not None} == {block.mixer_norm.plan.epsilon},
-        block.mixer_norm.plan.epsilon,
-    )
+    attention = (plan.heads, plan.key_value_heads, plan.head_width, plan.query_key_norm, plan.norm.epsilon, rotary and rotary.dimensions)
+    return (*attention, block.channel.plan.hidden, block.channel.plan.activation)
+
+
+def _epsilons(block: Any) -> set[float]:
+    norms = (block.mixer_norm, block.channel_norm, block.mixer_after, block.channel_after)
+    return {norm.plan.epsilon for norm in norms if norm is not None}
 
 
 assert ctypes.sizeof(native.LayerFields) == 15 * 8 + 4 * 4  # as native/source/api.hpp lays it out

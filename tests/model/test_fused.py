@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -123,5 +125,8 @@ def test_steps_it_cannot_do_go_the_trunks_own_way(tmp_path):
 def test_what_the_routines_lack_is_named(tmp_path):
     narrow = trunk_of("Llama", GROUPED, tmp_path)  # heads of 8 numbers
     assert "attention" in str(lack(narrow, narrow.new_state(1, 8, Dense())))
+    mixed: Any = twin(trunk_of(*LLAMA, tmp_path / "mixed"))[0]
+    mixed.blocks[1].channel_norm.plan = dataclasses.replace(mixed.blocks[1].channel_norm.plan, epsilon=0.5)
+    assert "epsilons" in str(lack(mixed, mixed.new_state(1, 8, Dense())))
     gpt2 = trunk_of("GPT2", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}, tmp_path / "gpt2")
     assert "norm" in str(lack(gpt2, gpt2.new_state(1, 8, Dense())))
