@@ -33,6 +33,7 @@ from steelyard.model.linears.blocks import unpack_blocks
 from steelyard.model.linears.native import go_native
 from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
+from steelyard.model.trunk import Trunk
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Engine:
             torch.set_num_threads(spec.threads)
         self.spec, self.model = spec, model
         self.context = min(spec.context or model.context_length, model.context_length)
+        _check_companions(spec, self.context)
         try:
             self.scheduler = apart(lambda: self._scheduler(spec))
         except MemoryError:
@@ -120,16 +122,10 @@ class Engine:
         _open.add(self)
 
     def _scheduler(self, spec: EngineSpec) -> Scheduler:
-        trunk = spec.model.trunk.with_weights(spec.weight_type)
-        if spec.dtype:
-            unpack_blocks(trunk, spec.weight_type)
-        if trunk.device.type == "cuda":
-            trunk.inputs.stream = spec.weight_type
-        if (routines := spec.routines) is not None:
-            go_native(trunk, native.Pool(routines, spec.threads or torch.get_num_threads()))
-        if spec.kernels != "reference":
-            pack(trunk)
-        return Scheduler(trunk, replace(spec, processors=(Penalties(), *spec.processors)), self.context)
+        pool = native.Pool(spec.routines, spec.threads or torch.get_num_threads()) if spec.routines else None
+        trunk = _prepared(spec, pool)
+        companions = {name: _prepared(replace(spec, model=model), pool) for name, model in spec.companions.items()}
+        return Scheduler(trunk, replace(spec, processors=(Penalties(), *spec.processors)), self.context, companions)
 
     # What it is
 
@@ -365,6 +361,36 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _prepared(spec: EngineSpec, pool: native.Pool | None) -> Trunk:
+    """The spec's trunk, its weights as this engine multiplies them: in the pool's threads where there is one."""
+    trunk = spec.model.trunk.with_weights(spec.weight_type)
+    if spec.dtype:
+        unpack_blocks(trunk, spec.weight_type)
+    if trunk.device.type == "cuda":
+        trunk.inputs.stream = spec.weight_type
+    if pool is not None:
+        go_native(trunk, pool)
+    if spec.kernels != "reference":
+        pack(trunk)
+    return trunk
+
+
+def _check_companions(spec: EngineSpec, context: int) -> None:
+    """Companions read the very tokens of the answering model."""
+    for name, model in spec.companions.items():
+        where = f"companion {name} ({model.name})"
+        if model.tokenizer is None or "lm" not in model.trunk.heads:
+            raise UnsupportedError(f"{model.name} cannot generate text", where=where, do="Use a language model.")
+        if model.tokenizer.fingerprint != spec.model.tokenizer.fingerprint:  # type: ignore[union-attr]
+            raise UnsupportedError(f"its tokenizer differs from {spec.model.name}'s", where=where, do="Use a model of the same tokenizer.")
+        if model.trunk.plan.inputs.vocabulary != spec.model.trunk.plan.inputs.vocabulary:
+            raise UnsupportedError(f"its table of tokens is not as long as {spec.model.name}'s", where=where)
+        if model.context_length < context:
+            raise ContextLengthError(
+                f"it holds {model.context_length} tokens, this engine's slots {context}", where=where, do="Lower the engine's `context`."
+            )
 
 
 @atexit.register

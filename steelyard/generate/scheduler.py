@@ -9,19 +9,16 @@ from __future__ import annotations
 import collections
 import itertools
 import logging
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, Literal
 
 from steelyard.core.errors import SteelyardError
-from steelyard.generate.invariance import row_tile
+from steelyard.generate.host import Host, Pass, Piece, Place, round_up
 from steelyard.generate.sequences import Generation, Scoring, Sequence
 from steelyard.generate.spec import EngineSpec
-from steelyard.model.fused import fused
-from steelyard.model.state import Dense, State
-from steelyard.model.step import DETERMINISTIC_EXTENT, Step
+from steelyard.model.sites import SiteProgram
+from steelyard.model.step import DETERMINISTIC_EXTENT
 from steelyard.model.trunk import Trunk
 
 logger = logging.getLogger(__name__)
@@ -33,21 +30,25 @@ ALIKE = 0.7
 
 
 class Scheduler:
-    """Runs sequences on one trunk. Not thread-safe: the engine's thread owns it."""
+    """Runs sequences on one trunk and on those of its companions. Not thread-safe: the engine's thread owns it."""
 
-    def __init__(self, trunk: Trunk, spec: EngineSpec, context: int):
+    def __init__(self, trunk: Trunk, spec: EngineSpec, context: int, companions: Mapping[str, Trunk] | None = None):
         self.trunk, self.spec, self.context = trunk, spec, context
-        self.tile = row_tile(trunk) if spec.deterministic else 1
-        slots = round_up(spec.slots, self.tile)
-        storage = Dense(torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype, trunk.device)
-        # Whole stretches, so that a slot's length changes no row's stretch of keys.
-        self.capacity = round_up(context, DETERMINISTIC_EXTENT) if spec.deterministic else context
-        self.state = trunk.new_state(slots, self.capacity, storage)
-        self.fused = fused(trunk, self.state)
+        self.host = Host(trunk, spec, context)
+        alone = replace(spec, readouts=(), program=None)
+        self.companions = {name: Host(companion, alone, context) for name, companion in (companions or {}).items()}
+        self.beside = {name: self.companions[name] for readout in spec.readouts for name in sorted(readout.beside)}
+        sites = frozenset(site for readout in spec.readouts for site in readout.sites)
+        self.program = replace(spec.program or SiteProgram(), read=sites) if spec.program or sites else None
         self.free = list(range(spec.slots))
         self.held: dict[int, list[int]] = {}  # what a free slot still holds
         self.waiting: collections.deque[Sequence] = collections.deque()
         self.running: list[Sequence] = []
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The answering model's host, then its companions'."""
+        return [self.host, *self.companions.values()]
 
     @property
     def busy(self) -> bool:
@@ -80,7 +81,8 @@ class Scheduler:
 
     def forget(self) -> None:
         """Gives back the memory of all slots. Nothing runs after this."""
-        self.state, self.fused = State({}, 0, 0), None
+        for host in self.hosts:
+            host.forget()
         self.free, self.held = [], {}
 
     @staticmethod
@@ -110,14 +112,17 @@ class Scheduler:
             # The last token is always read again: its hidden state is needed.
             reuse = min(shared[slot], sequence.read_until - 1, self._reusable(sequence))
             self.held.pop(slot, None)
-            self.state.rewind(slot, reuse)
+            self._rewind(slot, reuse)
             sequence.slot, sequence.cached = slot, reuse
             self.running.append(sequence)
             if isinstance(sequence, Generation):
                 sequence.reused = reuse
-                self._attempt(
-                    sequence, sequence.begin, self.spec.processors, self.spec.speculation, self.fused.pool if self.fused else None
-                )
+                pool = self.host.fused.pool if self.host.fused else None
+                self._attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation, pool)
+
+    def _rewind(self, slot: int, position: int) -> None:
+        for host in self.hosts:
+            host.rewind(slot, position)
 
     @staticmethod
     def _reusable(sequence: Sequence) -> int:
@@ -145,35 +150,34 @@ class Scheduler:
         """The first sequence in line and others to read with it within the budget: where padding is computed, only those whose next
         piece is about as long."""
         first = self._chunk(unread[0])
-        if self.fused:
+        if not self.host.padded:
             totals = itertools.accumulate(map(self._chunk, unread))
             near = [sequence for sequence, total in zip(unread, totals, strict=True) if total <= max(budget, first)]
         else:
             near = [sequence for sequence in unread if ALIKE * first <= self._chunk(sequence) <= first / ALIKE]
-            near = near[: max(1, budget // round_up(max(map(self._chunk, near)), self.tile))]
+            near = near[: max(1, budget // round_up(max(map(self._chunk, near)), self.host.tile))]
         return sorted(near, key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
 
     def _read_together(self, sequences: list[Sequence]) -> int:
         """Reads the next piece of each sequence in one pass and returns how many tokens that computed."""
-        starts, counts = [s.cached for s in sequences], [self._chunk(s) for s in sequences]
-        ids = torch.zeros(len(sequences), round_up(max(counts), self.tile), dtype=torch.int64)
-        for row, (sequence, start, count) in enumerate(zip(sequences, starts, counts, strict=True)):
-            ids[row, :count] = torch.tensor(sequence.tokens[start : start + count])
-        slots = tuple(sequence.slot for sequence in sequences)
-        hidden = self._forward(ids, slots, tuple(starts), tuple(counts))  # type: ignore[arg-type]
-        begun: list[tuple[int, Generation]] = []
-        for row, (sequence, start, count) in enumerate(zip(sequences, starts, counts, strict=True)):
-            sequence.cached = start + count
+        counts = [self._chunk(sequence) for sequence in sequences]
+        pieces = [
+            Piece(s.slot, s.cached, s.tokens[s.cached : s.cached + count])  # type: ignore[arg-type]
+            for s, count in zip(sequences, counts, strict=True)
+        ]
+        read = self._run(pieces, "time")
+        begun: list[tuple[Generation, Place]] = []
+        for number, (sequence, (_, start, tokens)) in enumerate(zip(sequences, pieces, strict=True)):
+            sequence.cached = start + len(tokens)
             if isinstance(sequence, Scoring):
-                self._attempt(sequence, sequence.took, hidden[row, :count], start, self._head)
+                self._attempt(sequence, sequence.took, read, number, start, len(tokens))
             elif isinstance(sequence, Generation) and self._ready(sequence):
-                begun.append((row, sequence))
+                begun.append((sequence, Place(number, len(tokens) - 1)))
         if begun:
-            rows = [row for row, _ in begun]
-            logits = self._head(hidden[rows, [counts[row] - 1 for row in rows]])
-            for place, (_, sequence) in enumerate(begun):
+            logits = read.logits([place for _, place in begun])
+            for place, (sequence, _) in enumerate(begun):
                 self._attempt(sequence, sequence.accept, logits[place : place + 1], [])
-        return sum(counts) if self.fused else ids.numel()
+        return read.hidden.shape[0] * read.hidden.shape[1] if self.host.padded else sum(counts)
 
     def _decode(self) -> None:
         sequences = [s for s in self.running if isinstance(s, Generation) and not s.finished and s.generated and self._ready(s)]
@@ -181,27 +185,24 @@ class Scheduler:
             return
         sequences.sort(key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
         drafts = [self._attempt(sequence, sequence.draft, self._draft_room(sequence)) or [] for sequence in sequences]
-        time = 1 + max(len(draft) for draft in drafts)
-        slots = self._rows([sequence.slot for sequence in sequences])  # type: ignore[misc]
-        place = {slot: row for row, slot in enumerate(slots)}
-        ids = torch.zeros(len(slots), time, dtype=torch.int64)
-        starts, lengths = [0] * len(slots), [0] * len(slots)
-        rows, times = [], []
-        for sequence, draft in zip(sequences, drafts, strict=True):
-            row = place[sequence.slot]  # type: ignore[index]
-            tokens = [sequence.tokens[-1], *draft]
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            starts[row], lengths[row] = sequence.cached, len(tokens)
-            rows += [row] * len(tokens)
-            times += range(len(tokens))
-        hidden = self._forward(ids, tuple(slots), tuple(starts), tuple(lengths))
-        logits = self._head(hidden[rows, times])
+        pieces = [
+            Piece(s.slot, s.cached, [s.tokens[-1], *draft])  # type: ignore[arg-type]
+            for s, draft in zip(sequences, drafts, strict=True)
+        ]
+        logits = self._run(pieces, "rows").logits(
+            [Place(number, time) for number, piece in enumerate(pieces) for time in range(len(piece.tokens))]
+        )
         begin = 0
         for sequence, draft in zip(sequences, drafts, strict=True):
             if not sequence.finished:  # its guesses may have failed
                 self._attempt(sequence, sequence.accept, logits[begin : begin + 1 + len(draft)], draft)
-            self.state.rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
+            self._rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
             begin += 1 + len(draft)
+
+    def _run(self, pieces: list[Piece], fill: Literal["time", "rows"]) -> Pass:
+        """Computes pieces in the answering model and in the companions that read along."""
+        beside = {name: host.run(pieces, fill) for name, host in self.beside.items()}
+        return replace(self.host.run(pieces, fill, self.program), beside=beside)
 
     def _draft_room(self, sequence: Generation) -> int:
         """Longest guess that fits: into the context and, when deterministic, into the same stretch of keys."""
@@ -210,45 +211,10 @@ class Scheduler:
             room = min(room, DETERMINISTIC_EXTENT - 1 - sequence.cached % DETERMINISTIC_EXTENT)
         return min(room, self.spec.speculation.horizon) if self.spec.speculation else 0
 
-    def _rows(self, slots: list[int]) -> list[int]:
-        """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and as many as
-        row invariance wants."""
-        low, high = slots[0], slots[-1]
-        if high - low + 1 > 2 * len(slots) and self.tile == 1:
-            return slots
-        needed = round_up(high - low + 1, self.tile)
-        low = min(low, self.state.slots - needed)
-        return list(range(low, low + needed))
-
-    def _forward(self, ids: Tensor, slots: tuple[int, ...], starts: tuple[int, ...], lengths: tuple[int, ...]) -> Tensor:
-        step = Step(
-            slots,
-            starts,
-            lengths,
-            ids.shape[1],
-            self.trunk.device,
-            deterministic=self.spec.deterministic,
-            readable=self.spec.kernels == "reference",
-            capacity=self.capacity,
-        )
-        return (self.fused or self.trunk)(ids.to(self.trunk.device), step, self.state)
-
-    def _head(self, hidden_nd: Tensor) -> Tensor:
-        """Logits float32 [n, vocabulary]; few rows are padded where row invariance wants it."""
-        count = len(hidden_nd)
-        if padding := -count % self.tile:
-            hidden_nd = torch.cat((hidden_nd, hidden_nd.new_zeros(padding, hidden_nd.shape[1])))
-        return self.trunk.heads["lm"](hidden_nd)[:count]
-
 
 def said(error: Exception) -> str:
     """An error as a failure's message."""
     return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
-
-
-def round_up(count: int, multiple: int) -> int:
-    """The next multiple at or above a count."""
-    return -(-count // multiple) * multiple
 
 
 def common_prefix(first: list[int], second: list[int]) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
+from steelyard.generate.host import Pass, Place
 from steelyard.generate.processors.processor import CheckingSession, Processor, Session, View
 from steelyard.generate.sampling import confidence, draw
 from steelyard.generate.spec import Speculation, SpeculationSession
@@ -254,17 +255,17 @@ class Scoring(Sequence):
     def read_until(self) -> int:
         return len(self.tokens) - 1
 
-    def took(self, hidden_td: Tensor, start: int, head: Callable[[Tensor], Tensor]) -> None:
-        """Hidden states [t, d] of tokens start.. have been computed; the state at position p predicts token p + 1."""
+    def took(self, read: Pass, piece: int, start: int, count: int) -> None:
+        """Tokens start..start + count have been read as a piece of a pass; what stands at position p predicts token p + 1."""
         begin = max(self.first - 1, start)
-        for low in range(begin, start + len(hidden_td), HEAD_ROWS):
-            high = min(low + HEAD_ROWS, start + len(hidden_td))
-            logits = head(hidden_td[low - start : high - start])
+        for low in range(begin, start + count, HEAD_ROWS):
+            high = min(low + HEAD_ROWS, start + count)
+            logits = read.logits([Place(piece, time) for time in range(low - start, high - start)])
             targets = torch.tensor(self.tokens[low + 1 : high + 1], device=logits.device)
             picked = torch.log_softmax(logits, -1).gather(1, targets[:, None])
             self.logprob += float(picked.double().sum())
             self.greedy = self.greedy and bool((logits.argmax(-1) == targets).all())
-        if start + len(hidden_td) == self.read_until:
+        if start + count == self.read_until:
             self.finished = True
             self.on_score(Score(self.logprob, self.greedy, len(self.tokens) - self.first, self.size))
 

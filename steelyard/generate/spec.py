@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
+from torch import Tensor
 
 from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
@@ -14,7 +15,11 @@ from steelyard.generate.processors.processor import Processor
 from steelyard.kernels import native
 from steelyard.model.linears.blocks import block_types
 from steelyard.model.model import Model
+from steelyard.model.sites import SiteProgram
 from steelyard.model.template import ChatTemplate
+
+if TYPE_CHECKING:
+    from steelyard.generate.host import Passage
 
 
 class SpeculationSession(Protocol):
@@ -40,6 +45,23 @@ class Speculation(Protocol):
     def start(self, tokens: list[int]) -> SpeculationSession: ...
 
 
+class Readout(Protocol):
+    """Changes what the model itself says, before any processor, in answers and in scores alike.
+
+    `sites` are places of the answering model that it reads (`model/sites.py`), `beside` companions that read the same tokens.
+    """
+
+    sites: frozenset[str]
+    beside: frozenset[str]
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __call__(self, logits: Tensor, passage: Passage) -> Tensor:
+        """float32 [n, vocabulary] -> the same shape; row by row, and not in place."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """Settings of an engine.
@@ -58,6 +80,8 @@ class EngineSpec:
         speculation: guesses tokens ahead, or None.
         template: replaces the model's chat template, or None.
         companions: other models a lever needs, by name.
+        readouts: change what the model says before processors shape it.
+        program: what is done at the trunk's sites in every step, or None.
     """
 
     model: Model
@@ -72,6 +96,8 @@ class EngineSpec:
     speculation: Speculation | None = None
     template: ChatTemplate | None = None
     companions: Mapping[str, Model] = field(default_factory=dict)
+    readouts: tuple[Readout, ...] = ()
+    program: SiteProgram | None = None
 
     @property
     def weight_type(self) -> torch.dtype:
@@ -106,9 +132,9 @@ class EngineSpec:
         companions = {name: model.fingerprint for name, model in self.companions.items()}
         processors = [processor.fingerprint for processor in self.processors]
         speculation = self.speculation.fingerprint if self.speculation else None
-        return digest(
-            [self.model.fingerprint, self.numerics, self.deterministic, template, processors, speculation, companions, torch.__version__]
-        )
+        inside = [[readout.fingerprint for readout in self.readouts], self.program and self.program.fingerprint]
+        parts = [self.model.fingerprint, self.numerics, self.deterministic, template, processors, speculation, companions]
+        return digest([*parts, *(inside if any(inside) else []), torch.__version__])
 
 
 def native_type(device: torch.device) -> str:

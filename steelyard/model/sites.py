@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from steelyard.core.fingerprint import digest
+
 
 @dataclass(frozen=True)
 class Add:
@@ -48,6 +50,12 @@ class SiteProgram:
     skip: Mapping[int, tuple[int, ...] | None] = field(default_factory=dict)
     stop: int | None = None
     readings: dict[str, Tensor] = field(default_factory=dict, compare=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that the program changes."""
+        added = {site: [digest(add.vectors.tolist()), add.index and list(add.index)] for site, add in self.add.items()}
+        return digest([sorted(self.read), added, {str(block): rows for block, rows in self.skip.items()}, self.stop])
 
     def at(self, site: str, x_btd: Tensor) -> Tensor:
         """Applies what is to be done at a site to its value."""

@@ -483,14 +483,14 @@ def test_closing_ends_everything_and_gives_the_memory_back(model):
     engine = Engine(model, slots=2)
     begun = threading.Event()
     heard = [ask(engine, listener=lambda event: begun.set(), max_tokens=10_000, ignore_eos=True) for _ in range(5)]
-    assert begun.wait(WAIT) and engine.scheduler.state.bytes() > 0
+    assert begun.wait(WAIT) and engine.scheduler.host.state.bytes() > 0
     engine.close()
     engine.close()
     for one in heard:
         assert one.ended.is_set() and one.reason in ("error", "length")
         assert one.reason == "length" or "closed" in one.failure
     assert heard[4].reason == "error"
-    assert engine.scheduler.state.bytes() == 0
+    assert engine.scheduler.host.state.bytes() == 0
     for use in (lambda: engine.generate(["abc"]), lambda: engine.score([("a", "b")]), lambda: ask(engine)):
         with pytest.raises(SteelyardError, match="closed"):
             use()

@@ -1,0 +1,177 @@
+"""Hosts: a model's trunk with the memory of every slot. A sequence owns the same slot in each host of its engine: the model that
+answers, and those that stand beside it (a draft, an amateur), so all are admitted, rewound, forked and freed together.
+
+Shapes: b rows, t time, d width, n places, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steelyard.generate.invariance import row_tile
+from steelyard.generate.spec import EngineSpec
+from steelyard.model.fused import fused
+from steelyard.model.sites import SiteProgram
+from steelyard.model.state import Dense, State
+from steelyard.model.step import DETERMINISTIC_EXTENT, Step
+from steelyard.model.trunk import Trunk
+
+
+class Piece(NamedTuple):
+    """Tokens of one slot to compute: those from position `start` on."""
+
+    slot: int
+    start: int
+    tokens: list[int]
+
+
+class Place(NamedTuple):
+    """One token of a pass: the piece's number and the token's within it."""
+
+    piece: int
+    time: int
+
+
+class Host:
+    """Runs pieces through one trunk. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(self, trunk: Trunk, spec: EngineSpec, context: int):
+        self.trunk, self.spec = trunk, spec
+        self.tile = row_tile(trunk) if spec.deterministic else 1
+        storage = Dense(torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype, trunk.device)
+        # Whole stretches, so that a slot's length changes no row's stretch of keys.
+        self.capacity = round_up(context, DETERMINISTIC_EXTENT) if spec.deterministic else context
+        self.state = trunk.new_state(round_up(spec.slots, self.tile), self.capacity, storage)
+        self.lengths = [0] * self.state.slots
+        self.fused = fused(trunk, self.state)
+
+    @property
+    def padded(self) -> bool:
+        """Whether padding is computed like tokens."""
+        return self.fused is None
+
+    def run(self, pieces: Sequence[Piece], fill: Literal["time", "rows"] = "time", program: SiteProgram | None = None) -> Pass:
+        """Computes all pieces in one call of the trunk; their slots are distinct and ascend.
+
+        Args:
+            fill: what is padded where row invariance wants more rows of a product: `time` (few, long pieces), or `rows` with idle
+                slots (many short ones; slots between them are then computed too, which saves copying the cache).
+            program: what to do at the trunk's sites.
+        """
+        longest = max(len(piece.tokens) for piece in pieces)
+        slots = [piece.slot for piece in pieces] if fill == "time" else self._with_idle([piece.slot for piece in pieces])
+        time = round_up(longest, self.tile) if fill == "time" else longest
+        row_of = {slot: row for row, slot in enumerate(slots)}
+        ids = torch.zeros(len(slots), time, dtype=torch.int64)
+        starts, lengths = [0] * len(slots), [0] * len(slots)
+        for slot, start, tokens in pieces:
+            row = row_of[slot]
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            starts[row], lengths[row] = start, len(tokens)
+            self.lengths[slot] = start + len(tokens)
+        step = Step(
+            tuple(slots),
+            tuple(starts),
+            tuple(lengths),
+            time,
+            self.trunk.device,
+            program=program and replace(program, readings={}),
+            deterministic=self.spec.deterministic,
+            readable=self.spec.kernels == "reference",
+            capacity=self.capacity,
+        )
+        hidden = (self.fused or self.trunk)(ids.to(self.trunk.device), step, self.state)
+        rows = [row_of[piece.slot] for piece in pieces]
+        return Pass(self, hidden, rows, step.program.readings if step.program else {})
+
+    def _with_idle(self, slots: list[int]) -> list[int]:
+        """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and as many as
+        row invariance wants."""
+        low, high = slots[0], slots[-1]
+        if high - low + 1 > 2 * len(slots) and self.tile == 1:
+            return slots
+        needed = round_up(high - low + 1, self.tile)
+        low = min(low, self.state.slots - needed)
+        return list(range(low, low + needed))
+
+    def head(self, hidden_nd: Tensor) -> Tensor:
+        """Logits float32 [n, v]; few rows are padded where row invariance wants it."""
+        count = len(hidden_nd)
+        if padding := -count % self.tile:
+            hidden_nd = torch.cat((hidden_nd, hidden_nd.new_zeros(padding, hidden_nd.shape[1])))
+        return self.trunk.heads["lm"](hidden_nd)[:count]
+
+    def early_head(self, stream_nd: Tensor) -> Tensor:
+        """Logits float32 [n, v] read off the residual stream between blocks: the final norm, then the head."""
+        return self.head(stream_nd if self.trunk.norm is None else self.trunk.norm(stream_nd))
+
+    def rewind(self, slot: int, position: int) -> None:
+        """Forgets a slot's tokens from `position` on."""
+        self.state.rewind(slot, position)
+        self.lengths[slot] = min(self.lengths[slot], position)
+
+    def fork(self, source: int, target: int) -> None:
+        """The target slot holds what the source holds."""
+        self.state.fork(source, target)
+        self.lengths[target] = self.lengths[source]
+
+    def forget(self) -> None:
+        """Gives back the memory of all slots. Nothing runs after this."""
+        self.state, self.fused = State({}, 0, 0), None
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one call of a trunk computed.
+
+    Attributes:
+        hidden: [b, t, d] after the final norm.
+        rows: the row of each piece.
+        readings: values [b, t, d] of the sites that the program read.
+        beside: what companions made of the same pieces.
+    """
+
+    host: Host
+    hidden: Tensor
+    rows: list[int]
+    readings: Mapping[str, Tensor]
+    beside: Mapping[str, Pass] = field(default_factory=dict)
+
+    def at(self, places: Sequence[Place], value_btd: Tensor | None = None) -> Tensor:
+        """Hidden states, or another value, at some places: [n, d]."""
+        value_btd = self.hidden if value_btd is None else value_btd
+        return value_btd[[self.rows[piece] for piece, _ in places], [time for _, time in places]]
+
+    def logits(self, places: Sequence[Place]) -> Tensor:
+        """float32 [n, v] at some places, as the engine's readouts make them."""
+        logits = self.host.head(self.at(places))
+        for readout in self.host.spec.readouts:
+            logits = readout(logits, Passage(self, places))
+        return logits
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What a readout may look at: the same places in earlier layers and in companions."""
+
+    whole: Pass
+    places: Sequence[Place]
+
+    def early(self, site: str) -> Tensor:
+        """Logits float32 [n, v] read off a site of the answering model."""
+        return self.whole.host.early_head(self.whole.at(self.places, self.whole.readings[site]))
+
+    def companion(self, name: str) -> Tensor:
+        """Logits float32 [n, v] of a companion that reads the same tokens."""
+        beside = self.whole.beside[name]
+        return beside.host.head(beside.at(self.places))
+
+
+def round_up(count: int, multiple: int) -> int:
+    """The next multiple at or above a count."""
+    return -(-count // multiple) * multiple
