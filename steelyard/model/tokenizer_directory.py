@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, pre_tokenizers
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.model.files.extent import ExtentFile
@@ -28,6 +28,8 @@ from steelyard.model.tokenizer import library
 from steelyard.model.tokenizer_gguf import add_tokens, byte_level, frame
 from steelyard.model.tokenizer_sentencepiece import build as build_sentencepiece
 from steelyard.model.tokenizer_sentencepiece import read_file
+from steelyard.model.tokenizer_wordpiece import NAMES as WORD_PIECE_NAMES
+from steelyard.model.tokenizer_wordpiece import build as build_word_piece
 
 RESTORE = "Restore the published tokenizer files."
 MOST_BYTES = 2**28
@@ -148,24 +150,21 @@ def _read_byte_level(folder: Path, special: Mapping[str, Any], model_config: Map
 
 
 def _read_word_piece(path: Path, special: Mapping[str, Any]) -> tokenizers.Tokenizer:
-    """BERT's tokenizer (1810.04805): cleaned, lower-cased, cut at spaces, punctuation and Chinese characters; longest piece first."""
+    """BERT's tokenizer out of its list of tokens, one a line."""
     tokens = _lines(path)
     while tokens and not tokens[-1]:
         tokens.pop()
     vocabulary = {token: id for id, token in enumerate(tokens)}
-    names = {name: _content(special.get(f"{name}_token")) or f"[{name.upper()}]" for name in ("unk", "sep", "cls", "pad", "mask")}
-    if missing := [names[name] for name in ("unk", "sep", "cls") if names[name] not in vocabulary]:
-        raise ModelFileError(f"{', '.join(missing)} are not in it", where=str(path), do=RESTORE)
+    names = {name: _content(special.get(f"{name}_token")) or usual for name, usual in WORD_PIECE_NAMES.items()}
+    backend = build_word_piece(
+        vocabulary,
+        names,
+        str(path),
+        lowercase=bool(special.get("do_lower_case", True)),
+        chinese=bool(special.get("tokenize_chinese_chars", True)),
+        strip_accents=special.get("strip_accents"),
+    )
     with library(str(path)):
-        backend = tokenizers.Tokenizer(models.WordPiece(vocab=vocabulary, unk_token=names["unk"], max_input_chars_per_word=100))
-        lowercase = bool(special.get("do_lower_case", True))
-        chinese = bool(special.get("tokenize_chinese_chars", True))
-        backend.normalizer = normalizers.BertNormalizer(
-            lowercase=lowercase, handle_chinese_chars=chinese, strip_accents=special.get("strip_accents")
-        )
-        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        backend.decoder = decoders.WordPiece()
-        backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in names.values() if t in vocabulary])  # type: ignore[arg-type]
         frame(backend, [vocabulary[names["cls"]]], [vocabulary[names["sep"]]])
     return backend
 

@@ -1,4 +1,4 @@
-"""Tokenizers out of GGUF metadata: byte-level BPE (`gpt2`) and SentencePiece BPE (`llama`).
+"""Tokenizers out of GGUF metadata: byte-level BPE (`gpt2`), SentencePiece BPE (`llama`) and WordPiece (`bert`).
 
 A byte-level vocabulary is learned on text that a regular expression cut into words first; GGUF names the rule
 (`tokenizer.ggml.pre`), so a name that is not known here is refused: another rule would give other tokens. The rules are
@@ -17,6 +17,8 @@ from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.model.tokenizer import library
 from steelyard.model.tokenizer_sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Pieces
 from steelyard.model.tokenizer_sentencepiece import build as build_sentencepiece
+from steelyard.model.tokenizer_wordpiece import NAMES, lowered, spelled_out
+from steelyard.model.tokenizer_wordpiece import build as build_word_piece
 
 WHERE = "GGUF metadata"
 AGAIN = "Convert or download the model again."
@@ -57,6 +59,9 @@ ENDS_TURN = ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}
 """What the ids are where a SentencePiece file does not say."""
 
+WORD_PIECE_IDS = {"unk": "unknown", "sep": "seperator", "cls": "cls", "pad": "padding", "mask": "mask"}
+"""How keys of the format spell the special tokens of BERT; one of them not as a dictionary would."""
+
 
 def read(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a `Tokenizer`.
@@ -68,6 +73,8 @@ def read(metadata: Mapping[str, Any]) -> dict[str, Any]:
     kind = metadata.get("tokenizer.ggml.model")
     tokens = _texts(metadata, "tokens")
     types = _types(metadata, len(tokens))
+    if kind == "bert":
+        return word_piece(metadata, tokens, types)
     if kind == "gpt2":
         rule = metadata.get("tokenizer.ggml.pre", "gpt-2")
         backend = byte_level(tokens, _merges(metadata), str(rule), WHERE)
@@ -80,7 +87,7 @@ def read(metadata: Mapping[str, Any]) -> dict[str, Any]:
         raise UnsupportedError(
             f"a tokenizer of kind {kind!r:.60} is not read from GGUF",
             where=f"{WHERE}: tokenizer.ggml.model",
-            do="Use the model's Hugging Face directory; from GGUF, gpt2 and llama are read.",
+            do="Use the model's Hugging Face directory; from GGUF, gpt2, llama and bert are read.",
         )
     add_tokens(backend, tokens, types)
     defaults = SENTENCEPIECE_IDS if kind == "llama" else {}
@@ -102,6 +109,34 @@ def read(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "prefix_ids": prefix_ids,
         "suffix_ids": suffix_ids,
         "config": config | {"add_bos_token": bool(prefix_ids), "add_eos_token": bool(suffix_ids), "clean_up_tokenization_spaces": False},
+    }
+
+
+def word_piece(metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int]) -> dict[str, Any]:
+    """The fields of a `Tokenizer` over BERT's WordPiece.
+
+    Files do not say whether texts are lower-cased (llama.cpp always does); the vocabulary tells.
+    """
+    ids = {name: _id(metadata, WORD_PIECE_IDS[name], len(tokens), None) for name in NAMES}
+    if ids["cls"] is None:
+        ids["cls"] = _id(metadata, "bos", len(tokens), None)  # older files call it so
+    if ids["sep"] is None:
+        ids["sep"] = _id(metadata, "eos", len(tokens), None)
+    texts = spelled_out(tokens, {id for id in ids.values() if id is not None}, f"{WHERE}: tokenizer.ggml.tokens")
+    names = {name: usual if (id := ids[name]) is None else texts[id] for name, usual in NAMES.items()}
+    vocabulary = {text: id for id, text in enumerate(texts)}
+    lowercase = lowered(texts, {text for text, kind in zip(texts, types, strict=True) if kind != NORMAL} | set(names.values()))
+    backend = build_word_piece(vocabulary, names, f"{WHERE}: tokenizer.ggml.tokens", lowercase=lowercase)
+    add_tokens(backend, texts, types)
+    before, after = (vocabulary[names["cls"]],), (vocabulary[names["sep"]],)
+    frame(backend, before, after)
+    config: dict[str, Any] = {f"{name}_token": text for name, text in names.items() if text in vocabulary}
+    return {
+        "backend": backend,
+        "pad_id": vocabulary.get(names["pad"]),
+        "prefix_ids": before,
+        "suffix_ids": after,
+        "config": config | {"do_lower_case": lowercase, "clean_up_tokenization_spaces": False},
     }
 
 

@@ -288,7 +288,7 @@ def test_an_unknown_architecture_names_the_known_ones(architecture: str, tmp_pat
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
-    with pytest.raises(ModelFileError, match=r"unknown GGUF architecture .*\n.*Known: gemma, gemma2"):
+    with pytest.raises(ModelFileError, match=r"unknown GGUF architecture .*\n.*Known: bert, gemma, gemma2"):
         steelyard.load(tmp_path / "model.gguf")
 
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from steelyard.core.errors import UnsupportedError
 from steelyard.model.channels.feed_forward import FeedForwardPlan
 from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.families import gguf
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import renamed
@@ -28,6 +32,15 @@ NAMES = {
     "channel.down": "output.dense",
     "channel_norm": "output.LayerNorm",
 }
+
+GGUF_NAMES = gguf.NAMES | {
+    "inputs.types": "token_types.weight",
+    "inputs.norm": "token_embd_norm",
+    "mixer_norm": "attn_output_norm",
+    "channel_norm": "layer_output_norm",
+}
+TYPES = GGUF_NAMES["inputs.types"]
+GGUF_POOLING = {1: "mean", 2: "first", 3: "last"}
 
 
 def plan(config: Config) -> TrunkPlan:
@@ -61,6 +74,55 @@ def entries(trunk: TrunkPlan) -> list[Entry]:
     return renamed(trunk, NAMES, "encoder.layer.{}.")
 
 
+def gguf_config(description: gguf.Description) -> dict[str, Any]:
+    """config.json's values out of a GGUF file, and what a sentence-transformers directory says beside it.
+
+    Files say nothing of the activation, of scaling to unit length, or of where texts are cut short of the position table: taken are
+    the published models' exact GELU (llama.cpp computes its tanh form), unit vectors as llama.cpp gives them, and the whole table.
+    """
+    values = description.values
+    gguf.head_width(description, free=False)
+    heads = values.integer("attention.head_count")
+    description.only("attention.head_count_kv", heads)
+    description.only("attention.causal", False)
+    pooling = values.values.get("pooling_type", 1)  # without it, the mean, as for a directory without a description
+    if type(pooling) is not int or pooling not in GGUF_POOLING:
+        raise UnsupportedError(
+            f"`pooling_type` is {pooling!r:.40}, which is not built here",
+            where=values.where,
+            do=f"Known: {', '.join(f'{number} ({name})' for number, name in GGUF_POOLING.items())}.",
+        )
+    types = description.source.shape(TYPES) if description.has(TYPES) else (2,)
+    return {
+        "hidden_size": values.integer("embedding_length"),
+        "num_attention_heads": heads,
+        "num_hidden_layers": values.integer("block_count"),
+        "intermediate_size": values.integer("feed_forward_length"),
+        "max_position_embeddings": values.integer("context_length"),
+        "layer_norm_eps": values.epsilon("attention.layer_norm_epsilon", ...),
+        "hidden_act": "gelu",
+        "type_vocab_size": types[0] if types else 0,
+        "vocab_size": gguf.tokens(description)["vocab_size"],
+        "torch_dtype": "float32",
+        KEY: {"pooling": GGUF_POOLING[pooling], "normalize": True},
+    }
+
+
+def gguf_entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a GGUF file."""
+    return renamed(trunk, GGUF_NAMES, gguf.BLOCK)
+
+
 FAMILIES = (
-    Family("bert", "BertModel", plan, entries, prefixes=("bert.",), ignored=(r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")),
+    Family(
+        "bert",
+        "BertModel",
+        plan,
+        entries,
+        prefixes=("bert.",),
+        ignored=(r"pooler\..*", r"cls\..*", r"embeddings\.position_ids"),
+        gguf="bert",
+        gguf_config=gguf_config,
+        gguf_entries=gguf_entries,
+    ),
 )

@@ -126,6 +126,7 @@ GGUF_FILES = {
     "gptneox": "gpt_neox",
     "olmo2": "olmo2",
     "phi3": "phi3",
+    "bert": "bert",
 }
 """GGUF architecture -> the file that knows it."""
 
