@@ -93,13 +93,13 @@ def contrast(
     """Compares per-sample values of the base with those of one or several runs of an arm."""
     bounded = metric.unit == "share" and metric.kind == "mean"
     binary = metric.binary and trials == 1
-    found = [compare(pair(base, run, clusters), binary=binary and len(runs) == 1, bounded=bounded) for run in runs]
+    found = [compare(pair(base, run, clusters), binary=binary and len(runs) == 1, bounded=bounded, span=metric.span) for run in runs]
     if any(one is None for one in found):
         return None
     each = [one for one in found if one is not None]
     if len(each) == 1:
         return each[0]
-    pooled = compare(pair(base, _mean_over_runs(runs), clusters), bounded=bounded)
+    pooled = compare(pair(base, _mean_over_runs(runs), clusters), bounded=bounded, span=metric.span)
     return pooled and spread_over_seeds(pooled, [one.difference for one in each])
 
 

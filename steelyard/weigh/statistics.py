@@ -25,7 +25,12 @@ from steelyard.weigh.intervals import Interval, normal_quantile, sign_flip, stud
 from steelyard.weigh.tasks.task import Value
 
 ALPHA = 0.05  # two-sided error rate of every interval before adjustment
-FEW = 10  # below this many changed clusters, formulas that estimate a variance are not trusted alone
+FEW = 10
+"""Below this many changed clusters, formulas that estimate a variance are not trusted alone, and the bootstrap not at all.
+
+A bootstrap sample of G clusters of which k changed holds none of the k with probability (1 - k/G)^G, about exp(-k): at k = 10 one
+in 22,000, at k = 3 one in 20, so that the 97.5th percentile of its Student's t would divide by a spread of nothing.
+"""
 
 
 @dataclass(frozen=True)
@@ -154,7 +159,10 @@ class Comparison:
         degrees: of freedom of Student's t.
         n: samples compared.
         p_value: smallest error rate at which the interval excludes zero; None without an interval.
-        score: gained, lost and n (effective) of Tango's interval, where outcomes are yes or no; else None.
+        score: gained, lost and n (effective) of Tango's interval: of outcomes that are yes or no, or of clusters up and down where few
+            changed; else None.
+        unit: how far the metric moves if all of `score`'s n are gained.
+        span: the largest difference possible; None where there is no largest.
         deviation: standard deviation of one cluster's difference scaled to one sample, for planning; None where unknown.
         resampled: sorted bootstrap-t draws that widen Student's interval where the differences are skewed; else None.
     """
@@ -169,6 +177,8 @@ class Comparison:
     score: tuple[float, float, float] | None = None
     deviation: float | None = None
     resampled: numpy.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+    unit: float = 1.0
+    span: float | None = None
 
     def interval(self, alpha: float = ALPHA) -> Interval | None:
         """Low and high of the difference at an error rate; excludes zero exactly when the p-value is below it."""
@@ -185,7 +195,7 @@ def _raw_interval(comparison: Comparison, alpha: float) -> Interval | None:
         # Few clusters: Student's t in place of the normal quantile; with every sample its own cluster the score test needs none.
         critical = student_quantile(alpha, comparison.degrees) if comparison.degrees < math.inf else normal_quantile(alpha)
         low, high = tango(*comparison.score, critical)
-        candidates.append((float(low), float(high)))
+        candidates.append((float(low) * comparison.unit, float(high) * comparison.unit))
     if comparison.standard_error is not None and (
         comparison.score is None or comparison.standard_error > 0 and comparison.degrees < math.inf
     ):
@@ -197,17 +207,26 @@ def _raw_interval(comparison: Comparison, alpha: float) -> Interval | None:
             candidates.append((centre - float(upper) * error, centre - float(lower) * error))
     if not candidates:
         return None
-    return min(low for low, _ in candidates), max(high for _, high in candidates)
+    most = math.inf if comparison.span is None else comparison.span
+    return max(-most, min(low for low, _ in candidates)), min(most, max(high for _, high in candidates))
 
 
-def compare(pairs: Pairs, *, binary: bool = False, bounded: bool = False) -> Comparison | None:
+def compare(pairs: Pairs, *, binary: bool = False, bounded: bool = False, span: float | None = None) -> Comparison | None:
     """Compares arm and base on one metric.
 
     * yes/no outcomes, each sample its own cluster: Tango's interval and exact McNemar;
     * yes/no outcomes in clusters: Tango's interval on effective counts, joined with Student's t, and the exact sign-flip test;
-    * everything else: Student's t on the jackknife error joined with the bootstrap-t, with the sign-flip test while few clusters
-      changed, and for shares also Tango's interval on the counts of clusters up and down, since few changes say little about
-      a variance.
+    * everything else, where at least `FEW` clusters changed: Student's t on the jackknife error joined with the bootstrap-t;
+    * everything else, where fewer changed: Student's t joined with Tango's interval on the counts of clusters up and down, each taken
+      for as large as a change can be (as the largest one seen, where the metric has no bounds), and the exact sign-flip test. So few
+      changes say little about a variance, and the bootstrap-t is known to be erratic with them (DiCiccio & Efron, Statistical
+      Science 11, 1996; Hesterberg, The American Statistician 69, 2015).
+
+    Args:
+        pairs: both sides' values.
+        binary: values are 0 or 1.
+        bounded: values are means of shares in [0, 1].
+        span: the largest difference the metric can have (1 for `bounded`), to which intervals are cut; None where there is none.
 
     Returns:
         None where either side has no value.
@@ -228,7 +247,8 @@ def compare(pairs: Pairs, *, binary: bool = False, bounded: bool = False) -> Com
         shares = (arm_sums[:, 0] - pooled * arm_sums[:, 1]) / arm_total[1] - (base_sums[:, 0] - pooled * base_sums[:, 1]) / base_total[1]
     up, down = int((shares > 0).sum()), int((shares < 0).sum())
     degrees: float = max(groups - 1, 1)
-    score = None
+    score, unit = None, 1.0
+    span = 1.0 if bounded and span is None else span
     if binary and pairs.flat:
         change = pairs.arm[:, 0] - pairs.base[:, 0]
         gained, lost = float((change > 0).sum()), float((change < 0).sum())
@@ -238,15 +258,18 @@ def compare(pairs: Pairs, *, binary: bool = False, bounded: bool = False) -> Com
         score = (gained / design, lost / design, n / design)
         if groups == n:
             degrees = math.inf
-    elif bounded and up + down < FEW:
+    elif up + down < FEW and (span is not None or up + down > 0 and groups >= FEW):
+        # A cluster that changes wholly moves the metric by its part of the denominators; no cluster has a larger part than `heaviest`.
+        heaviest = max(float((sums[:, 1] / total[1]).max()) for sums, total in ((base_sums, base_total), (arm_sums, arm_total)))
         score = (float(up), float(down), float(groups))
+        unit = groups * (heaviest * span if span is not None else float(numpy.abs(shares).max()) / (n if pairs.flat else 1))
     resampled = None
-    if score is None and error:
+    few = up + down < min(FEW, groups)  # most clusters did not change: the variance rests on a handful
+    if score is None and error and not few:
         influence = (arm_sums[:, 0] - value.value * arm_sums[:, 1]) / arm_total[1]
         resampled = studentised(influence - (base_sums[:, 0] - base.value * base_sums[:, 1]) / base_total[1])
     deviation = None if error is None else error * math.sqrt(n)
-    draft = Comparison(base, value, difference, error, degrees, n, None, score, deviation, resampled)
-    few = up + down < min(FEW, groups)  # most clusters did not change: the variance rests on a handful
+    draft = Comparison(base, value, difference, error, degrees, n, None, score, deviation, resampled, unit, span)
     return dataclasses.replace(draft, p_value=_p_value(draft, shares if binary or few else None))
 
 

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from steelyard.core.protocols import Token
 from steelyard.weigh.tasks.task import Metric, Value
 
-BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02)
-LOG_LOSS = Metric("log_loss", "calibration", "nats", False, margin=0.05)
-METRICS = (BRIER, LOG_LOSS)
 LEAST = 1e-4
+BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02, reach=(0.0, 1.0))
+LOG_LOSS = Metric("log_loss", "calibration", "nats", False, margin=0.05, reach=(0.0, -math.log(LEAST)))
+METRICS = (BRIER, LOG_LOSS)
 
 
 def confidence(tokens: Sequence[Token], text: str, statement: str) -> float | None:

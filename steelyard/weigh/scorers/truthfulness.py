@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from steelyard.weigh.tasks.task import Metric, Value
 
 RIGHT = Metric("right", "quality", "share", True, margin=0.03, floor=0.0, binary=True)
-TRUTHFUL = Metric("truthful", "truthfulness", "score", True, margin=0.06)  # its scale is two wide: 3 points of either half
+TRUTHFUL = Metric("truthful", "truthfulness", "score", True, margin=0.06, reach=(-1.0, 1.0))  # two wide: 3 points of either half
 HALLUCINATED = Metric("hallucinated", "truthfulness", "share", False, margin=0.03, binary=True)
 INVENTED = Metric("invented", "truthfulness", "share", False, margin=0.03, binary=True)
 ABSTAINED = Metric("abstained", "truthfulness", "share", False, margin=0.03, binary=True)

@@ -25,7 +25,7 @@ from steelyard.weigh.tasks.task import Choose, Metric, Output, Sample, Task, Val
 ACC = Metric("acc", "quality", "share", True, margin=0.03, binary=True)
 ACC_NORM = Metric("acc_norm", "quality", "share", True, margin=0.03, binary=True)
 RIGHT_LOGPROB = Metric("right_logprob", "quality", "nats", True, margin=0.05)
-BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02)
+BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02, reach=(0.0, 2.0))
 
 
 class Choices(Task):

@@ -7,6 +7,7 @@ be repeated without generating again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -32,6 +33,7 @@ class Metric:
             (a sample then gives a pair).
         floor: value at which an arm does no better than chance, or None where there is no such value.
         binary: per-sample values are 0 or 1 (exact McNemar and Wilson apply).
+        reach: the lowest and highest value it can have, where there are such; a share has 0 and 1 without saying so.
     """
 
     name: str
@@ -43,6 +45,13 @@ class Metric:
     kind: Literal["mean", "ratio"] = "mean"
     floor: float | None = None
     binary: bool = False
+    reach: tuple[float, float] | None = None
+
+    @property
+    def span(self) -> float | None:
+        """The largest difference two arms can have, in the unit; None where there is no largest."""
+        low, high = self.reach or ((0.0, 1.0) if self.unit == "share" else (0.0, math.inf))
+        return high - low if math.isfinite(high - low) else None
 
 
 @dataclass(frozen=True)
