@@ -108,11 +108,11 @@ def lever_page(facts: Mapping[str, Any], kind: type) -> str:
         lines += [
             "## Recorded results",
             "",
-            "| report | metric | base | arm | difference | verdict |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| report | claim | metric | base | arm | difference | n | verdict |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
         lines += [result(row) for row in facts["results"]]
-        lines += [""]
+        lines += ["", *(f"* {inert(note)}" for note in facts["notes"]), ""]
     if notes := inspect.getdoc(importlib.import_module(kind.__module__)):
         lines += ["## Notes from the source", "", inert(notes), ""]
     return "\n".join(lines)
@@ -121,8 +121,13 @@ def lever_page(facts: Mapping[str, Any], kind: type) -> str:
 def result(row: Mapping[str, Any]) -> str:
     """A recorded cell as a row of a table."""
     numbers = [f"{row[key]:.4g}" if row[key] is not None else "" for key in ("base", "value")]
-    interval = f"[{row['low']:+.3g}, {row['high']:+.3g}]" if row["low"] is not None else ""
-    return f"| {row['report']} | {row['metric']} ({row['unit']}) | {numbers[0]} | {numbers[1]} | {interval} | {row['verdict']} |"
+    difference = "" if row["difference"] is None else f"{row['difference']:+.3g}"
+    if row["low"] is not None and row["low"] < row["high"]:
+        difference += f" [{row['low']:+.3g}, {row['high']:+.3g}]"
+    claim = row.get("claim", "") + ("" if row.get("holds", True) else " (not borne out)")
+    what = " · ".join(filter(None, (row["task"], row["metric"])))
+    figures = f"{numbers[0]} | {numbers[1]} | {difference} | {row['n']}"
+    return f"| {row['report']} | {cell(claim)} | {cell(what)} ({row['unit']}) | {figures} | {row['verdict']} |"
 
 
 # Tasks

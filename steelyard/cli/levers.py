@@ -56,23 +56,30 @@ def described(kind: Any) -> dict[str, Any]:
         "provides": sorted(kind.provides),
         "conflicts": sorted(kind.conflicts),
         "per_request": kind.per_request,
-        "results": results(kind.name),
+        "results": (found := results(kind.name))[0],
+        "notes": found[1],
     }
 
 
-def results(name: str) -> list[dict[str, Any]]:
-    """Cells of the reports kept under `docs/results` (in a checkout) whose arm pulled this lever alone."""
+def results(name: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """What the reports kept under `docs/results` (in a checkout) say of arms that pulled this lever alone.
+
+    Returns:
+        The primary cells, an experiment's each with its `claim` and whether it `holds`; and the reports' notes.
+    """
     import steelyard
 
-    found = []
+    cells, notes = [], []
     for path in sorted((Path(steelyard.__file__).parents[1] / "docs" / "results").glob("*.json")):
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             arms = {arm for arm, facts in report["arms"].items() if [next(iter(lever)) for lever in facts["levers"]] == [name]}
-            found += [{"report": path.stem, **cell} for cell in report["cells"] if cell["arm"] in arms and cell["primary"]]
+            found = [{"report": path.stem, **cell} for cell in report["cells"] if cell["arm"] in arms and cell["primary"]]
+            notes += [f"{path.stem}: {note}" for note in report.get("notes", ()) if found]
+            cells += found
         except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):  # some other JSON: not a report
             continue
-    return found
+    return cells, notes
 
 
 def _setting(key: str, field: Any) -> dict[str, Any]:
@@ -145,7 +152,7 @@ def _show(facts: dict[str, Any]) -> None:
     out = console()
     out.print(
         Text(facts["name"], style="bold"),
-        Text(f"{', '.join(facts['stages'])} · {', '.join(facts['hooks'])} · {facts['maturity']}", style="dim"),
+        Text(f"stage {', '.join(facts['stages'])} · hook {', '.join(facts['hooks'])} · {facts['maturity']}", style="dim"),
     )
     out.print(Text(facts["idea"]))
     for preset, settings in (facts["presets"] | facts.get("preset", {})).items():
@@ -158,9 +165,11 @@ def _show(facts: dict[str, Any]) -> None:
         _line(out, key, ", ".join(facts[key]))
     if facts["main"]:
         _line(out, "main value", f"{facts['main']}, so `--try {facts['name']}:VALUE` sets it")
-    _line(out, "evidence", facts["evidence"])
+    _line(out, "evidence", facts["evidence"] + ("" if facts["results"] or facts["evidence"] == "not shown" else "; no result is kept here"))
     for cell in facts["results"]:
         _line(out, "result", _result(cell))
+    for note in facts["notes"]:
+        _line(out, "note", note)
     if facts["settings"]:
         table = Table("setting", "type", "default", "what it is", box=None, header_style="bold", pad_edge=False)
         for setting in facts["settings"]:
@@ -187,8 +196,9 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _result(cell: Mapping[str, Any]) -> str:
-    """One stored cell. The interval is the difference's, so the difference stands before it."""
-    what = f"{cell['report']}: {' · '.join(filter(None, (cell['task'], cell['metric'])))}"
+    """One stored cell: what it was to show, then the figures. The interval is the difference's, so the difference stands before it."""
+    claim = cell.get("claim", "") and f"{cell['claim']}{'' if cell.get('holds', True) else ' (not borne out)'}: "
+    what = f"{cell['report']}: {claim}{' · '.join(filter(None, (cell['task'], cell['metric'])))}"
     if cell["base"] is None or cell["value"] is None:
         return f"{what} not measurable"
     text = f"{what} {cell['base']:.4g} -> {cell['value']:.4g} {cell['unit']}".rstrip()

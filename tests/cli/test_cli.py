@@ -306,6 +306,19 @@ def test_a_stored_result_shows_its_interval_beside_the_difference_with_unit_and_
     assert _result(counted) == "quantize: weights 326 -> 220 MB, difference -106, n = 1: better"
     drawn = counted | {"task": "facts", "low": -110.0, "high": -102.0}
     assert _result(drawn) == "quantize: facts · weights 326 -> 220 MB, difference -106 [-110, -102], n = 1: better"
+    claimed = counted | {"claim": "weights shrink", "holds": False}
+    assert _result(claimed).startswith("quantize: weights shrink (not borne out): weights 326 -> 220 MB")
+
+
+def test_a_card_says_what_each_figure_was_to_show_and_what_to_mind() -> None:
+    shown = " ".join(run("levers", "planted_defect").stdout.split())
+    assert "is found to be worse: facts" in shown and "wrong template" in shown and "scrambled" in shown and "No primary" not in shown
+    facts = last_json(run("levers", "prompt_lookup", "--json"))
+    assert all(row["claim"] and row["holds"] for row in facts["results"]) and isinstance(facts["notes"], list)
+
+
+def test_a_card_without_a_kept_result_says_so(demo: Path) -> None:
+    assert "no result is kept here" in run("levers", "demo_rescale").stdout or "not shown" in run("levers", "demo_rescale").stdout
 
 
 def test_a_lever_is_not_listed_with_a_preset_that_another_had_first(tmp_path: Path) -> None:
