@@ -21,6 +21,7 @@ from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object
 from steelyard.model.linears.lora import merge
 from steelyard.model.model import Model
+from steelyard.model.stored_types import stored_types
 from steelyard.model.template import ChatTemplate
 from steelyard.model.tokenizer import Tokenizer
 from steelyard.model.weights import Renamed, build
@@ -70,13 +71,15 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
     source = open_directory(path)
     try:
         renamed = Renamed(source, prefixes=family.prefixes, aliases=family.aliases, ignored=family.ignored)
-        trunk = build(plan, family.entries(plan), renamed, str(path), dtype, activation_digits(config, path))
+        entries = family.entries(plan)
+        trunk = build(plan, entries, renamed, str(path), dtype, activation_digits(config, path))
+        stored = stored_types(renamed, entries)
     finally:
         source.close()
     record = read_object(path / "steelyard.json") if (path / "steelyard.json").exists() else {}
     tokenizer = read_tokenizer(path)
     check_frame(tokenizer, plan.inputs.vocabulary, str(path))
-    return Model(trunk, family, config, tokenizer, ChatTemplate.from_directory(path), name, record)
+    return Model(trunk, family, config, tokenizer, ChatTemplate.from_directory(path), name, record, stored)
 
 
 def holds_adapter(path: Path) -> bool:
@@ -180,13 +183,15 @@ def load_gguf(path: Path, name: str, dtype: torch.dtype, stored: bool = False) -
         assert family.gguf_entries is not None
         config = gguf_config(family, source, path)
         plan = family.plan(Config(config, str(path)))
-        trunk = build(plan, family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored), str(path), dtype, None, stored)
+        entries, renamed = family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored)
+        trunk = build(plan, entries, renamed, str(path), dtype, None, stored)
+        types = stored_types(renamed, entries)
         tokenizer = Tokenizer.from_gguf(source.metadata)
         check_frame(tokenizer, plan.inputs.vocabulary, str(path))
         template = ChatTemplate.from_gguf(source.metadata)
     finally:
         source.close()
-    return Model(trunk, family, config | special_ids(tokenizer), tokenizer, template, name)
+    return Model(trunk, family, config | special_ids(tokenizer), tokenizer, template, name, stored=types)
 
 
 def gguf_config(family: Family, source: GgufFile, path: Path) -> dict[str, Any]:

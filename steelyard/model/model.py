@@ -36,6 +36,7 @@ class Model:
         template: conversations to text, or None for models without one.
         name: what a person calls it.
         record: `steelyard.json`'s content: parents, recipe, measurements.
+        stored: parameter -> the 16-bit type its file kept it in (`stored_types`); where none is said, float32.
     """
 
     trunk: Trunk
@@ -45,6 +46,7 @@ class Model:
     template: ChatTemplate | None = None
     name: str = "model"
     record: dict[str, Any] = field(default_factory=dict)
+    stored: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     @property
     def context_length(self) -> int:
@@ -174,7 +176,11 @@ class Model:
         return self.with_trunk(self.trunk.with_weights(dtype))
 
     def save(self, directory: str | Path) -> Path:
-        """Writes a directory that `transformers` opens wherever it has the class."""
+        """Writes a directory that `transformers` opens wherever it has the class.
+
+        Weights that are what they were when they were read keep the type of their file (bfloat16, float16); others are written in
+        the type they have in memory.
+        """
         from steelyard.model.save import save
 
         return save(self, Path(directory))

@@ -24,6 +24,7 @@ from steelyard.model.linears.blocks import block_types
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.model import Model
+from steelyard.model.stored_types import as_stored, type_of
 from steelyard.model.weights import find_parameter
 
 EIGHT_BITS = {"num_bits": 8, "type": "int", "symmetric": True}
@@ -105,8 +106,9 @@ def put_in_place(new: Path, directory: Path) -> None:
 def write_files(model: Model, directory: Path) -> None:
     """Everything a model directory holds."""
     tensors = dict(their_tensors(model))
+    changed = narrow(model, tensors)
     write_safetensors(directory, tensors)
-    write_json(directory / "config.json", config(model, tensors.values()))
+    write_json(directory / "config.json", config(model, tensors.values()) | ({"dtype": "float32"} if changed else {}))
     if model.tokenizer is not None:
         model.tokenizer.save(directory)
     if model.template is not None:
@@ -118,6 +120,22 @@ def write_files(model: Model, directory: Path) -> None:
     write_json(directory / "steelyard.json", model.record | {"files": write_digests(directory)})
     if isinstance(card := model.record.get("card"), str):
         write_text(directory / "README.md", card)
+
+
+def narrow(model: Model, tensors: dict[str, Tensor]) -> bool:
+    """Puts tensors that are what they were into the type of the file they came from, in place.
+
+    Returns:
+        Whether some no longer are: then float32 is the type in which others must open the model to lose nothing.
+    """
+    changed = False
+    for entry in model.family.entries(model.trunk.plan):
+        kind = type_of(model.stored, entry.ours)
+        if kind is None or entry.theirs not in tensors or tensors[entry.theirs].dtype == kind:
+            continue
+        tensors[entry.theirs] = as_stored(tensors[entry.theirs], kind)
+        changed |= tensors[entry.theirs].dtype in (torch.float32, torch.int8)
+    return changed
 
 
 def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:

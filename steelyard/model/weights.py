@@ -42,6 +42,11 @@ class Renamed:
     def shape(self, name: str) -> tuple[int, ...]:
         return self.source.shape(self.full[name])
 
+    def stored_type(self, name: str) -> str | None:
+        """The type as the source spells it; None where it does not say."""
+        kind_of = getattr(self.source, "stored_type", None)
+        return None if kind_of is None else kind_of(self.full[name])
+
     def read(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         return self.source.read(self.full[name], dtype) if dtype else self.source.read(self.full[name])
 

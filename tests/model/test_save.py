@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf_models import write_gguf
 from random_models import GROUPED, SMALL, config_of, random_ids, reference, saved
 from safetensors import safe_open
 from tiny_talker import tiny_talker
@@ -160,6 +161,90 @@ def test_a_cast_model_is_saved_in_its_type(dtype: torch.dtype, tmp_path: Path) -
     assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
     again = steelyard.load(tmp_path / "half", dtype=str(dtype).removeprefix("torch."))
     assert torch.equal(again.logits([[1, 2, 3]]), model.logits([[1, 2, 3]]))
+
+
+# ---- the type of the file ----------------------------------------------------------------------------------------------------
+
+
+def narrow(kind: str, folder: Path, dtype: torch.dtype) -> Path:
+    name, values = KINDS[kind]
+    return saved(reference(config_of(name, **{"pad_token_id": 0} | values)).to(dtype), folder)
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_was_not_changed_is_saved_bit_for_bit_in_the_type_of_its_file(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    theirs = narrow(kind, tmp_path / "theirs", dtype)
+    model = steelyard.load(theirs)
+    model.save(tmp_path / "ours")
+    before = {name.removeprefix("transformer.").removeprefix("gpt_neox."): tensor for name, tensor in tensors_of(theirs).items()}
+    after = {name.removeprefix("transformer.").removeprefix("gpt_neox."): tensor for name, tensor in tensors_of(tmp_path / "ours").items()}
+    assert before.keys() == after.keys()
+    assert all(after[name].dtype == dtype and torch.equal(after[name], before[name]) for name in before)
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert steelyard.load(tmp_path / "ours").fingerprint == model.fingerprint
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager", dtype=torch.float32).eval()
+    with torch.inference_mode():
+        assert (again(IDS, use_cache=False).logits - model.logits(IDS)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("change", ["one weight", "a norm", "all of them"])
+def test_what_was_changed_is_saved_as_float32_and_nothing_of_it_is_lost(change: str, tmp_path: Path) -> None:
+    model = steelyard.load(narrow("llama, biases", tmp_path / "theirs", torch.bfloat16))
+    with torch.no_grad():
+        for name, parameter in model.trunk.named_parameters():
+            if change == "all of them" or name == {"one weight": "blocks.0.channel.up.storage.weight", "a norm": "norm.weight"}[change]:
+                parameter.view(-1)[0 if change != "all of them" else slice(None)] += 1e-5
+    model.save(tmp_path / "ours")
+    kinds = {name: tensor.dtype for name, tensor in tensors_of(tmp_path / "ours").items()}
+    wide = {name for name, dtype in kinds.items() if dtype == torch.float32}
+    expected = {"one weight": {"model.layers.0.mlp.up_proj.weight"}, "a norm": {"model.norm.weight"}}
+    assert wide == (expected[change] if change in expected else set(kinds))
+    assert json.loads((tmp_path / "ours" / "config.json").read_text())["dtype"] == "float32"
+    assert torch.equal(steelyard.load(tmp_path / "ours").logits(IDS), model.logits(IDS))
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", attn_implementation="eager").eval()
+    assert again.dtype == torch.float32
+    with torch.inference_mode():
+        assert (again(IDS, use_cache=False).logits - model.logits(IDS)).abs().max() < 1e-4
+
+
+def test_a_merged_adapter_widens_only_the_maps_it_changed(tmp_path: Path) -> None:
+    model = steelyard.load(narrow("llama, tied", tmp_path / "theirs", torch.bfloat16))
+    linear = model.trunk.blocks[0].mixer.query  # type: ignore[union-attr]
+    with torch.no_grad():
+        linear.storage.weight += 1e-3 * torch.randn_like(linear.storage.weight)
+    model.save(tmp_path / "ours")
+    assert [name for name, tensor in tensors_of(tmp_path / "ours").items() if tensor.dtype == torch.float32] == [
+        "model.layers.0.self_attn.q_proj.weight"
+    ]
+
+
+def test_packed_models_of_bfloat16_files_come_back_bit_for_bit(tmp_path: Path) -> None:
+    model = quantized(steelyard.load(narrow("llama, tied", tmp_path / "theirs", torch.bfloat16)))
+    model.save(tmp_path / "int8")
+    kept = tensors_of(tmp_path / "int8")
+    assert kept["model.embed_tokens.weight"].dtype == torch.bfloat16 and kept["model.layers.0.mlp.up_proj.weight"].dtype == torch.int8
+    again = steelyard.load(tmp_path / "int8")
+    assert torch.equal(again.logits(IDS), model.logits(IDS)) and again.fingerprint == model.fingerprint
+    assert json.loads((tmp_path / "int8" / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_matrices_of_float16_in_gguf_stay_float16(tmp_path: Path) -> None:
+    name, values = KINDS["llama, biases"]
+    shape = {"hidden_size": 96, "intermediate_size": 64, "max_position_embeddings": 64}
+    theirs = reference(config_of(name, **{"pad_token_id": 0} | values | shape))
+    path = write_gguf(theirs, tmp_path / "model.gguf", blocks="F16")
+    model = steelyard.load(path)
+    model.save(tmp_path / "ours")
+    kinds = {name: tensor.dtype for name, tensor in tensors_of(tmp_path / "ours").items()}
+    assert {dtype for dtype in kinds.values()} == {torch.float16, torch.float32}
+    assert all(dtype == torch.float32 for name, dtype in kinds.items() if "norm" in name or name.endswith("bias"))
+    assert torch.equal(steelyard.load(tmp_path / "ours").logits(IDS), model.logits(IDS))
 
 
 def test_saving_over_a_model_replaces_it(tmp_path: Path) -> None:
