@@ -43,7 +43,9 @@ class Host:
     def __init__(self, trunk: Trunk, spec: EngineSpec, context: int):
         self.trunk, self.spec = trunk, spec
         self.tile = row_tile(trunk) if spec.deterministic else 1
-        storage = Dense(torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype, trunk.device)
+        dtype = torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype
+        horizon = spec.speculation.horizon if spec.speculation else 0
+        storage = spec.states.storage(dtype, trunk.device, horizon) if spec.states else Dense(dtype, trunk.device)
         # Whole stretches, so that a slot's length changes no row's stretch of keys.
         self.capacity = round_up(context, DETERMINISTIC_EXTENT) if spec.deterministic else context
         self.state = trunk.new_state(round_up(spec.slots, self.tile), self.capacity, storage)
@@ -110,10 +112,11 @@ class Host:
         """Logits float32 [n, v] read off the residual stream between blocks: the final norm, then the head."""
         return self.head(stream_nd if self.trunk.norm is None else self.trunk.norm(stream_nd))
 
-    def rewind(self, slot: int, position: int) -> None:
-        """Forgets a slot's tokens from `position` on."""
-        self.state.rewind(slot, position)
-        self.lengths[slot] = min(self.lengths[slot], position)
+    def rewind(self, slot: int, position: int) -> int:
+        """Forgets a slot's tokens from `position` on; returns it, or the earlier one that the memory could go back to."""
+        left = self.state.rewind(slot, position)
+        self.lengths[slot] = min(self.lengths[slot], left)
+        return left
 
     def fork(self, source: int, target: int) -> None:
         """The target slot holds what the source holds."""

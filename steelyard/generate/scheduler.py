@@ -112,7 +112,7 @@ class Scheduler:
             # The last token is always read again: its hidden state is needed.
             reuse = min(shared[slot], sequence.read_until - 1, self._reusable(sequence))
             self.held.pop(slot, None)
-            self._rewind(slot, reuse)
+            reuse = self._rewind(slot, reuse)
             sequence.slot, sequence.cached = slot, reuse
             self.running.append(sequence)
             if isinstance(sequence, Generation):
@@ -120,9 +120,10 @@ class Scheduler:
                 pool = self.host.fused.pool if self.host.fused else None
                 self._attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation, pool)
 
-    def _rewind(self, slot: int, position: int) -> None:
-        for host in self.hosts:
-            host.rewind(slot, position)
+    def _rewind(self, slot: int, position: int) -> int:
+        """Takes every host back to a position, or to the earlier one that all can go back to, and returns it."""
+        left = min(host.rewind(slot, position) for host in self.hosts)
+        return left if left == position else self._rewind(slot, left)
 
     @staticmethod
     def _reusable(sequence: Sequence) -> int:

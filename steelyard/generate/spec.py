@@ -16,6 +16,7 @@ from steelyard.kernels import native
 from steelyard.model.linears.blocks import block_types
 from steelyard.model.model import Model
 from steelyard.model.sites import SiteProgram
+from steelyard.model.state import Storage
 from steelyard.model.template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -62,6 +63,20 @@ class Readout(Protocol):
         ...
 
 
+class StatePlan(Protocol):
+    """How an engine keeps what its models remember, where not in plain tensors. `numerics` says so in a few words."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def numerics(self) -> str: ...
+
+    def storage(self, dtype: torch.dtype, device: torch.device, horizon: int) -> Storage:
+        """Storage from which every part's memory is made; `horizon` tokens one must be able to go back."""
+        ...
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """Settings of an engine.
@@ -82,6 +97,7 @@ class EngineSpec:
         companions: other models a lever needs, by name.
         readouts: change what the model says before processors shape it.
         program: what is done at the trunk's sites in every step, or None.
+        states: how keys, values and other states are kept; None = in plain tensors.
     """
 
     model: Model
@@ -98,6 +114,7 @@ class EngineSpec:
     companions: Mapping[str, Model] = field(default_factory=dict)
     readouts: tuple[Readout, ...] = ()
     program: SiteProgram | None = None
+    states: StatePlan | None = None
 
     @property
     def weight_type(self) -> torch.dtype:
@@ -114,10 +131,11 @@ class EngineSpec:
         weights = str(self.weight_type).removeprefix("torch.")
         blocks = [] if self.dtype else block_types(self.model.trunk)
         stream = weights if self.model.trunk.device.type == "cuda" else "float32"
+        cache = self.states.numerics if self.states else stream
         kernels = self.kernels if self.kernels == "reference" else f"native {self.routines.name}" if self.routines else "pytorch"
         if blocks:
-            return {"weights": f"stored in {'+'.join(blocks)}", "activations": "8 bits", "cache": stream, "kernels": kernels}
-        return {"weights": weights, "activations": stream, "cache": stream, "kernels": kernels}
+            return {"weights": f"stored in {'+'.join(blocks)}", "activations": "8 bits", "cache": cache, "kernels": kernels}
+        return {"weights": weights, "activations": stream, "cache": cache, "kernels": kernels}
 
     @property
     def routines(self) -> native.Routines | None:
@@ -134,7 +152,7 @@ class EngineSpec:
         speculation = self.speculation.fingerprint if self.speculation else None
         inside = [[readout.fingerprint for readout in self.readouts], self.program and self.program.fingerprint]
         parts = [self.model.fingerprint, self.numerics, self.deterministic, template, processors, speculation, companions]
-        return digest([*parts, *(inside if any(inside) else []), torch.__version__])
+        return digest([*parts, *(inside if any(inside) else []), *([self.states.fingerprint] if self.states else []), torch.__version__])
 
 
 def native_type(device: torch.device) -> str:

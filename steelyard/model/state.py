@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,23 +24,36 @@ class TokenStore(Protocol):
         """Puts this call's tokens at their positions."""
         ...
 
-    def read(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Tensor:
-        """The first `extent` tokens of the given rows' slots: [rows, h, extent, d]."""
+    def views(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Iterator[tuple[slice, Tensor]]:
+        """The first `extent` tokens of the given rows' slots as queries of this call see them, after `write`.
+
+        Pairs of a stretch of the call's time and [rows, h, extent, d], in order; a tensor holds until the next is asked for. One
+        pair where all queries see the same; stores of one storage cut time alike.
+        """
+        ...
+
+    def reach(self, slot: int, position: int) -> int:
+        """The last position at or before the given one from which the slot can go on as if it had never been further."""
         ...
 
     def copy(self, source: int, target: int, length: int) -> None: ...
 
-    def export(self, slot: int, length: int) -> Tensor: ...
+    def export(self, slot: int, length: int) -> Any: ...
 
-    def load(self, slot: int, x_hsd: Tensor) -> None: ...
+    def load(self, slot: int, data: Any) -> int:
+        """Puts back what `export` gave, in any slot, and says how many tokens that are."""
+        ...
 
     def bytes(self) -> int: ...
+
+
+Role = Literal["keys", "values"]
 
 
 class Storage(Protocol):
     """Makes token stores."""
 
-    def tokens(self, slots: int, heads: int, tokens: int, width: int) -> TokenStore: ...
+    def tokens(self, slots: int, heads: int, tokens: int, width: int, role: Role) -> TokenStore: ...
 
 
 class Pool(Protocol):
@@ -50,8 +63,9 @@ class Pool(Protocol):
 
     def fork(self, source: int, target: int) -> None: ...
 
-    def rewind(self, slot: int, position: int) -> None:
-        """Forgets everything from `position` on; holds for the last `horizon` tokens."""
+    def rewind(self, slot: int, position: int) -> int:
+        """Forgets everything from `position` on and returns it; or an earlier position, from which on everything was forgotten, where
+        the memory cannot go on from `position` exactly. It always can within the last `horizon` tokens."""
         ...
 
     def export(self, slot: int) -> dict[str, Any]: ...
@@ -102,10 +116,17 @@ class DenseStore:
         self.data.view(-1, width).index_copy_(0, index, (x_bthd if real is None else x_bthd[real]).reshape(-1, width))
 
     def read(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Tensor:
+        """The first `extent` tokens of the given rows' slots: [rows, h, extent, d]."""
         if isinstance(rows, slice) and step.slot_range is not None:
             return self.data[step.slot_range, :, :extent]
         slots = step.slots if isinstance(rows, slice) else tuple(step.slots[row] for row in rows)
         return self.data[list(slots), :, :extent]
+
+    def views(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(None), self.read(step, rows, extent)
+
+    def reach(self, slot: int, position: int) -> int:
+        return position
 
     def copy(self, source: int, target: int, length: int) -> None:
         self.data[target, :, :length] = self.data[source, :, :length]
@@ -113,8 +134,9 @@ class DenseStore:
     def export(self, slot: int, length: int) -> Tensor:
         return self.data[slot, :, :length].clone()
 
-    def load(self, slot: int, x_hsd: Tensor) -> None:
-        self.data[slot, :, : x_hsd.shape[1]] = x_hsd
+    def load(self, slot: int, data: Tensor) -> int:
+        self.data[slot, :, : data.shape[1]] = data
+        return data.shape[1]
 
     def bytes(self) -> int:
         return self.data.numel() * self.data.element_size()
@@ -140,7 +162,7 @@ class Dense:
     def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
         self.dtype, self.device = dtype, torch.device(device)
 
-    def tokens(self, slots: int, heads: int, tokens: int, width: int) -> DenseStore:
+    def tokens(self, slots: int, heads: int, tokens: int, width: int, role: Role = "keys") -> DenseStore:
         return DenseStore(slots, heads, tokens, width, self.dtype, self.device)
 
 
@@ -162,6 +184,12 @@ class KeyValuePool:
             if length:  # a row without tokens only fills the batch
                 self.lengths[slot] = start + length
 
+    def views(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Stretches of the call's time with the keys and the values that their queries see (see `TokenStore.views`)."""
+        both = zip(self.keys.views(step, rows, extent), self.values.views(step, rows, extent), strict=True)
+        for (times, keys), (_, values) in both:
+            yield times, keys, values
+
     def free(self, slot: int) -> None:
         self.lengths[slot] = 0
 
@@ -170,17 +198,18 @@ class KeyValuePool:
             store.copy(source, target, self.lengths[source])
         self.lengths[target] = self.lengths[source]
 
-    def rewind(self, slot: int, position: int) -> None:
-        self.lengths[slot] = min(self.lengths[slot], position)
+    def rewind(self, slot: int, position: int) -> int:
+        asked = min(self.lengths[slot], position)
+        self.lengths[slot] = min(self.keys.reach(slot, asked), self.values.reach(slot, asked))
+        return position if self.lengths[slot] == asked else self.lengths[slot]
 
     def export(self, slot: int) -> dict[str, Any]:
         length = self.lengths[slot]
         return {"keys": self.keys.export(slot, length), "values": self.values.export(slot, length)}
 
     def load(self, slot: int, data: Mapping[str, Any]) -> None:
-        self.keys.load(slot, data["keys"])
+        self.lengths[slot] = self.keys.load(slot, data["keys"])
         self.values.load(slot, data["values"])
-        self.lengths[slot] = data["keys"].shape[1]
 
     def bytes(self) -> int:
         return self.keys.bytes() + self.values.bytes()
@@ -209,9 +238,10 @@ class State:
         for pool in self.pools.values():
             pool.fork(source, target)
 
-    def rewind(self, slot: int, position: int) -> None:
-        for pool in self.pools.values():
-            pool.rewind(slot, position)
+    def rewind(self, slot: int, position: int) -> int:
+        """Forgets everything from `position` on in every part; returns it, or the earlier position that all parts could go back to."""
+        left = min((pool.rewind(slot, position) for pool in self.pools.values()), default=position)
+        return left if left == position else self.rewind(slot, left)
 
     def export(self, slot: int) -> dict[str, dict[str, Any]]:
         return {name: pool.export(slot) for name, pool in self.pools.items()}

@@ -17,5 +17,6 @@ NAMES = (
     "constraint",
     "typical",
     "watermark",
+    "kv_cache",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

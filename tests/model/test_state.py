@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tiny_talker import tiny_talker
 
-from steelyard.model.state import Dense, State
+from steelyard.model.state import Dense, Role, State
 from steelyard.model.step import Step
 
 CPU = torch.device("cpu")
@@ -148,14 +148,17 @@ def test_a_narrower_memory_is_half_as_large_and_nearly_as_good(dtype: torch.dtyp
 class Recording:
     """A storage that says what was asked of it."""
 
-    asked: list[tuple[int, int, int, int]] = field(default_factory=list)
+    asked: list[tuple] = field(default_factory=list)
 
-    def tokens(self, slots: int, heads: int, tokens: int, width: int):
-        self.asked.append((slots, heads, tokens, width))
-        return Dense().tokens(slots, heads, tokens, width)
+    def tokens(self, slots: int, heads: int, tokens: int, width: int, role: Role):
+        self.asked.append((slots, heads, tokens, width, role))
+        return Dense().tokens(slots, heads, tokens, width, role)
 
 
 def test_every_part_with_memory_asks_the_storage_for_its_own() -> None:
     storage = Recording()
     state = TALKER.trunk.new_state(SLOTS, TOKENS, storage)
-    assert sorted(state) == ["blocks.0.mixer", "blocks.1.mixer"] and storage.asked == [(SLOTS, 2, TOKENS, 8)] * 4
+    assert (
+        sorted(state) == ["blocks.0.mixer", "blocks.1.mixer"]
+        and storage.asked == [(SLOTS, 2, TOKENS, 8, role) for role in ("keys", "values")] * 2
+    )

@@ -89,8 +89,8 @@ class Attention(nn.Module):
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
         plan = self.plan
-        keys = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width)
-        values = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width)
+        keys = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width, "keys")
+        values = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width, "values")
         return KeyValuePool(keys, values, slots)
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
@@ -113,20 +113,24 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2), step)
 
     def _attend_cached(self, q_bhtd: Tensor, step: Step, state: KeyValuePool) -> Tensor:
-        groups = step.extents
-        if len(groups) == 1:
-            rows, extent = groups[0]
-            return self._attend(q_bhtd, state.keys.read(step, rows, extent), state.values.read(step, rows, extent), step, rows)
-        mixed = torch.empty_like(q_bhtd)
-        for rows, extent in groups:
-            keys, values = state.keys.read(step, rows, extent), state.values.read(step, rows, extent)
-            mixed[list(rows)] = self._attend(q_bhtd[list(rows)], keys, values, step, rows)  # type: ignore[arg-type]
+        mixed = None
+        for rows, extent in step.extents:
+            whole = isinstance(rows, slice)
+            for times, keys, values in state.views(step, rows, extent):
+                if whole and times == slice(None):
+                    return self._attend(q_bhtd, keys, values, step, rows)
+                mixed = torch.empty_like(q_bhtd) if mixed is None else mixed
+                q = (q_bhtd if whole else q_bhtd[list(rows)])[:, :, times]
+                mixed[rows if whole else list(rows), :, times] = self._attend(q, keys, values, step, rows, times)
+        assert mixed is not None
         return mixed
 
-    def _attend(self, q_bhtd: Tensor, k_bksd: Tensor, v_bksd: Tensor, step: Step, rows: slice | tuple[int, ...]) -> Tensor:
+    def _attend(
+        self, q_bhtd: Tensor, k_bksd: Tensor, v_bksd: Tensor, step: Step, rows: slice | tuple[int, ...], times: slice = slice(None)
+    ) -> Tensor:
         plan = self.plan
         if step.deterministic or step.readable or plan.softcap is not None:
-            return self._attend_readably(q_bhtd, k_bksd, v_bksd, step, rows)
+            return self._attend_readably(q_bhtd, k_bksd, v_bksd, step, rows, times)
         # On CPUs the fused kernel's bfloat16 takes three times as long as float32 (forward and backward 36 against 13 ms for 4 rows of
         # 160 tokens and 9 heads, PyTorch 2.13), so narrow queries go through it in float32; autocast would narrow them again.
         widen = q_bhtd.device.type == "cpu" and q_bhtd.dtype in (torch.bfloat16, torch.float16)
@@ -134,20 +138,22 @@ class Attention(nn.Module):
         k, v = k_bksd.to(q.dtype), v_bksd.to(q.dtype)
         grouped = plan.heads != plan.key_value_heads
         plain = not step.slots and step.segments is None and plan.window is None and min(step.lengths) == step.time
-        mask = None if plain else step.mask(rows, k.shape[2], causal=plan.causal, window=plan.window)
+        mask = None if plain else step.mask(rows, k.shape[2], causal=plan.causal, window=plan.window)[:, :, times]
         with torch.autocast("cpu", enabled=False) if widen else contextlib.nullcontext():
             mixed = F.scaled_dot_product_attention(
                 q, k, v, attn_mask=mask, is_causal=plain and plan.causal, scale=self.scale, enable_gqa=grouped
             )
         return mixed.to(q_bhtd.dtype)
 
-    def _attend_readably(self, q_bhtd: Tensor, k_bksd: Tensor, v_bksd: Tensor, step: Step, rows: slice | tuple[int, ...]) -> Tensor:
+    def _attend_readably(
+        self, q_bhtd: Tensor, k_bksd: Tensor, v_bksd: Tensor, step: Step, rows: slice | tuple[int, ...], times: slice
+    ) -> Tensor:
         """The equation itself. The queries of one key/value head are stacked, so that grouped queries need no copies of keys."""
         plan = self.plan
         b, h, t, d = q_bhtd.shape
         groups = h // plan.key_value_heads
         q = q_bhtd.reshape(b, plan.key_value_heads, groups * t, d)
-        mask = step.mask(rows, k_bksd.shape[2], causal=plan.causal, window=plan.window).repeat(1, 1, groups, 1)
+        mask = step.mask(rows, k_bksd.shape[2], causal=plan.causal, window=plan.window)[:, :, times].repeat(1, 1, groups, 1)
         padding = -(groups * t) % QUERY_TILE if step.deterministic else 0
         if padding:
             q, mask = F.pad(q, (0, 0, 0, padding)), F.pad(mask, (0, 0, 0, padding), value=True)
