@@ -22,6 +22,7 @@ from steelyard.core.meters import Meter, memory, money
 from steelyard.core.protocols import AnswerSettings, Done, Failure, Message, Text, Token, Usage
 from steelyard.core.recipe import Arm, EndpointSource, read
 from steelyard.core.run import Run
+from steelyard.model.released import release
 from steelyard.weigh.arms import ArmOpener, OpenArm
 from steelyard.weigh.directory import RECIPE
 
@@ -88,6 +89,9 @@ def serve(directory: Path, name: str, lines: IO[str], out: IO[str]) -> None:
         arm: Arm = recipe.arms[name]
         begun = time.perf_counter()
         opened = ArmOpener(Run(directory, seed=recipe.seed)).open(arm, arm.seeds[0] if arm.seeds else None, deterministic=False)
+        if opened.engine is not None:  # this process only answers: the floats that the engine was made from would count as its memory
+            release(opened.engine.model, opened.engine.trunk)
+            memory.hand_back()
         seconds = time.perf_counter() - begun
     except SteelyardError as error:
         return say({"error": str(error)})
