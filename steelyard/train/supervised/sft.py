@@ -52,7 +52,8 @@ class Sft(Lever):
     name: ClassVar[str] = "sft"
     idea: ClassVar[str] = (
         "Show the model questions with the answers one wants and raise the probability of those answers. "
-        "Low-rank adapters learn a thin change of every map; `full` changes all weights."
+        "Low-rank adapters (LoRA, the default, and what the recorded results are of) learn a thin change of every map; "
+        "`full` changes all weights."
     )
     equation: ClassVar[str] = "loss = - sum_{t in answers} log p(x_t | x_<t) / |answers|;  LoRA: W x + (alpha / r) B A x"
     paper: ClassVar[str] = "arXiv:2109.01652, arXiv:2106.09685"
