@@ -10,7 +10,7 @@ import gguf
 import pytest
 import torch
 from gguf_models import put
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_minilm import SMALL, TEXTS, difference, random_bert
 from test_tokenizer import hard_texts
@@ -83,6 +83,10 @@ def directory(model: BertModel, tokens: list[str], folder: Path) -> Path:
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
     return folder
+
+
+def opened(path: Path) -> Any:
+    return steelyard.load(path)
 
 
 def tiny(**changes: Any) -> BertModel:
@@ -227,6 +231,53 @@ def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path: Path) -> None:
         cut.write_bytes(whole[:end])
         with pytest.raises(SteelyardError):
             steelyard.load(cut)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_damaged_file_loads_or_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "whole.gguf"
+    if not path.exists():
+        write(tiny(), WORDS, path)
+    content, start = bytearray(path.read_bytes()), path.read_bytes().rfind(b"layer_output_norm.bias") + 64
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, start))] = data.draw(st.integers(0, 255))
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(content)
+    try:
+        model = opened(damaged)
+    except SteelyardError as error:
+        assert error.do
+    else:
+        model.embed(["the man"])
+
+
+KEYS = [
+    *("bert.block_count", "bert.context_length", "bert.embedding_length", "bert.feed_forward_length", "bert.attention.head_count"),
+    *("bert.attention.layer_norm_epsilon", "bert.attention.causal", "bert.pooling_type", "bert.attention.key_length"),
+    *("tokenizer.ggml.cls_token_id", "tokenizer.ggml.seperator_token_id", "tokenizer.ggml.unknown_token_id", "tokenizer.ggml.token_type"),
+    *("tokenizer.ggml.padding_token_id", "tokenizer.ggml.mask_token_id", "tokenizer.ggml.model", "tokenizer.ggml.tokens"),
+]
+VALUES = st.one_of(
+    st.sampled_from([0, 1, 2, 4, -1, 2**31, 2**32 - 1, float("nan"), float("inf"), -1.0, 1e-45, True, False, "", "bert", "\x00"]),
+    st.lists(st.integers(-1, 9), min_size=1, max_size=3),
+    st.lists(st.text(max_size=3), min_size=1, max_size=3),
+)
+
+
+@given(changes=st.dictionaries(st.sampled_from(KEYS), VALUES, min_size=1, max_size=3))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_metadata_loads_or_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    path = write(tiny(), WORDS, tmp_path / "model.gguf", **{key.replace(".", "__"): value for key, value in changes.items()})
+    try:
+        model = opened(path)
+    except SteelyardError as error:
+        assert error.do
+    else:
+        try:
+            assert model.embed(["the man"]).shape == (1, SMALL["hidden_size"])
+        except SteelyardError as error:
+            assert error.do
 
 
 def test_the_terminal_names_the_encoder(tmp_path: Path) -> None:
