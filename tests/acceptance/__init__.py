@@ -17,6 +17,8 @@ NAMES = (
     "constraint",
     "typical",
     "watermark",
+    "contrastive",
+    "dola",
     "kv_cache",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""
