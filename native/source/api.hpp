@@ -8,13 +8,17 @@
 
 namespace steelyard {
 
-// One block of a model, and its part of the cache: float32 [slots, key_value_heads, capacity, head_width].
+// How keys and values are kept, [slots, key_value_heads, capacity, head_width] in all: float32 in this order, or bfloat16 in blocks of
+// tokens (attention.hpp), whose capacity is a multiple of 64.
+enum class CacheKind : int32_t { float32 = 0, bfloat16 = 1 };
+
+// One block of a model, and its part of the cache.
 struct Layer {
     const Matrix *query, *key, *value, *output, *gate, *up, *down;
     const float *mixer_norm, *channel_norm;      // [width]
     const float *mixer_after, *channel_after;    // [width], or null
     const float *query_norm, *key_norm;          // [head_width], or null
-    float *keys, *values;
+    void *keys, *values;
     float scale, softcap;                        // of scores; softcap 0: none
     int32_t window;                              // tokens a query looks back, itself included; 0: all
     int32_t angles;                              // which table of rotary angles; -1: none
@@ -22,6 +26,7 @@ struct Layer {
 
 struct Model {
     int32_t layers, width, heads, key_value_heads, head_width, hidden, rotary, activation;
+    CacheKind cache;
     float epsilon, query_key_epsilon;
     int64_t capacity;
     const float* final_norm;  // [width]

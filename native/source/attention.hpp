@@ -1,9 +1,11 @@
 // Attention of a few queries over a slot's cached keys and values, a stretch of keys at a time:
 //   softmax(q K^T * scale) V, with stretch c's maximum m_c, sum l_c and weighted values o_c joined in order:
 //   m = max(m, m_c), l = l e^(m_old - m) + l_c e^(m_c - m), o likewise (FlashAttention, arXiv:2205.14135).
-// Stretches begin at fixed positions and a query never looks at what comes after it, so its result depends on nothing else.
+// Stretches begin at fixed positions and a query never looks at what comes after it, so its result depends on nothing else,
+// whether one thread goes through the stretches or several share them out (Flash-Decoding).
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "parts.hpp"
@@ -12,8 +14,22 @@
 namespace steelyard {
 namespace {
 
-constexpr int STRETCH = 256;  // keys
-constexpr int TOGETHER = 4;   // queries whose values are summed in one go
+constexpr int STRETCH = 128;  // keys
+constexpr int TOGETHER = 4;   // queries that go over a stretch side by side
+constexpr int WIDE = 4;       // vectors of a head whose values are summed in one go
+
+struct Query {
+    const float* q;          // [width]
+    const uint16_t* narrow;  // the same in bfloat16
+    int position;            // it sees keys up to this one
+    int first;               // and from this one on
+};
+
+// What some stretches gave a query.
+struct Part {
+    float most, total;  // the largest score, and the sum of e^(score - most)
+    float* mixed;       // [width]: the values' sum, weighted so
+};
 
 // Sixteen sums across sixteen vectors: lane i of the result is the sum of vector i's lanes.
 inline f32x16 sums_of(f32x16* v) {
@@ -32,130 +48,190 @@ inline f32x16 sums_of(f32x16* v) {
     return v[0];
 }
 
-struct Cache {
-    const float *keys, *values;  // of one slot and head: [tokens, width]
-    int width;                   // a multiple of 16
-};
-
-struct Query {
-    const float* q;      // [width]
-    float* out;          // [width]
-    int position;        // it sees keys up to this one
-    int first;           // and from this one on
-    float most, total;   // so far
-};
-
-// Scores of keys begin..end of one query into `weights`, then e^(score - max): returns the maximum and the sum.
-inline void weigh_keys(const Query& query, const Cache& cache, int begin, int end, float scale, float softcap, float* weights, float& most,
-                       float& total) {
-    const int vectors = cache.width / LANES;
+// Scores of one query's keys begin..end, as dot products in `weights`, become e^(score - most). `keep` stores sixteen of them, zeros
+// among them, and says what it kept.
+template <class Keep>
+inline void soften(const Query& query, int begin, int end, float scale, float softcap, float* weights, Part& part, Keep keep) {
     f32x16 best = all(-INFINITY);
     const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     for (int key = begin; key < end; key += LANES) {
-        const int count = end - key < LANES ? end - key : LANES;
-        f32x16 sums[LANES] = {};
-        for (int i = 0; i < count; i++) {
-            const float* k = cache.keys + (size_t)(key + i) * cache.width;
-            f32x16 sum = {};
-            for (int d = 0; d < vectors; d++) sum = multiply_add(load(query.q + d * LANES), load(k + d * LANES), sum);
-            sums[i] = sum;
-        }
-        f32x16 score = sums_of(sums) * scale;
+        f32x16 score = load(weights + key - begin) * scale;
         if (softcap > 0) score = hyperbolic_tangent(score / softcap) * softcap;
-        const i32x16 seen = (lane < count) & (lane + key >= query.first);
+        const i32x16 seen = (lane + key < end) & (lane + key >= query.first);
         score = seen ? score : all(-INFINITY);
         best = larger(score, best);
         store(weights + key - begin, score);
     }
-    most = largest_of(best);
+    part.most = largest_of(best);
     f32x16 sum = {};
-    for (int key = begin; key < end; key += LANES) {
-        const f32x16 score = load(weights + key - begin);
-        const f32x16 weight = most == -INFINITY ? f32x16{} : exponential(score - most);
-        store(weights + key - begin, weight);
-        sum = sum + weight;
+    for (int key = begin; key < begin + STRETCH; key += LANES) {
+        const bool some = key < end && part.most > -INFINITY;
+        sum = sum + keep(key - begin, some ? exponential(load(weights + key - begin) - part.most) : f32x16{});
     }
-    total = sum_of(sum);
+    part.total = sum_of(sum);
 }
 
-// Sums of values weighted for up to `Count` queries over keys begin..end: out[i] [width].
-template <int Count>
-inline void mix_values(const Cache& cache, int begin, const int* ends, const float* weights, float* out) {
-    constexpr int wide = 4;  // vectors of a head summed at once
-    int last = 0;
-    for (int i = 0; i < Count; i++) last = ends[i] > last ? ends[i] : last;
-    for (int d = 0; d < cache.width; d += wide * LANES) {
-        const int vectors = (cache.width - d) / LANES < wide ? (cache.width - d) / LANES : wide;
-        f32x16 sum[Count][wide] = {};
-        if (vectors == wide) {
-            for (int key = begin; key < last; key++) {
-                const float* v = cache.values + (size_t)key * cache.width + d;
-                const f32x16 a = load(v), b = load(v + LANES), c = load(v + 2 * LANES), e = load(v + 3 * LANES);
-                for (int i = 0; i < Count; i++) {
-                    const f32x16 weight = all(weights[i * STRETCH + key - begin]);
-                    sum[i][0] = multiply_add(weight, a, sum[i][0]);
-                    sum[i][1] = multiply_add(weight, b, sum[i][1]);
-                    sum[i][2] = multiply_add(weight, c, sum[i][2]);
-                    sum[i][3] = multiply_add(weight, e, sum[i][3]);
+// Keys and values of one slot and head as they come: float32 [tokens, width].
+struct FloatCache {
+    typedef float Number;
+    typedef float Weight;
+    const float *keys, *values;
+    int width;  // a multiple of 16
+
+    static void write(float* keys, float* values, int token, int width, const float* k, const float* v) {
+        std::memcpy(keys + (size_t)token * width, k, sizeof(float) * width);
+        std::memcpy(values + (size_t)token * width, v, sizeof(float) * width);
+    }
+
+    template <int Count>
+    void score(const Query* queries, int begin, int end, float* weights) const {
+        for (int i = 0; i < Count; i++) {
+            for (int key = begin; key < end; key += LANES) {
+                const int count = end - key < LANES ? end - key : LANES;
+                f32x16 sums[LANES] = {};
+                for (int j = 0; j < count; j++) {
+                    const float* k = keys + (size_t)(key + j) * width;
+                    f32x16 sum = {};
+                    for (int d = 0; d < width; d += LANES) sum = multiply_add(load(queries[i].q + d), load(k + d), sum);
+                    sums[j] = sum;
                 }
+                store(weights + i * STRETCH + key - begin, sums_of(sums));
             }
-        } else {
-            for (int key = begin; key < last; key++)
-                for (int j = 0; j < vectors; j++) {
-                    const f32x16 v = load(cache.values + (size_t)key * cache.width + d + j * LANES);
-                    for (int i = 0; i < Count; i++) sum[i][j] = multiply_add(all(weights[i * STRETCH + key - begin]), v, sum[i][j]);
-                }
         }
+    }
+
+    static f32x16 keep(float* weights, f32x16 x) {
+        store(weights, x);
+        return x;
+    }
+
+    template <int Count, int Vectors>
+    void mix(int begin, int end, const float* weights, int d, f32x16 (*sum)[WIDE]) const {
+        for (int key = begin; key < end; key++) {
+            const float* from = values + (size_t)key * width + d;
+            f32x16 v[Vectors];
+            for (int j = 0; j < Vectors; j++) v[j] = load(from + j * LANES);
+            for (int i = 0; i < Count; i++) {
+                const f32x16 weight = all(weights[i * STRETCH + key - begin]);
+                for (int j = 0; j < Vectors; j++) sum[i][j] = multiply_add(weight, v[j], sum[i][j]);
+            }
+        }
+    }
+};
+
+// In bfloat16, as products of pairs want them: keys [tokens / 16, width / 2, 16 tokens, 2], values [tokens / 2, width, 2 tokens].
+// Queries and weights are rounded to bfloat16 too; sums are float32.
+struct NarrowCache {
+    typedef uint16_t Number;
+    typedef uint16_t Weight;
+    static constexpr int BLOCKS = 4;  // blocks of 16 keys whose scores are summed in one go; room for tokens is a multiple of this
+    const uint16_t *keys, *values;
+    int width;
+
+    static void write(uint16_t* keys, uint16_t* values, int token, int width, const float* k, const float* v) {
+        uint16_t* key = keys + (size_t)(token / LANES) * LANES * width + 2 * (token % LANES);
+        uint16_t* value = values + (size_t)(token / 2) * 2 * width + token % 2;
+        for (int d = 0; d < width; d += LANES) {
+            uint16_t a[LANES], b[LANES];
+            store_bfloat16(a, load(k + d));
+            store_bfloat16(b, load(v + d));
+            for (int j = 0; j < LANES; j += 2) std::memcpy(key + (d + j) * LANES, a + j, sizeof(uint32_t));
+            for (int j = 0; j < LANES; j++) value[2 * (d + j)] = b[j];
+        }
+    }
+
+    template <int Count>
+    void score(const Query* queries, int begin, int end, float* weights) const {
+        constexpr int blocks = Count > 2 ? 2 : BLOCKS;  // as many sums as registers hold
+        const int block = LANES * width;
+        for (int key = begin; key < end; key += blocks * LANES) {
+            f32x16 sums[Count][blocks] = {};
+            const uint16_t* k = keys + (size_t)key * width;
+            for (int d = 0; d < width; d += 2, k += 2 * LANES) {
+                u8x64 pairs[blocks];
+                for (int j = 0; j < blocks; j++) pairs[j] = load_bytes(k + (size_t)j * block);
+                for (int i = 0; i < Count; i++)
+                    for (int j = 0; j < blocks; j++) sums[i][j] = dot2_bfloat16(sums[i][j], pairs[j], queries[i].narrow + d);
+            }
+            for (int i = 0; i < Count; i++)
+                for (int j = 0; j < blocks; j++) store(weights + i * STRETCH + key - begin + j * LANES, sums[i][j]);
+        }
+    }
+
+    static f32x16 keep(uint16_t* weights, f32x16 x) {
+        store_bfloat16(weights, x);
+        return widened(weights);
+    }
+
+    template <int Count, int Vectors>
+    void mix(int begin, int end, const uint16_t* weights, int d, f32x16 (*sum)[WIDE]) const {
+        for (int key = begin; key < end; key += 2) {
+            const uint16_t* from = values + (size_t)key * width + 2 * d;
+            u8x64 v[Vectors];
+            for (int j = 0; j < Vectors; j++) v[j] = load_bytes(from + 2 * j * LANES);
+            if (key + 1 == end)  // what stands in the other half may be no number, and zero times that is none either
+                for (int j = 0; j < Vectors; j++) v[j] = (u8x64)((i32x16)v[j] & 0xffff);
+            for (int i = 0; i < Count; i++)
+                for (int j = 0; j < Vectors; j++) sum[i][j] = dot2_bfloat16(sum[i][j], v[j], weights + i * STRETCH + key - begin);
+        }
+    }
+};
+
+// What keys begin..begin + STRETCH give `Count` queries, as far as each sees them. Weights beyond a query's last key are zero and the
+// values there are those of the same text's later tokens: they add exact zeros.
+template <class Cache, int Count>
+inline void attend_together(const Query* queries, const Cache& cache, int begin, float scale, float softcap, Part* parts) {
+    alignas(64) float scores[Count * STRETCH];
+    alignas(64) typename Cache::Weight weights[Count * STRETCH];
+    int ends[Count], last = begin;
+    for (int i = 0; i < Count; i++) {
+        const int until = std::min(queries[i].position + 1, begin + STRETCH);
+        ends[i] = until > begin && queries[i].first < begin + STRETCH ? until : begin;
+        last = std::max(last, ends[i]);
+    }
+    cache.template score<Count>(queries, begin, last, scores);
+    for (int i = 0; i < Count; i++) {
+        const auto keep = [&](int place, f32x16 x) { return Cache::keep(weights + i * STRETCH + place, x); };
+        soften(queries[i], begin, ends[i], scale, softcap, scores + i * STRETCH, parts[i], keep);
+    }
+    for (int d = 0; d < cache.width;) {
+        f32x16 sum[Count][WIDE] = {};
+        const int vectors = cache.width - d >= WIDE * LANES ? WIDE : 1;
+        if (vectors == WIDE) cache.template mix<Count, WIDE>(begin, last, weights, d, sum);
+        else cache.template mix<Count, 1>(begin, last, weights, d, sum);
         for (int i = 0; i < Count; i++)
-            for (int j = 0; j < vectors; j++) store(out + i * cache.width + d + j * LANES, sum[i][j]);
+            for (int j = 0; j < vectors; j++) store(parts[i].mixed + d + j * LANES, sum[i][j]);
+        d += vectors * LANES;
     }
 }
 
-// Joins one stretch's result to what a query has so far.
-inline void join(Query& query, float most, float total, const float* mixed, int width) {
-    if (total == 0) return;
-    const float both = query.most > most ? query.most : most;
-    const float old = query.total == 0 ? 0.0f : exponential(all(query.most - both))[0], fresh = exponential(all(most - both))[0];
-    for (int d = 0; d < width; d += LANES) store(query.out + d, multiply_add(all(fresh), load(mixed + d), load(query.out + d) * old));
-    query.total = query.total * old + total * fresh;
-    query.most = both;
+template <class Cache>
+inline void attend_stretch(const Query* queries, int count, const Cache& cache, int begin, float scale, float softcap, Part* parts) {
+    switch (count) {
+        case 1: return attend_together<Cache, 1>(queries, cache, begin, scale, softcap, parts);
+        case 2: return attend_together<Cache, 2>(queries, cache, begin, scale, softcap, parts);
+        case 3: return attend_together<Cache, 3>(queries, cache, begin, scale, softcap, parts);
+        default: return attend_together<Cache, TOGETHER>(queries, cache, begin, scale, softcap, parts);
+    }
 }
 
-// All queries of one slot and key/value head; `weights` holds TOGETHER * STRETCH floats, `mixed` TOGETHER * width.
-// Weights beyond a query's last key are zero and its values are real keys of later tokens: they add exact zeros.
-inline void attend(Query* queries, int count, const Cache& cache, float scale, float softcap, float* weights, float* mixed) {
-    int last = 0, first = 1 << 30;
-    for (int i = 0; i < count; i++) {
-        Query& query = queries[i];
-        query.most = -INFINITY, query.total = 0;
-        for (int d = 0; d < cache.width; d += LANES) store(query.out + d, f32x16{});
-        last = query.position + 1 > last ? query.position + 1 : last;
-        first = query.first < first ? query.first : first;
-    }
-    for (int begin = first / STRETCH * STRETCH; begin < last; begin += STRETCH) {
-        for (int group = 0; group < count; group += TOGETHER) {
-            const int size = count - group < TOGETHER ? count - group : TOGETHER;
-            int ends[TOGETHER];
-            float most[TOGETHER], total[TOGETHER];
-            for (int i = 0; i < size; i++) {
-                const Query& query = queries[group + i];
-                const int until = query.position + 1 < begin + STRETCH ? query.position + 1 : begin + STRETCH;
-                ends[i] = until > begin && query.first < begin + STRETCH ? until : begin;
-                for (int key = (ends[i] - begin + LANES - 1) / LANES * LANES; key < STRETCH; key += LANES)
-                    store(weights + i * STRETCH + key, f32x16{});
-                weigh_keys(query, cache, begin, ends[i], scale, softcap, weights + i * STRETCH, most[i], total[i]);
-            }
-            switch (size) {
-                case 1: mix_values<1>(cache, begin, ends, weights, mixed); break;
-                case 2: mix_values<2>(cache, begin, ends, weights, mixed); break;
-                case 3: mix_values<3>(cache, begin, ends, weights, mixed); break;
-                default: mix_values<4>(cache, begin, ends, weights, mixed); break;
-            }
-            for (int i = 0; i < size; i++) join(queries[group + i], most[i], total[i], mixed + i * cache.width, cache.width);
-        }
-    }
-    for (int i = 0; i < count; i++)
-        for (int d = 0; d < cache.width; d += LANES) store(queries[i].out + d, load(queries[i].out + d) / queries[i].total);
+// Joins a later stretch's part to what a query has so far (at first: total 0, mixed zeros).
+inline void join(Part& part, const Part& next, int width) {
+    if (next.total == 0) return;
+    const float both = part.most > next.most ? part.most : next.most;
+    const float old = part.total == 0 ? 0.0f : exponential(all(part.most - both))[0], fresh = exponential(all(next.most - both))[0];
+    for (int d = 0; d < width; d += LANES) store(part.mixed + d, multiply_add(all(fresh), load(next.mixed + d), load(part.mixed + d) * old));
+    part.total = part.total * old + next.total * fresh;
+    part.most = both;
+}
+
+inline void begin_part(Part& part, int width) {
+    part.most = -INFINITY, part.total = 0;
+    for (int d = 0; d < width; d += LANES) store(part.mixed + d, f32x16{});
+}
+
+inline void end_part(Part& part, int width) {
+    for (int d = 0; d < width; d += LANES) store(part.mixed + d, load(part.mixed + d) / part.total);
 }
 
 }  // namespace

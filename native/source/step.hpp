@@ -19,11 +19,12 @@ namespace {
 
 constexpr int FEW = 4;            // rows that every thread prepares for itself
 constexpr int QUERY_TOKENS = 16;  // tokens of a run that are one piece of attention
+constexpr int SPLIT = 16;         // up to this many rows, threads share out the keys as well
 
 class Stepper {
   public:
     Stepper(Pool& pool, const Model& model, const Tokens& tokens, float* stream)
-        : pool_(pool), m_(model), tokens_(tokens), n_(tokens.count), few_(n_ <= FEW), x_(stream), inner_(model.heads * model.head_width),
+        : pool_(pool), m_(model), tokens_(tokens), n_(tokens.count), few_(n_ <= FEW), split_(n_ <= SPLIT), x_(stream), inner_(model.heads * model.head_width),
           outer_(model.key_value_heads * model.head_width), q_(sizeof(float) * n_ * inner_), k_(sizeof(float) * n_ * outer_),
           v_(sizeof(float) * n_ * outer_), mixed_(sizeof(float) * n_ * inner_), gated_(sizeof(float) * n_ * padded(model.hidden)),
           part_(sizeof(float) * n_ * model.width) {
@@ -34,8 +35,9 @@ class Stepper {
             wide_.push_back(std::make_unique<Rows>(n_, model.hidden));
         }
         for (int i = 0; i < pool.threads(); i++) {
-            scratch_.emplace_back(sizeof(float) * (TOGETHER * (STRETCH + model.head_width) + widest));
+            scratch_.emplace_back(sizeof(float) * (TOGETHER * model.head_width + widest));
             queries_.emplace_back().reserve((size_t)QUERY_TOKENS * model.heads / model.key_value_heads);
+            narrow_queries_.emplace_back(sizeof(uint16_t) * QUERY_TOKENS * inner_);
         }
         for (int begin = 0; begin < n_;) {  // runs: tokens of one slot
             int end = begin + 1;
@@ -43,6 +45,9 @@ class Stepper {
             for (int piece = begin; piece < end; piece += QUERY_TOKENS) pieces_.push_back({piece, std::min(piece + QUERY_TOKENS, end)});
             begin = end;
         }
+        if (!split_) return;
+        for (int i = 0; i < n_; i++) stretches_ = std::max(stretches_, tokens.position[i] / STRETCH + 1);
+        parts_.emplace_back(sizeof(float) * n_ * m_.heads * stretches_ * part_size());
     }
 
     void operator()(int thread) {
@@ -69,12 +74,14 @@ class Stepper {
         pool_.barrier();
         attention(thread, layer);
         pool_.barrier();
-        Rows& mixed = prepare(thread, rows_, (const float*)mixed_.data, inner_, inner_, *layer.output);
+        const auto mixed_row = [&](int r, float* to) { split_ ? join_row(layer, r, to) : copy_row(mixed_, inner_, inner_, r, to); };
+        Rows& mixed = prepare(thread, rows_, mixed_row, *layer.output);
         add(thread, *layer.output, mixed, layer.mixer_after);
         Rows& again = prepare_normed(thread, layer.channel_norm, {layer.gate, layer.up});
         gate(thread, layer, again);
         pool_.barrier();
-        Rows& gated = prepare(thread, wide_, (const float*)gated_.data, m_.hidden, padded(m_.hidden), *layer.down);
+        const auto gated_row = [&](int r, float* to) { copy_row(gated_, m_.hidden, padded(m_.hidden), r, to); };
+        Rows& gated = prepare(thread, wide_, gated_row, *layer.down);
         add(thread, *layer.down, gated, layer.channel_after);
     }
 
@@ -94,15 +101,20 @@ class Stepper {
         return rows;
     }
 
-    Rows& prepare(int thread, std::vector<std::unique_ptr<Rows>>& place, const float* from, int width, int stride, const Matrix& matrix) {
+    template <class Fill>
+    Rows& prepare(int thread, std::vector<std::unique_ptr<Rows>>& place, Fill fill, const Matrix& matrix) {
         Rows& rows = *place[few_ ? thread : 0];
         const Share share(n_, few_ ? 0 : thread, few_ ? 1 : pool_.threads());
         for (int r = share.begin; r < share.end; r++) {
-            std::memcpy(rows.row(r), from + (size_t)r * stride, sizeof(float) * width);
+            fill(r, rows.row(r));
             rows.prepare(r, matrix);
         }
         if (!few_) pool_.barrier();
         return rows;
+    }
+
+    static void copy_row(const Bytes& from, int width, int stride, int r, float* to) {
+        std::memcpy(to, (const float*)from.data + (size_t)r * stride, sizeof(float) * width);
     }
 
     void project(int thread, const Layer& layer, const Rows& rows) {
@@ -130,41 +142,114 @@ class Stepper {
                 turn(x, tokens_.cos[layer.angles] + row, tokens_.sin[layer.angles] + row, m_.rotary);
             }
             if (query) continue;
-            const size_t place = offset(tokens_.slot[token], head - heads) + (size_t)tokens_.position[token] * d;
-            std::memcpy(layer.keys + place, x, sizeof(float) * d);
-            std::memcpy(layer.values + place, (const float*)v_.data + (size_t)token * outer_ + (head - heads) * d, sizeof(float) * d);
+            const float* v = (const float*)v_.data + (size_t)token * outer_ + (head - heads) * d;
+            if (m_.cache == CacheKind::float32) write<FloatCache>(layer, token, head - heads, x, v);
+            else write<NarrowCache>(layer, token, head - heads, x, v);
         }
+    }
+
+    template <class Cache>
+    void write(const Layer& layer, int token, int head, const float* k, const float* v) {
+        typedef typename Cache::Number Number;
+        const size_t place = offset(tokens_.slot[token], head);
+        Cache::write((Number*)layer.keys + place, (Number*)layer.values + place, tokens_.position[token], m_.head_width, k, v);
     }
 
     size_t offset(int slot, int head) const { return ((size_t)slot * m_.key_value_heads + head) * m_.capacity * m_.head_width; }
 
     void attention(int thread, const Layer& layer) {
-        const int d = m_.head_width, group = m_.heads / m_.key_value_heads;
-        float* weights = (float*)scratch_[thread].data;
-        std::vector<Query>& queries = queries_[thread];
-        const int items = (int)pieces_.size() * m_.key_value_heads;
-        for (int item = next(thread, items, -1); item < items; item = next(thread, items, item)) {
-            const Piece piece = pieces_[item / m_.key_value_heads];
-            const int head = item % m_.key_value_heads;
-            queries.clear();
-            for (int token = piece.begin; token < piece.end; token++) {
-                for (int g = 0; g < group; g++) {
-                    const size_t place = (size_t)token * inner_ + (size_t)(head * group + g) * d;
-                    const int position = tokens_.position[token];
-                    const int first = layer.window > 0 ? std::max(0, position - layer.window + 1) : 0;
-                    queries.push_back({(const float*)q_.data + place, (float*)mixed_.data + place, position, first, 0, 0});
-                }
+        m_.cache == CacheKind::float32 ? attention_over<FloatCache>(thread, layer) : attention_over<NarrowCache>(thread, layer);
+    }
+
+    // Pieces of few rows are shared out by stretches of keys, those of many by heads, later pieces (which have more keys) in turns.
+    template <class Cache>
+    void attention_over(int thread, const Layer& layer) {
+        const int heads = m_.key_value_heads, threads = pool_.threads();
+        if (!split_) {
+            for (int item = thread; item < (int)pieces_.size() * heads; item += threads) {
+                const Piece piece = pieces_[item / heads];
+                attend_piece<Cache>(thread, layer, piece, item % heads, first_stretch(layer, piece.begin), last_stretch(piece));
             }
-            const size_t place = offset(tokens_.slot[piece.begin], head);
-            attend(queries.data(), (int)queries.size(), {layer.keys + place, layer.values + place, d}, layer.scale, layer.softcap, weights,
-                   weights + TOGETHER * STRETCH);
+            return;
+        }
+        int items = 0;
+        for (const Piece piece : pieces_) items += heads * (last_stretch(piece) - first_stretch(layer, piece.begin));
+        const Share share(items, thread, threads);
+        int before = 0;
+        for (const Piece piece : pieces_) {
+            const int first = first_stretch(layer, piece.begin), count = last_stretch(piece) - first;
+            for (int head = 0; head < heads; head++, before += count) {
+                const int begin = std::clamp(share.begin - before, 0, count), end = std::clamp(share.end - before, 0, count);
+                if (begin < end) attend_piece<Cache>(thread, layer, piece, head, first + begin, first + end);
+            }
         }
     }
 
-    // Pieces of attention, dealt out in turns: later ones have more keys.
-    int next(int thread, int items, int item) const {
-        const int after = item < 0 ? thread : item + pool_.threads();
-        return std::min(after, items);
+    int first_key(const Layer& layer, int token) const { return layer.window > 0 ? std::max(0, tokens_.position[token] - layer.window + 1) : 0; }
+    int first_stretch(const Layer& layer, int token) const { return first_key(layer, token) / STRETCH; }
+    int last_stretch(const Piece& piece) const { return tokens_.position[piece.end - 1] / STRETCH + 1; }
+
+    // Stretches begin..end of one piece and key/value head: into the parts of each, or, where one thread has them all, joined.
+    template <class Cache>
+    void attend_piece(int thread, const Layer& layer, const Piece& piece, int head, int begin, int end) {
+        typedef const typename Cache::Number* Numbers;
+        const int d = m_.head_width, group = m_.heads / m_.key_value_heads;
+        std::vector<Query>& queries = queries_[thread];
+        queries.clear();
+        for (int token = piece.begin; token < piece.end; token++) {
+            for (int g = 0; g < group; g++) {
+                const float* q = (const float*)q_.data + (size_t)token * inner_ + (size_t)(head * group + g) * d;
+                uint16_t* narrow = (uint16_t*)narrow_queries_[thread].data + queries.size() * d;
+                for (int i = 0; i < d; i += LANES) store_bfloat16(narrow + i, load(q + i));
+                queries.push_back({q, narrow, tokens_.position[token], first_key(layer, token)});
+            }
+        }
+        const size_t place = offset(tokens_.slot[piece.begin], head);
+        const Cache cache = {(Numbers)layer.keys + place, (Numbers)layer.values + place, d};
+        float* fresh = (float*)scratch_[thread].data;
+        for (size_t first = 0; first < queries.size(); first += TOGETHER) {
+            const int count = (int)std::min(queries.size() - first, (size_t)TOGETHER);
+            Part sums[TOGETHER];
+            for (int i = 0; i < count && !split_; i++) begin_part(sums[i] = {0, 0, mixed(piece, head, first + i)}, d);
+            for (int stretch = begin; stretch < end; stretch++) {
+                Part parts[TOGETHER];
+                for (int i = 0; i < count; i++) {
+                    const int token = piece.begin + (int)(first + i) / group, query_head = head * group + (int)(first + i) % group;
+                    parts[i].mixed = split_ ? part_of(token, query_head, stretch) + LANES : fresh + i * d;
+                }
+                attend_stretch(&queries[first], count, cache, stretch * STRETCH, layer.scale, layer.softcap, parts);
+                for (int i = 0; i < count; i++) {
+                    if (split_) parts[i].mixed[-LANES] = parts[i].most, parts[i].mixed[1 - LANES] = parts[i].total;
+                    else join(sums[i], parts[i], d);
+                }
+            }
+            for (int i = 0; i < count && !split_; i++) end_part(sums[i], d);
+        }
+    }
+
+    float* mixed(const Piece& piece, int head, size_t query) const {
+        const int group = m_.heads / m_.key_value_heads;
+        return (float*)mixed_.data + (piece.begin + query / group) * inner_ + (head * group + query % group) * m_.head_width;
+    }
+
+    // A part in memory: the largest score, the sum, and at the next whole vector the mixed values.
+    int part_size() const { return LANES + m_.head_width; }
+    float* part_of(int token, int head, int stretch) const {
+        return (float*)parts_[0].data + (((size_t)token * m_.heads + head) * stretches_ + stretch) * part_size();
+    }
+
+    // One row of attention's output from the parts of its stretches, in their order.
+    void join_row(const Layer& layer, int token, float* to) const {
+        const int d = m_.head_width;
+        for (int head = 0; head < m_.heads; head++) {
+            Part sum = {0, 0, to + head * d};
+            begin_part(sum, d);
+            for (int stretch = first_stretch(layer, token); stretch <= tokens_.position[token] / STRETCH; stretch++) {
+                float* part = part_of(token, head, stretch);
+                join(sum, {part[0], part[1], part + LANES}, d);
+            }
+            end_part(sum, d);
+        }
     }
 
     void gate(int thread, const Layer& layer, const Rows& rows) {
@@ -192,7 +277,7 @@ class Stepper {
         linear(matrix, rows, n_, share.begin, share.end, (float*)part_.data, m_.width, false);
         pool_.barrier();
         const Share mine(n_, thread, pool_.threads());
-        float* normed = (float*)scratch_[thread].data + TOGETHER * (STRETCH + m_.head_width);
+        float* normed = (float*)scratch_[thread].data + TOGETHER * m_.head_width;
         for (int r = mine.begin; r < mine.end; r++) {
             rms_norm((const float*)part_.data + (size_t)r * m_.width, after, m_.epsilon, m_.width, normed);
             for (int i = 0; i < m_.width; i++) x_[(size_t)r * m_.width + i] += normed[i];
@@ -204,12 +289,13 @@ class Stepper {
     const Model& m_;
     const Tokens& tokens_;
     const int n_;
-    const bool few_;
+    const bool few_, split_;
     float* x_;
     const int inner_, outer_;
     Bytes q_, k_, v_, mixed_, gated_, part_;
     std::vector<std::unique_ptr<Rows>> narrow_, rows_, wide_;
-    std::vector<Bytes> scratch_;
+    int stretches_ = 0;
+    std::vector<Bytes> scratch_, narrow_queries_, parts_;
     std::vector<std::vector<Query>> queries_;
     std::vector<Piece> pieces_;
 };

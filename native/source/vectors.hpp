@@ -211,6 +211,13 @@ inline void store_bfloat16(uint16_t* to, f32x16 x) {
 #endif
 }
 
+// Sixteen bfloat16 numbers.
+inline f32x16 widened(const uint16_t* from) {
+    u16x16 narrow;
+    std::memcpy(&narrow, from, sizeof narrow);
+    return (f32x16)(__builtin_convertvector(narrow, i32x16) << 16);
+}
+
 // e^x within two units in the last place, 0 below -87, from 2^n and a polynomial of degree 6 on [-ln 2 / 2, ln 2 / 2].
 inline f32x16 exponential(f32x16 x) {
     const f32x16 least = all(-87.0f), most = all(88.0f);

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from steelyard.generate.invariance import row_tile
 from steelyard.generate.spec import EngineSpec
-from steelyard.model.fused import fused
+from steelyard.model.fused import fused, lack
+from steelyard.model.narrow_state import Narrow
 from steelyard.model.sites import SiteProgram
 from steelyard.model.state import Dense, State
 from steelyard.model.step import DETERMINISTIC_EXTENT, Step
@@ -45,7 +46,7 @@ class Host:
         self.tile = row_tile(trunk) if spec.deterministic else 1
         dtype = torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype
         horizon = spec.speculation.horizon if spec.speculation else 0
-        storage = spec.states.storage(dtype, trunk.device, horizon) if spec.states else Dense(dtype, trunk.device)
+        storage = spec.states.storage(dtype, trunk.device, horizon) if spec.states else _plain_storage(trunk, spec, horizon)
         # Whole stretches, so that a slot's length changes no row's stretch of keys.
         self.capacity = round_up(context, DETERMINISTIC_EXTENT) if spec.deterministic else context
         self.state = trunk.new_state(round_up(spec.slots, self.tile), self.capacity, storage)
@@ -55,7 +56,8 @@ class Host:
     @property
     def padded(self) -> bool:
         """Whether padding is computed like tokens."""
-        return self.fused is None
+        told = self.spec.program is not None or any(readout.sites for readout in self.spec.readouts)
+        return self.fused is None or told
 
     def run(self, pieces: Sequence[Piece], fill: Literal["time", "rows"] = "time", program: SiteProgram | None = None) -> Pass:
         """Computes all pieces in one call of the trunk; their slots are distinct and ascend.
@@ -100,6 +102,11 @@ class Host:
         needed = round_up(high - low + 1, self.tile)
         low = min(low, self.state.slots - needed)
         return list(range(low, low + needed))
+
+    def next_cut(self, position: int) -> int:
+        """Where a text read from `position` on is cut next: always on the same grid, so that the same tokens are read together."""
+        grid = DETERMINISTIC_EXTENT if self.spec.deterministic else self.spec.prefill
+        return (position // grid + 1) * grid
 
     def head(self, hidden_nd: Tensor) -> Tensor:
         """Logits float32 [n, v]; few rows are padded where row invariance wants it."""
@@ -173,6 +180,17 @@ class Passage:
         """Logits float32 [n, v] of a companion that reads the same tokens."""
         beside = self.whole.beside[name]
         return beside.host.head(beside.at(self.places))
+
+
+def _plain_storage(trunk: Trunk, spec: EngineSpec, horizon: int) -> Dense | Narrow:
+    """Tensors of the engine's type of cache, in the order that the C++ step reads where it runs. PyTorch's attention takes several
+    times as long over bfloat16 on a CPU, so what it reads is rounded and kept in float32."""
+    if trunk.device.type != "cpu" or spec.cache_type == torch.float32:
+        return Dense(spec.cache_type, trunk.device, horizon)
+    inside = spec.program or spec.readouts  # steps that only the trunk itself can compute
+    if spec.routines and not inside and lack(trunk) is None:
+        return Narrow(horizon)
+    return Dense(torch.float32, horizon=horizon, rounding=spec.cache_type)
 
 
 def round_up(count: int, multiple: int) -> int:

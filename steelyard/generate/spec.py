@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,7 +21,11 @@ from steelyard.model.state import Storage
 from steelyard.model.template import ChatTemplate
 
 if TYPE_CHECKING:
-    from steelyard.generate.host import Passage
+    from steelyard.core.protocols import AnswerSettings, Event
+    from steelyard.generate.beams.search import Beams
+    from steelyard.generate.host import Host, Passage
+    from steelyard.generate.sequences import Generation
+    from steelyard.model.tokenizer import Tokenizer
 
 
 class SpeculationSession(Protocol):
@@ -44,6 +49,42 @@ class Speculation(Protocol):
     def fingerprint(self) -> str: ...
 
     def start(self, tokens: list[int]) -> SpeculationSession: ...
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Guesses for one sequence.
+
+    Attributes:
+        tokens: the guess.
+        probabilities: where it was sampled, float32 [len(tokens), vocabulary]: what each token was drawn from, after processors and
+            filters; it is then judged by `speculation/rejection.py`. None: a guess counts if it is the token plain decoding draws.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    probabilities: Tensor | None = None
+
+
+@runtime_checkable
+class HostedSpeculation(Protocol):
+    """Guesses that a model makes, for all sequences of a decoding step together, in batched passes over its host.
+
+    `host` is the companion's name; None: the answering model guesses for itself.
+    """
+
+    horizon: int
+    host: str | None
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def propose_together(self, host: Host, sequences: Sequence[Generation], rooms: Sequence[int]) -> list[Draft]:
+        """Guesses for each sequence (they come in the order of their slots), of at most `rooms` tokens.
+
+        The host's memory of a sequence may lag behind; afterwards a companion may hold the guesses, the answering model may not.
+        What a sequence's own code raises (its processors) must fail that sequence alone: `sequences.attempt`.
+        """
+        ...
 
 
 class Readout(Protocol):
@@ -77,6 +118,24 @@ class StatePlan(Protocol):
         ...
 
 
+class Search(Protocol):
+    """Answers each request by several sequences that fork; `width` is how many, each with a slot of its own."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def check(self, settings: AnswerSettings) -> None:
+        """Refuses settings that a search cannot honour."""
+        ...
+
+    def request(
+        self, prompt: list[int], settings: AnswerSettings, on_event: Callable[[Event], None], tokenizer: Tokenizer, limit: int
+    ) -> Beams: ...
+
+
 @dataclass(frozen=True)
 class EngineSpec:
     """Settings of an engine.
@@ -97,6 +156,8 @@ class EngineSpec:
         companions: other models a lever needs, by name.
         readouts: change what the model says before processors shape it.
         program: what is done at the trunk's sites in every step, or None.
+        search: looks for the likeliest answer instead of drawing one, or None.
+        folder: where levers may keep what they fit to the model, or None; it changes no answer.
         states: how keys, values and other states are kept; None = in plain tensors.
     """
 
@@ -109,11 +170,13 @@ class EngineSpec:
     context: int | None = None
     prefill: int = 256
     processors: tuple[Processor, ...] = ()
-    speculation: Speculation | None = None
+    speculation: Speculation | HostedSpeculation | None = None
     template: ChatTemplate | None = None
     companions: Mapping[str, Model] = field(default_factory=dict)
     readouts: tuple[Readout, ...] = ()
     program: SiteProgram | None = None
+    search: Search | None = None
+    folder: Path | None = None
     states: StatePlan | None = None
 
     @property
@@ -126,12 +189,20 @@ class EngineSpec:
         return types[name]
 
     @property
+    def cache_type(self) -> torch.dtype:
+        """The float type keys and values are rounded to. On a CPU products of bfloat16 weights and of blocks go with bfloat16."""
+        if self.model.trunk.device.type != "cpu":
+            return self.weight_type
+        narrow = self.weight_type == torch.bfloat16 or (not self.dtype and block_types(self.model.trunk))
+        return torch.bfloat16 if narrow else torch.float32
+
+    @property
     def numerics(self) -> dict[str, str]:
         """Weights x activations x cache, declared once for prefill, decode, verification and scoring; and what computes them."""
         weights = str(self.weight_type).removeprefix("torch.")
         blocks = [] if self.dtype else block_types(self.model.trunk)
         stream = weights if self.model.trunk.device.type == "cuda" else "float32"
-        cache = self.states.numerics if self.states else stream
+        cache = self.states.numerics if self.states else str(self.cache_type).removeprefix("torch.")
         kernels = self.kernels if self.kernels == "reference" else f"native {self.routines.name}" if self.routines else "pytorch"
         if blocks:
             return {"weights": f"stored in {'+'.join(blocks)}", "activations": "8 bits", "cache": cache, "kernels": kernels}
@@ -150,7 +221,8 @@ class EngineSpec:
         companions = {name: model.fingerprint for name, model in self.companions.items()}
         processors = [processor.fingerprint for processor in self.processors]
         speculation = self.speculation.fingerprint if self.speculation else None
-        inside = [[readout.fingerprint for readout in self.readouts], self.program and self.program.fingerprint]
+        inside: list[Any] = [[readout.fingerprint for readout in self.readouts], self.program and self.program.fingerprint]
+        inside += [self.search.fingerprint] if self.search else []
         parts = [self.model.fingerprint, self.numerics, self.deterministic, template, processors, speculation, companions]
         return digest([*parts, *(inside if any(inside) else []), *([self.states.fingerprint] if self.states else []), torch.__version__])
 

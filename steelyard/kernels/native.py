@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 
-VERSION = 2
+VERSION = 3
 CHOICE = "STEELYARD_KERNELS"
 SETS = ("avx512", "avx2", "portable")
 BLOCK = 32
@@ -45,7 +45,7 @@ class ModelFields(Structure):
     """`Model` of native/source/api.hpp."""
 
     _fields_ = [
-        *[(name, c_int32) for name in ("layers", "width", "heads", "key_value_heads", "head_width", "hidden", "rotary", "activation")],
+        *[(name, c_int32) for name in ("layers", "width", "heads", "key_value_heads", "head_width", "hidden", "rotary", "activation", "cache")],
         *[(name, c_float) for name in ("epsilon", "query_key_epsilon")],
         ("capacity", c_int64),
         ("final_norm", c_void_p),

@@ -1,6 +1,7 @@
 """Whole steps in C++: the fast twin of a trunk of attention and gated channels, over the same weights and the same cache.
 
-What it cannot do (site programs, branches, steps without a cache) goes the trunk's own way; `fused` and `supports` say which.
+What it cannot do (site programs that do more than leave whole blocks out, branches, steps without a cache) goes the trunk's own way;
+`fused` and `supports` say which.
 The readable twin is `Trunk.forward`. Every row's result depends on that row alone, so `deterministic` costs nothing here.
 """
 
@@ -18,13 +19,19 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.mixers.attention import Attention
 from steelyard.model.mixers.rotary import Rotary
+from steelyard.model.narrow_state import NarrowStore
 from steelyard.model.norms import RMSNorm
+from steelyard.model.sites import SiteProgram
 from steelyard.model.state import DenseStore, KeyValuePool, State
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 
 LANES = 16
 """A head's width is a multiple of this many numbers."""
+
+
+CACHES: dict[type, int] = {DenseStore: 0, NarrowStore: 1}
+"""Stores the routines read, by the number of `CacheKind` in native/source/api.hpp; a dense one is float32."""
 
 
 class FusedTrunk:
@@ -49,12 +56,14 @@ class FusedTrunk:
             hidden=blocks[0].channel.plan.hidden,
             rotary=plan.rotary.dimensions if plan.rotary else 0,
             activation=native.ACTIVATIONS[blocks[0].channel.plan.activation],
+            cache=CACHES[type(self.pools[0].keys)],
             epsilon=blocks[0].mixer_norm.plan.epsilon,
             query_key_epsilon=query_norm.plan.epsilon if query_norm is not None else 0.0,
-            capacity=state.tokens,
+            capacity=self.pools[0].keys.capacity,  # type: ignore[attr-defined]
             final_norm=self._weight_of(trunk.norm),
             layer=self._layers,
         )
+        self._parts: dict[tuple[int, ...], tuple[native.ModelFields, list[KeyValuePool]]] = {}
 
     def _layer(self, block: Any) -> native.LayerFields:
         mixer, channel, cache = block.mixer, block.channel, self.state[f"{block.name}.mixer"]
@@ -82,9 +91,19 @@ class FusedTrunk:
         self._kept.append((norm.weight.detach().float() + norm.plan.offset).contiguous())
         return self._kept[-1].data_ptr()
 
+    def _part(self, program: SiteProgram | None) -> tuple[native.ModelFields, list[KeyValuePool]]:
+        """What is computed of the model where a program leaves blocks out, and the memories that see the call's tokens."""
+        blocks = tuple(block for block in range(len(self._layers)) if program is None or program.computes(block))
+        if blocks not in self._parts:
+            layers = (native.LayerFields * len(blocks))(*[self._layers[block] for block in blocks])
+            values = {field[0]: getattr(self._model, field[0]) for field in native.ModelFields._fields_}
+            self._parts[blocks] = native.ModelFields(**values | {"layers": len(blocks), "layer": layers}), [self.pools[b] for b in blocks]
+        return self._parts[blocks]
+
     def supports(self, step: Step) -> bool:
         """Whether this step can be computed here; else `__call__` hands it to the trunk."""
-        return bool(step.slots) and not (step.readable or step.program or step.side or step.segments is not None or step.adapters)
+        plain = step.program is None or step.program.only_leaves_out
+        return bool(step.slots) and plain and not (step.readable or step.side or step.segments is not None or step.adapters)
 
     def __call__(self, ids_bt: Tensor, step: Step, state: State) -> Tensor:
         """Hidden states [b, t, d] after the final norm; those of padding are zero."""
@@ -101,8 +120,9 @@ class FusedTrunk:
         slots = flat(torch.tensor(step.slots, dtype=torch.int32)[:, None].expand(-1, step.time))
         angles = [rotary.angles(step) for rotary in self.rotaries]
         cos, sin = [flat(cos[:, 0]) for cos, _ in angles], [flat(sin[:, 0]) for _, sin in angles]
-        native.step(self.pool, self._model, stream, slots, flat(step.positions).to(torch.int32), cos, sin)
-        for pool in self.pools:
+        model, pools = self._part(step.program)
+        native.step(self.pool, model, stream, slots, flat(step.positions).to(torch.int32), cos, sin)
+        for pool in pools:
             pool.wrote(step)
         if real is None:
             return stream.view(x.shape)
@@ -111,10 +131,18 @@ class FusedTrunk:
 
 def fused(trunk: Trunk, state: State) -> FusedTrunk | None:
     """The fast twin of a trunk whose linears have gone native, or None where the routines lack something it has."""
-    return None if lack(trunk, state) else FusedTrunk(trunk, state)
+    return None if lack(trunk) or not _readable(trunk, state) else FusedTrunk(trunk, state)
 
 
-def lack(trunk: Trunk, state: State) -> str | None:
+def _readable(trunk: Trunk, state: State) -> bool:
+    """Whether the routines know how keys and values are kept."""
+    pools: list[KeyValuePool] = [state[f"{block.name}.mixer"] for block in trunk.blocks]  # type: ignore[union-attr]
+    kinds = {type(store) for pool in pools for store in (pool.keys, pool.values)}
+    plain = all(store.data.dtype == torch.float32 for pool in pools for store in (pool.keys, pool.values) if type(store) is DenseStore)
+    return len(kinds) == 1 and kinds <= set(CACHES) and plain
+
+
+def lack(trunk: Trunk) -> str | None:
     """What of a trunk the routines lack, or None."""
     blocks: list[Any] = list(trunk.blocks)
     if not blocks or not _plain_norm(trunk.norm) or trunk.device.type != "cpu":
@@ -131,9 +159,6 @@ def lack(trunk: Trunk, state: State) -> str | None:
             return f"the nonlinearity {channel.plan.activation}"
         if _sizes(block) != _sizes(blocks[0]) or _epsilons(block) != {trunk.norm.plan.epsilon}:  # type: ignore[union-attr]
             return "blocks of unlike sizes, or norms of unlike epsilons"
-        cache = state[f"{block.name}.mixer"]
-        if not all(isinstance(store, DenseStore) and store.data.dtype == torch.float32 for store in (cache.keys, cache.values)):
-            return "a cache that is not plain float32"
         linears = [module for module in block.modules() if isinstance(module, Linear)]
         if any(not isinstance(linear.storage, NativeStorage) or linear.branches for linear in linears):
             return "linears with branches, or kept in another way"

@@ -39,8 +39,9 @@ class SiteProgram:
     Attributes:
         read: sites whose values are kept in `readings` as [b, t, width].
         add: vectors to add, by site.
-        skip: blocks that leave the residual stream alone, with the rows they are skipped on (None = all). Their
-            state is still written, so that later tokens may use them.
+        skip: blocks that leave the residual stream alone, with the rows they are skipped on. Their state is still
+            written, so that later tokens may use them. None = all rows: the block is not computed at all, so it
+            does not see the call's tokens; a slot's length in it does not grow.
         stop: the block after which the trunk goes straight to the final norm, or None. Blocks above do not see
             the call's tokens; a slot's length in them does not grow.
     """
@@ -57,6 +58,15 @@ class SiteProgram:
         added = {site: [digest(add.vectors.tolist()), add.index and list(add.index)] for site, add in self.add.items()}
         return digest([sorted(self.read), added, {str(block): rows for block, rows in self.skip.items()}, self.stop])
 
+    def computes(self, block: int) -> bool:
+        """Whether a block is computed for any row."""
+        return (self.stop is None or block <= self.stop) and self.skip.get(block, ()) is not None
+
+    @property
+    def only_leaves_out(self) -> bool:
+        """Whether all it does is leave blocks out on every row."""
+        return not (self.read or self.add) and all(rows is None for rows in self.skip.values())
+
     def at(self, site: str, x_btd: Tensor) -> Tensor:
         """Applies what is to be done at a site to its value."""
         if site in self.add:
@@ -69,9 +79,6 @@ class SiteProgram:
         """The residual stream after a block that some rows may skip."""
         if block not in self.skip:
             return after_btd
-        rows = self.skip[block]
-        if rows is None:
-            return before_btd
         skipped = torch.zeros(before_btd.shape[0], dtype=torch.bool, device=before_btd.device)
-        skipped[list(rows)] = True
+        skipped[list(self.skip[block] or ())] = True
         return torch.where(skipped[:, None, None], before_btd, after_btd)

@@ -51,7 +51,10 @@ Role = Literal["keys", "values"]
 
 
 class Storage(Protocol):
-    """Makes token stores."""
+    """Makes token stores. `horizon` is how many tokens a slot must be able to go back: recurrences keep as many states."""
+
+    @property
+    def horizon(self) -> int: ...
 
     def tokens(self, slots: int, heads: int, tokens: int, width: int, role: Role) -> TokenStore: ...
 
@@ -98,13 +101,23 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 
 
 class DenseStore:
-    """One tensor [slots, h, tokens, d]; consecutive slots are read without a copy."""
+    """One tensor [slots, h, tokens, d]; consecutive slots are read without a copy. Numbers of `rounding`'s type, where given, are kept."""
 
-    def __init__(self, slots: int, heads: int, tokens: int, width: int, dtype: torch.dtype, device: torch.device):
-        self.data = zeros((slots, heads, tokens, width), dtype, device)
+    def __init__(
+        self,
+        slots: int,
+        heads: int,
+        tokens: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        rounding: torch.dtype | None = None,
+    ):
+        self.rounding = rounding or dtype
+        self.data, self.capacity = zeros((slots, heads, tokens, width), dtype, device), tokens
 
     def write(self, step: Step, x_bhtd: Tensor) -> None:
-        x_bhtd = x_bhtd.to(self.data.dtype)
+        x_bhtd = x_bhtd.to(self.rounding).to(self.data.dtype)
         starts, place = set(step.starts), step.slot_range
         if len(starts) == 1 and place is not None and min(step.lengths) == step.time:
             start = step.starts[0]
@@ -157,13 +170,19 @@ def scatter_index(step: Step, heads: int, tokens: int) -> tuple[Tensor, tuple[Te
 
 
 class Dense:
-    """Storage that keeps everything in plain tensors."""
+    """Storage that keeps everything in plain tensors; `rounding` is the type of the numbers kept, where narrower than the tensors'."""
 
-    def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"):
-        self.dtype, self.device = dtype, torch.device(device)
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        horizon: int = 0,
+        rounding: torch.dtype | None = None,
+    ):
+        self.dtype, self.device, self.horizon, self.rounding = dtype, torch.device(device), horizon, rounding
 
     def tokens(self, slots: int, heads: int, tokens: int, width: int, role: Role = "keys") -> DenseStore:
-        return DenseStore(slots, heads, tokens, width, self.dtype, self.device)
+        return DenseStore(slots, heads, tokens, width, self.dtype, self.device, self.rounding)
 
 
 class KeyValuePool:

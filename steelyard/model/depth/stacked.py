@@ -101,10 +101,10 @@ class Stacked(nn.ModuleList):
 
     def forward(self, x: Tensor, step: Step, state: State | None) -> Tensor:
         for index, block in enumerate(self):
-            after = block(x, step, state)
-            x = after if step.program is None else step.program.after_block(index, x, after)
-            if step.program is not None and step.program.stop == index:
-                break
+            if step.program is None:
+                x = block(x, step, state)
+            elif step.program.computes(index):
+                x = step.program.after_block(index, x, block(x, step, state))
         return x
 
     def parts_with_memory(self) -> dict[str, Any]:
