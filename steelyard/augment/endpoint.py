@@ -189,6 +189,12 @@ class EndpointAnswerer:
         try:
             async with asyncio.timeout(until - time.monotonic()):
                 response = await client.send(request, stream=True)
+                if response.status_code == 200 and "html" in response.headers.get("content-type", ""):
+                    await response.aclose()  # a login page, a proxy's notice: no stream would ever come
+                    said = "the endpoint answered with a web page, not with an answer"
+                    return _Refusal(
+                        SteelyardError(said, where=self.url, do="Check the URL: that of an API often ends in /v1."), again=False
+                    )
                 if response.status_code == 200:
                     return response
                 return await self._refusal(response)

@@ -130,7 +130,10 @@ def find(name: str) -> tuple[type[Lever], dict[str, Any]]:
     if name in known:
         lever, settings = known[name]
         return lever, dict(settings)
-    raise RecipeError(f"no lever is called `{name}`", do=nearest(name, [*points, *known]))
+    # A technique may be part of a lever of another name: LoRA of `sft`.
+    spoken = [lever for lever, kind in all_levers().items() if len(name) > 2 and re.search(rf"\b{re.escape(name)}\b", kind.idea, re.I)]
+    hint = f"`{spoken[0]}` speaks of it: `steelyard levers {spoken[0]}`." if spoken else nearest(name, [*points, *known])
+    raise RecipeError(f"no lever is called `{name}`", do=hint)
 
 
 def presets() -> dict[str, tuple[type[Lever], Mapping[str, Any]]]:

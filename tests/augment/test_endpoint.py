@@ -166,6 +166,18 @@ def test_an_answer_that_goes_wrong_keeps_its_words_and_ends_in_a_failure(reply):
     assert answer.failure and fake.url in answer.failure
 
 
+def test_a_web_page_in_place_of_an_answer_is_called_one():
+    def page(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/html; charset=utf-8")
+        handler.end_headers()
+        handler.wfile.write(b"<html>Please log in</html>")
+
+    with serving(page) as fake, pytest.raises(SteelyardError, match="(?s)a web page.*often ends in /v1"):
+        asked(fake)
+    assert len(fake.bodies) == 1, "a page is not asked for twice"
+
+
 def test_a_server_that_falls_silent_is_given_up():
     with serving(stream(says("Hel"), says("lo"), pause=3.0)) as fake:
         answer = asked(fake, timeout=0.2)

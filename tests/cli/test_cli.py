@@ -317,6 +317,12 @@ def test_a_card_says_what_each_figure_was_to_show_and_what_to_mind() -> None:
     assert all(row["claim"] and row["holds"] for row in facts["results"]) and isinstance(facts["notes"], list)
 
 
+def test_a_technique_that_is_part_of_a_lever_leads_to_it() -> None:
+    result = run("levers", "lora")
+    assert result.exit_code == 2 and "`sft` speaks of it" in result.stderr
+    assert "Did you mean `quantize`" in run("levers", "quantise").stderr
+
+
 def test_a_card_without_a_kept_result_says_so(demo: Path) -> None:
     assert "no result is kept here" in run("levers", "demo_rescale").stdout or "not shown" in run("levers", "demo_rescale").stdout
 
