@@ -25,8 +25,8 @@ from steelyard.core.threads import apart
 from steelyard.generate import sampling
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import FunctionProcessor, Processor
-from steelyard.generate.scheduler import Scheduler, said
-from steelyard.generate.sequences import Generation, Scoring, Timing
+from steelyard.generate.scheduler import Scheduler
+from steelyard.generate.sequences import Generation, Scoring, Timing, said
 from steelyard.generate.spec import EngineSpec
 from steelyard.kernels import native
 from steelyard.model.linears.blocks import unpack_blocks

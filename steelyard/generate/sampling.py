@@ -125,16 +125,25 @@ def draw(logits: Tensor, settings: AnswerSettings, position: int) -> Draw:
             raise SteelyardError(UNDRAWABLE, where="sampling")
         return Draw(token, 0.0)
     probabilities = filtered(logits, settings)
+    token = invert(probabilities, uniform(settings.seed, position))
+    return Draw(token, math.log(float(probabilities[token])))
+
+
+def invert(probabilities: Tensor, u: float) -> int:
+    """The token at which the distribution function of float32 probabilities [vocabulary] (of any sum) passes a share u of their sum.
+
+    Raises:
+        SteelyardError: the probabilities are all zero, or not numbers.
+    """
     shares = probabilities.double().cumsum(0)
     total = float(shares[-1])
     if not total > 0:
         raise SteelyardError(UNDRAWABLE, where="sampling")
-    u = uniform(settings.seed, position) * total
-    token = int(torch.searchsorted(shares, torch.tensor(u, dtype=torch.float64, device=shares.device), right=True))
+    token = int(torch.searchsorted(shares, torch.tensor(u * total, dtype=torch.float64, device=shares.device), right=True))
     token = min(token, probabilities.numel() - 1)
     if probabilities[token] == 0:  # u landed on the last cumulative value by rounding
         token = int(probabilities.nonzero()[-1])
-    return Draw(token, math.log(float(probabilities[token])))
+    return token
 
 
 @dataclass(frozen=True)

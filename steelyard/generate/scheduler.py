@@ -9,14 +9,13 @@ from __future__ import annotations
 import collections
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
-from steelyard.core.errors import SteelyardError
 from steelyard.generate.host import Host, Pass, Piece, Place, round_up
-from steelyard.generate.sequences import Generation, Scoring, Sequence
-from steelyard.generate.spec import EngineSpec
+from steelyard.generate.sequences import Generation, Scoring, Sequence, attempt
+from steelyard.generate.spec import Draft, EngineSpec, HostedSpeculation
 from steelyard.model.sites import SiteProgram
 from steelyard.model.step import DETERMINISTIC_EXTENT
 from steelyard.model.trunk import Trunk
@@ -38,6 +37,8 @@ class Scheduler:
         alone = replace(spec, readouts=(), program=None)
         self.companions = {name: Host(companion, alone, context) for name, companion in (companions or {}).items()}
         self.beside = {name: self.companions[name] for readout in spec.readouts for name in sorted(readout.beside)}
+        guesses = spec.speculation if isinstance(spec.speculation, HostedSpeculation) else None
+        self.drafting = (self.companions[guesses.host] if guesses.host else self.host) if guesses else None
         sites = frozenset(site for readout in spec.readouts for site in readout.sites)
         self.program = replace(spec.program or SiteProgram(), read=sites) if spec.program or sites else None
         self.free = list(range(spec.slots))
@@ -61,7 +62,7 @@ class Scheduler:
         """One round: cancel, admit, read, decode."""
         for sequence in [*self.waiting, *self.running]:
             if sequence.cancelled and not sequence.finished:
-                self._attempt(sequence, sequence.stop_early)  # type: ignore[attr-defined]
+                attempt(sequence, sequence.stop_early)  # type: ignore[attr-defined]
         self.waiting = collections.deque(sequence for sequence in self.waiting if not sequence.finished)
         self._release()
         self._admit()
@@ -84,16 +85,6 @@ class Scheduler:
         for host in self.hosts:
             host.forget()
         self.free, self.held = [], {}
-
-    @staticmethod
-    def _attempt(sequence: Sequence, action: Callable, *arguments: Any) -> Any:
-        """Does something for one sequence. What its processors, guesses or listener raise ends that sequence alone."""
-        try:
-            return action(*arguments)
-        except Exception as error:  # code of others may raise anything
-            logger.exception("a request failed")
-            sequence.fail(said(error))
-            return None
 
     def _release(self) -> None:
         for sequence in [s for s in self.running if s.finished]:
@@ -118,7 +109,7 @@ class Scheduler:
             if isinstance(sequence, Generation):
                 sequence.reused = reuse
                 pool = self.host.fused.pool if self.host.fused else None
-                self._attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation, pool)
+                attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation, pool)
 
     def _rewind(self, slot: int, position: int) -> int:
         """Takes every host back to a position, or to the earlier one that all can go back to, and returns it."""
@@ -132,6 +123,8 @@ class Scheduler:
 
     def _read(self) -> None:
         budget = READ_PER_TURN
+        while budget > 0 and (behind := [sequence for sequence in self.running if self._behind(sequence)]):
+            budget -= self._read_to_draft(behind[0])
         while budget > 0:
             unread = [sequence for sequence in self.running if not sequence.finished and not self._ready(sequence)]
             if not unread:
@@ -144,8 +137,22 @@ class Scheduler:
 
     def _chunk(self, sequence: Sequence) -> int:
         """How many tokens of a sequence are read in one piece: up to the next multiple of a grid, so that a text is always cut alike."""
-        grid = DETERMINISTIC_EXTENT if self.spec.deterministic else self.spec.prefill
-        return min(sequence.read_until, (sequence.cached // grid + 1) * grid) - sequence.cached
+        return min(sequence.read_until, self.host.next_cut(sequence.cached)) - sequence.cached
+
+    def _behind(self, sequence: Sequence) -> bool:
+        """Whether the model that guesses has whole chunks of the prompt left to read. They are read within the turn's budget too, and
+        decoding waits for them: would it go on without, then how a text is guessed would depend on what else runs."""
+        if self.drafting is None or not isinstance(sequence, Generation) or sequence.finished or not self._ready(sequence):
+            return False
+        return self.drafting.next_cut(self.drafting.lengths[sequence.slot]) <= len(sequence.prompt)  # type: ignore[index]
+
+    def _read_to_draft(self, sequence: Sequence) -> int:
+        """The model that guesses reads a sequence's next chunk; how many tokens that were."""
+        assert self.drafting is not None and sequence.slot is not None
+        start = self.drafting.lengths[sequence.slot]
+        tokens = sequence.tokens[start : self.drafting.next_cut(start)]
+        self.drafting.run([Piece(sequence.slot, start, tokens)])
+        return len(tokens)
 
     def _alike(self, unread: list[Sequence], budget: int) -> list[Sequence]:
         """The first sequence in line and others to read with it within the budget: where padding is computed, only those whose next
@@ -171,23 +178,24 @@ class Scheduler:
         for number, (sequence, (_, start, tokens)) in enumerate(zip(sequences, pieces, strict=True)):
             sequence.cached = start + len(tokens)
             if isinstance(sequence, Scoring):
-                self._attempt(sequence, sequence.took, read, number, start, len(tokens))
+                attempt(sequence, sequence.took, read, number, start, len(tokens))
             elif isinstance(sequence, Generation) and self._ready(sequence):
                 begun.append((sequence, Place(number, len(tokens) - 1)))
         if begun:
             logits = read.logits([place for _, place in begun])
             for place, (sequence, _) in enumerate(begun):
-                self._attempt(sequence, sequence.accept, logits[place : place + 1], [])
+                attempt(sequence, sequence.accept, logits[place : place + 1], Draft())
         return read.hidden.shape[0] * read.hidden.shape[1] if self.host.padded else sum(counts)
 
     def _decode(self) -> None:
         sequences = [s for s in self.running if isinstance(s, Generation) and not s.finished and s.generated and self._ready(s)]
+        sequences = [sequence for sequence in sequences if not self._behind(sequence)]
         if not sequences:
             return
         sequences.sort(key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
-        drafts = [self._attempt(sequence, sequence.draft, self._draft_room(sequence)) or [] for sequence in sequences]
+        drafts = self._drafts(sequences)
         pieces = [
-            Piece(s.slot, s.cached, [s.tokens[-1], *draft])  # type: ignore[arg-type]
+            Piece(s.slot, s.cached, [s.tokens[-1], *draft.tokens])  # type: ignore[arg-type]
             for s, draft in zip(sequences, drafts, strict=True)
         ]
         logits = self._run(pieces, "rows").logits(
@@ -196,9 +204,16 @@ class Scheduler:
         begin = 0
         for sequence, draft in zip(sequences, drafts, strict=True):
             if not sequence.finished:  # its guesses may have failed
-                self._attempt(sequence, sequence.accept, logits[begin : begin + 1 + len(draft)], draft)
+                attempt(sequence, sequence.accept, logits[begin : begin + 1 + len(draft.tokens)], draft)
             self._rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
-            begin += 1 + len(draft)
+            begin += 1 + len(draft.tokens)
+
+    def _drafts(self, sequences: list[Generation]) -> list[Draft]:
+        """What is guessed for each sequence."""
+        guesses, rooms = self.spec.speculation, [self._draft_room(sequence) for sequence in sequences]
+        if self.drafting is not None and isinstance(guesses, HostedSpeculation):
+            return guesses.propose_together(self.drafting, sequences, [s.room(room) for s, room in zip(sequences, rooms, strict=True)])
+        return [attempt(sequence, sequence.draft, room) or Draft() for sequence, room in zip(sequences, rooms, strict=True)]
 
     def _run(self, pieces: list[Piece], fill: Literal["time", "rows"]) -> Pass:
         """Computes pieces in the answering model and in the companions that read along."""
@@ -211,11 +226,6 @@ class Scheduler:
         if self.spec.deterministic:
             room = min(room, DETERMINISTIC_EXTENT - 1 - sequence.cached % DETERMINISTIC_EXTENT)
         return min(room, self.spec.speculation.horizon) if self.spec.speculation else 0
-
-
-def said(error: Exception) -> str:
-    """An error as a failure's message."""
-    return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
 
 
 def common_prefix(first: list[int], second: list[int]) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,8 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score
 from steelyard.generate.host import Pass, Place
 from steelyard.generate.processors.processor import CheckingSession, Processor, Session, View
 from steelyard.generate.sampling import confidence, draw
-from steelyard.generate.spec import Speculation, SpeculationSession
+from steelyard.generate.spec import Draft, HostedSpeculation, Speculation, SpeculationSession
+from steelyard.generate.speculation.rejection import judge
 from steelyard.kernels.native import Pool
 
 logger = logging.getLogger(__name__)
@@ -139,47 +141,72 @@ class Generation(Sequence):
         self.pool: Pool | None = None
         self.done = False
         self.passes = 0
+        self.guessed = 0
+        self.agreed = 0
         self.reused = 0
 
-    def begin(self, processors: tuple[Processor, ...], speculation: Speculation | None, pool: Pool | None = None) -> None:
+    def begin(
+        self, processors: tuple[Processor, ...], speculation: Speculation | HostedSpeculation | None, pool: Pool | None = None
+    ) -> None:
         """Starts the sessions that shape and guess this answer; `pool` computes its confidence where there is one."""
         self.pool = pool
         ordered = sorted(processors, key=lambda processor: processor.order)
         self.sessions = [session for processor in ordered if (session := processor.start(self.settings)) is not None]
-        self.guesses = speculation.start(self.prompt) if speculation else None
+        self.guesses = speculation.start(self.prompt) if speculation and not isinstance(speculation, HostedSpeculation) else None
 
     @property
     def read_until(self) -> int:
         return len(self.prompt)
 
-    def draft(self, most: int) -> list[int]:
-        """Guesses for the next tokens, at most `most`, never past the answer's end."""
-        most = min(most, self.most - len(self.generated) - 1)
-        return self.guesses.propose(most) if self.guesses and most > 0 else []
+    def room(self, most: int) -> int:
+        """How long a guess may be: at most `most` tokens, never past the answer's end."""
+        return max(0, min(most, self.most - len(self.generated) - 1))
 
-    def accept(self, logits: Tensor, draft: list[int]) -> None:
-        """Draws from each row of logits [1 + len(draft), vocabulary] in turn while the draws agree with the draft."""
+    def draft(self, most: int) -> Draft:
+        """Guesses for the next tokens, at most `most`, from this answer's own session."""
+        room = self.room(most)
+        return Draft(self.guesses.propose(room)) if self.guesses and room else Draft()
+
+    def shaped(self, logits: Tensor, guessed: Many[int] = ()) -> Tensor:
+        """Logits float32 [vocabulary] of the next token after the answer and what is guessed, as the processors shape them."""
+        view, row = View(self.prompt, [*self.generated, *guessed] if guessed else self.generated), logits
+        for session in self.sessions:
+            row = session(row, view)
+            if row.shape != logits.shape:
+                raise SteelyardError(f"a processor gave logits of shape {tuple(row.shape)}, not {tuple(logits.shape)}")
+        return row
+
+    def advance(self, token: int) -> None:
+        """The processors see that a token came."""
+        for session in self.sessions:
+            session.advance(token)
+
+    def ends_with(self, token: int) -> bool:
+        """Whether a token is the end of the answer and no part of it."""
+        return token in self.eos and not self.settings.ignore_eos
+
+    def accept(self, logits: Tensor, draft: Draft) -> None:
+        """Draws from each row of logits [1 + len(draft.tokens), vocabulary] in turn while the draws agree with the draft."""
         self.passes += 1
+        self.guessed += len(draft.tokens)
         if self.timing.first_token is None:
             self.timing.first_token = time.perf_counter()
-        view = View(self.prompt, self.generated)
         tokens, drawn, ended = [], [], False
-        for index in range(len(draft) + 1):
-            row = logits[index]
-            for session in self.sessions:
-                row = session(row, view)
-                if row.shape != logits[index].shape:
-                    raise SteelyardError(f"a processor gave logits of shape {tuple(row.shape)}, not {tuple(logits[index].shape)}")
-            pick = draw(row, self.settings, len(self.tokens))
+        for index, guess in enumerate([*draft.tokens, None]):
+            row, position = self.shaped(logits[index]), len(self.tokens)
+            if guess is None or draft.probabilities is None:
+                pick = draw(row, self.settings, position)
+            else:
+                pick = judge(row, draft.probabilities[index], guess, self.settings, position)
             tokens.append(pick.token)
             drawn.append(pick.logprob)
             self.tokens.append(pick.token)
-            ended = pick.token in self.eos and not self.settings.ignore_eos
+            self.agreed += pick.token == guess
+            ended = self.ends_with(pick.token)
             if not ended:
                 self.generated.append(pick.token)
-                for session in self.sessions:
-                    session.advance(pick.token)
-            if ended or len(self.generated) == self.most or index == len(draft) or pick.token != draft[index]:
+                self.advance(pick.token)
+            if ended or len(self.generated) == self.most or pick.token != guess:
                 break
         # The slot holds everything up to the token before the last drawn one.
         self.cached = len(self.tokens) - 1
@@ -240,6 +267,21 @@ class Generation(Sequence):
     def stop_early(self) -> None:
         """Ends a cancelled answer."""
         self._finish("cancelled")
+
+
+def attempt(sequence: Sequence, action: Callable, *arguments: Any) -> Any:
+    """Does something for one sequence. What its processors, guesses or listener raise ends that sequence alone."""
+    try:
+        return action(*arguments)
+    except Exception as error:  # code of others may raise anything
+        logger.exception("a request failed")
+        sequence.fail(said(error))
+        return None
+
+
+def said(error: Exception) -> str:
+    """An error as a failure's message."""
+    return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
 
 
 class Scoring(Sequence):

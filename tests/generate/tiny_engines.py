@@ -88,7 +88,8 @@ def scheduler(spec: EngineSpec) -> Scheduler:
     """A scheduler whose turns the test takes, so that arrivals and cancellations happen exactly when it says."""
     engine = Engine.from_spec(spec)  # builds it, penalties and numerics included
     engine.close()
-    return Scheduler(engine.trunk, engine.scheduler.spec, engine.context)
+    companions = {name: host.trunk for name, host in engine.scheduler.companions.items()}
+    return Scheduler(engine.trunk, engine.scheduler.spec, engine.context, companions)
 
 
 def run_all(turns: Scheduler) -> None:
