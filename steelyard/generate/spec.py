@@ -15,6 +15,7 @@ from steelyard.core.fingerprint import digest
 from steelyard.generate.processors.processor import Processor
 from steelyard.kernels import native
 from steelyard.model.linears.blocks import block_types
+from steelyard.model.linears.streamed import readers
 from steelyard.model.model import Model
 from steelyard.model.sites import SiteProgram
 from steelyard.model.state import Storage
@@ -204,6 +205,7 @@ class EngineSpec:
         stream = weights if self.model.trunk.device.type == "cuda" else "float32"
         cache = self.states.numerics if self.states else str(self.cache_type).removeprefix("torch.")
         kernels = self.kernels if self.kernels == "reference" else f"native {self.routines.name}" if self.routines else "pytorch"
+        kernels += ", blocks on disk: pytorch" if readers(self.model.trunk) else ""
         if blocks:
             return {"weights": f"stored in {'+'.join(blocks)}", "activations": "8 bits", "cache": cache, "kernels": kernels}
         return {"weights": weights, "activations": stream, "cache": cache, "kernels": kernels}

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from steelyard.core.errors import ModelFileError, SteelyardError
+from steelyard.core.errors import ModelFileError, SteelyardError, UnsupportedError
 from steelyard.core.get import locate
 from steelyard.core.threads import apart
 from steelyard.model.families.config import Config
@@ -20,6 +21,7 @@ from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object
 from steelyard.model.linears.lora import merge
+from steelyard.model.linears.streamed import BlockReader, send_to_disk, stays
 from steelyard.model.model import Model
 from steelyard.model.stored_types import stored_types
 from steelyard.model.template import ChatTemplate
@@ -36,34 +38,54 @@ FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 STORED = "stored"
 
 
-def load(name_or_path: str | Path, dtype: str = "float32") -> Model:
+def load(name_or_path: str | Path, dtype: str = "float32", keep: float = 1.0, folder: Path | None = None) -> Model:
     """Opens a model.
 
     Args:
         name_or_path: a name that `steelyard get` knows, a Hugging Face directory, a .gguf file, or hf:org/name.
         dtype: float type of the matrices in memory; float32 keeps every bit of what is stored. `stored` leaves GGUF's blocks as
             they are: least memory and fastest, for answering only (matrices that are no blocks come as float32).
+        keep: share of the decoder's blocks that stay in memory; the others are sent to a file as they are read, and streamed from
+            there block by block (`linears/streamed.py`): a model larger than memory opens, for answering only.
+        folder: on the disk that this file is to be on; None = the system's for temporary files.
 
     Raises:
         ModelFileError: for anything in the files that cannot be trusted or understood.
     """
     if dtype not in (*FLOATS, STORED):
         raise SteelyardError(f"dtype {dtype!r}", do=f"Known: {', '.join(FLOATS)}, {STORED}.")
+    if not 0 <= keep <= 1:
+        raise SteelyardError(f"keep {keep!r}", do="Give the share of blocks that stay in memory, from 0 to 1.")
     path = locate(str(name_or_path))
-    return apart(lambda: _load(path, str(name_or_path), dtype))
+    return apart(lambda: _load(path, str(name_or_path), dtype, to_disk(keep, folder)))
 
 
-def _load(path: Path, name: str, dtype: str) -> Model:
+Filled = Callable[[int, nn.Module], None]
+
+
+def to_disk(keep: float, folder: Path | None) -> Filled | None:
+    """What becomes of each block once it is read: None where all stay in memory."""
+    if keep == 1:
+        return None
+    reader = BlockReader(folder)
+    return lambda index, block: None if stays(index, keep) else send_to_disk(block, reader)
+
+
+def _load(path: Path, name: str, dtype: str, filled: Filled | None) -> Model:
     if path.is_file():
-        return load_gguf(path, name, FLOATS.get(dtype, torch.float32), stored=dtype == STORED)
+        return load_gguf(path, name, FLOATS.get(dtype, torch.float32), stored=dtype == STORED, filled=filled)
     if dtype == STORED:
         dtype = "float32"
     if holds_adapter(path):
+        if filled:
+            raise UnsupportedError(
+                "an adapter's base cannot be left on disk", where=str(path), do="Merge the adapter: `steelyard.load(...).save(folder)`."
+            )
         return load_adapted(path, name, dtype)
-    return load_directory(path, name, FLOATS[dtype])
+    return load_directory(path, name, FLOATS[dtype], filled)
 
 
-def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
+def load_directory(path: Path, name: str, dtype: torch.dtype, filled: Filled | None = None) -> Model:
     """A Hugging Face directory: config.json, safetensors, tokenizer, template."""
     config = read_config(path)
     family = find(config.get("model_type"), str(path / "config.json"))
@@ -72,7 +94,7 @@ def load_directory(path: Path, name: str, dtype: torch.dtype) -> Model:
     try:
         renamed = Renamed(source, prefixes=family.prefixes, aliases=family.aliases, ignored=family.ignored)
         entries = family.entries(plan)
-        trunk = build(plan, entries, renamed, str(path), dtype, activation_digits(config, path))
+        trunk = build(plan, entries, renamed, str(path), dtype, activation_digits(config, path), filled=filled)
         stored = stored_types(renamed, entries)
     finally:
         source.close()
@@ -175,7 +197,7 @@ def check_frame(tokenizer: Tokenizer | None, rows: int, where: str) -> None:
         )
 
 
-def load_gguf(path: Path, name: str, dtype: torch.dtype, stored: bool = False) -> Model:
+def load_gguf(path: Path, name: str, dtype: torch.dtype, stored: bool = False, filled: Filled | None = None) -> Model:
     """A GGUF file: everything is in it. `stored` leaves linears in its blocks."""
     source = GgufFile(path)
     try:
@@ -184,7 +206,7 @@ def load_gguf(path: Path, name: str, dtype: torch.dtype, stored: bool = False) -
         config = gguf_config(family, source, path)
         plan = family.plan(Config(config, str(path)))
         entries, renamed = family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored)
-        trunk = build(plan, entries, renamed, str(path), dtype, None, stored)
+        trunk = build(plan, entries, renamed, str(path), dtype, None, stored, filled)
         types = stored_types(renamed, entries)
         tokenizer = Tokenizer.from_gguf(source.metadata)
         check_frame(tokenizer, plan.inputs.vocabulary, str(path))

@@ -23,6 +23,7 @@ from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.linears.blocks import block_types
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
+from steelyard.model.linears.streamed import readers
 from steelyard.model.model import Model
 from steelyard.model.stored_types import as_stored, type_of
 from steelyard.model.weights import find_parameter
@@ -164,6 +165,8 @@ def their_tensors(model: Model):
         raise UnsupportedError(
             f"the weights are kept in GGUF's blocks ({', '.join(kept)})", do='Load the model with dtype="float32" to save it.'
         )
+    if readers(model.trunk):
+        raise UnsupportedError("the weights are on disk, for answering only", do="Load the model with keep=1 to save it.")
     for entry in model.family.entries(model.trunk.plan):
         if entry.repeated:
             continue

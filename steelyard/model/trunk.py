@@ -18,6 +18,7 @@ from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.inputs.tokens import TokensPlan
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.linears.packed import PackedStorage
+from steelyard.model.linears.streamed import StreamedStorage, readers
 from steelyard.model.norms import NormPlan
 from steelyard.model.state import State, Storage
 from steelyard.model.step import Step
@@ -100,10 +101,18 @@ class Trunk(nn.Module):
                 memo[id(parameter)] = parameter
         for buffer in self.buffers():
             memo[id(buffer)] = buffer
-        return copy.deepcopy(self, memo)
+        trunk = copy.deepcopy(self, memo)
+        for module in trunk.modules():
+            if isinstance(module, StreamedStorage):
+                module.dtype = dtype
+        return trunk
 
     def weight_bytes(self) -> int:
-        """Bytes of all weights as they are kept (a tied table counts once, a packed copy of it once more)."""
+        """Bytes of all weights in memory (a tied table counts once, a packed copy of it once more, those on disk as what they are read into)."""
         seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in [*self.parameters(), *self.buffers()]}
         packed = {id(module): module.size for module in self.modules() if isinstance(module, PackedStorage | NativeStorage)}
-        return sum(seen.values()) + sum(packed.values())
+        return sum(seen.values()) + sum(packed.values()) + sum(reader.bytes() for reader in readers(self))
+
+    def parameter_count(self) -> int:
+        """Numbers that were learned, those on disk among them."""
+        return sum(parameter.numel() for parameter in self.parameters()) + sum(reader.count for reader in readers(self))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,14 @@ TABLE = "inputs.weight"
 
 
 def build(
-    plan: TrunkPlan, entries: list[Entry], source: Renamed, where: str, dtype: torch.dtype, digits: int | None, stored: bool = False
+    plan: TrunkPlan,
+    entries: list[Entry],
+    source: Renamed,
+    where: str,
+    dtype: torch.dtype,
+    digits: int | None,
+    stored: bool = False,
+    filled: Callable[[int, nn.Module], None] | None = None,
 ) -> Trunk:
     """A trunk with the source's weights: built without memory, checked by shape, filled tensor by tensor.
 
@@ -75,6 +82,7 @@ def build(
         dtype: float type of matrices in memory; vectors are float32.
         digits: of 8 bits in activations where weights may be packed int8, or None when every weight is a float.
         stored: whether linears stay in the source's blocks where it has any.
+        filled: told of each block of the trunk once all its weights are there, before the next one's are read.
 
     Raises:
         ModelFileError: tensors are missing, unexpected, of another shape, not numbers, or not weights at all.
@@ -87,7 +95,11 @@ def build(
     scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if digits and _scale(entry) in names}
     refuse(check_tensors(source, expected | scales, where, finite=False), where)
     checked = FiniteSource(source, where)
-    for entry in held:
+    waiting = dict(enumerate(trunk.blocks)) if filled else {}
+    for entry in sorted(held, key=block_of) if filled else held:
+        for index in [index for index, block in waiting.items() if not any(p.is_meta for p in block.parameters())]:
+            assert filled is not None
+            filled(index, waiting.pop(index))
         if _scale(entry) in scales:
             weights, scale = read_integers(checked, entry.theirs, where), read_floats(checked, _scale(entry), where, torch.float32)
             for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
@@ -106,8 +118,17 @@ def build(
             continue
         for ours, part in zip(entry.ours, entry.split(tensor), strict=True):
             set_parameter(trunk, ours, part)
+    for index, block in waiting.items():
+        assert filled is not None
+        filled(index, block)
     tie(trunk)
     return trunk.requires_grad_(True)
+
+
+def block_of(entry: Entry) -> int:
+    """The block an entry's tensors belong to; -1 for what stands before, after or beside the blocks."""
+    first, number, *_ = entry.ours[0].split(".")
+    return int(number) if first == "blocks" else -1
 
 
 def _scale(entry: Entry) -> str:

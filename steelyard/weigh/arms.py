@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
@@ -28,7 +30,8 @@ from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
 from steelyard.core.run import Run
 from steelyard.core.threads import apart
 from steelyard.generate.engine import Engine
-from steelyard.generate.spec import EngineSpec
+from steelyard.generate.offload import Offload, kept
+from steelyard.generate.spec import EngineSpec, native_type
 from steelyard.model.linears.lora import branches, merge
 from steelyard.model.load import load
 from steelyard.model.model import Model
@@ -145,7 +148,7 @@ class ArmOpener:
     def __init__(self, run: Run):
         self.references = References(run.say)
         self.run = dataclasses.replace(run, resolve=self.references)
-        self._models: dict[str, Model] = {}
+        self._models: dict[tuple[str, Offload | None], Model] = {}
 
     def find(self, arm: Arm) -> None:
         """Sees that the models and documents an arm names are there; what is known and absent is downloaded now."""
@@ -186,7 +189,7 @@ class ArmOpener:
             read=engine.score_text,
             read_fingerprint=engine.fingerprint,
             kernels=", ".join(f"{key} {value}" for key, value in spec.numerics.items()),
-            parameters=sum(parameter.numel() for parameter in model.trunk.parameters()),
+            parameters=model.trunk.parameter_count(),
             weight_bytes=engine.trunk.weight_bytes(),
             cost={"load_seconds": round(time.perf_counter() - begun, 3)},
             engine=engine,
@@ -198,19 +201,21 @@ class ArmOpener:
         self.references.close()
         self._models.clear()
 
-    def _base(self, arm: Arm) -> Model:
+    def _base(self, arm: Arm, streamed: Offload | None = None) -> Model:
         if not isinstance(arm.source, ModelSource):
             raise UnsupportedError(
                 "new models cannot be weighed yet", do="Make it first (`steelyard make`), then name its directory as `base`."
             )
-        if arm.source.name not in self._models:
-            self._models = {arm.source.name: load(arm.source.name)}  # one source at a time: memory
-        return self._models[arm.source.name]
+        key = (arm.source.name, streamed)
+        if key not in self._models:
+            self._models = {}  # one source at a time: memory
+            self._models[key] = _opened(arm.source.name, streamed)
+        return self._models[key]
 
     def _weights(self, arm: Arm, levers: Sequence[Lever], seed: int) -> Model:
         """The model after all weight levers; made once, then read from the run's directory."""
-        base = self._base(arm)
-        pulled = weight_levers(levers)
+        pulled, streamed = weight_levers(levers), kept(levers)
+        base = self._base(arm, None if pulled else streamed)
         if not pulled:
             return base
         key = digest([base.fingerprint, [lever.fingerprint for lever in pulled], seed if is_trained(arm) else None])
@@ -221,7 +226,7 @@ class ArmOpener:
             if not apart(lambda: self._made(pulled, base, place, seed)):
                 return base
             self.run.log(f"{arm.name}: made in {time.perf_counter() - begun:.1f} s")
-        return load(str(place / "model"))
+        return _opened(str(place / "model"), streamed)
 
     def _made(self, levers: Sequence[Lever], base: Model, place: Path, seed: int) -> bool:
         """Pulls weight levers and saves what they make; whether they made anything."""
@@ -231,6 +236,13 @@ class ArmOpener:
         # An adapter kept apart is weighed merged: the same function up to rounding.
         (made.with_trunk(merge(made.trunk)) if branches(made.trunk) else made).save(place / "model")
         return True
+
+
+def _opened(name: str, streamed: Offload | None) -> Model:
+    """A model in memory; or, where an arm streams its blocks, with these on disk in the type they are multiplied in."""
+    if streamed is None:
+        return load(name)
+    return load(name, native_type(torch.device("cpu")), streamed.keep, streamed.folder)
 
 
 def is_trained(arm: Arm) -> bool:

@@ -20,5 +20,6 @@ NAMES = (
     "contrastive",
     "dola",
     "kv_cache",
+    "offload",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

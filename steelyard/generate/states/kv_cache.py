@@ -63,7 +63,12 @@ class KvCache(Lever):
 
     def decode(self, spec: EngineSpec) -> EngineSpec:
         """Has the engine keep its states so."""
-        return spec if self.bits == PLAIN else replace(spec, states=FewBits(self.bits, self.window, self.group, self.keys))
+        return spec if self.bits == PLAIN else replace(spec, states=self.plan)
+
+    @property
+    def plan(self) -> FewBits:
+        """How states are kept."""
+        return FewBits(self.bits, self.window, self.group, self.keys)
 
 
 @dataclass(frozen=True)
