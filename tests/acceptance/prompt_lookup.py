@@ -1,4 +1,4 @@
-"""Guesses from the prompt's n-grams: the same text as plain decoding, in fewer passes, sooner where answers quote."""
+"""Guesses from what stood before: the same text as plain decoding, in fewer passes, sooner where answers quote."""
 
 from __future__ import annotations
 
@@ -31,8 +31,7 @@ class Elsewhere(Lookup):
 
     def start(self, tokens: list[int]) -> LookupSession:
         session = super().start(tokens)
-        session.followed.clear()
-        session.propose = lambda most: [(token * 7919 + 13) % 30_000 for token in session.tokens[-most:]]  # type: ignore[method-assign]
+        session.propose = lambda most: [(token * 7919 + 13) % 30_000 for token in session.text.tokens[-most:]]  # type: ignore[method-assign]
         return session
 
 
@@ -126,7 +125,9 @@ def run(bench: Bench) -> Finding:
         engines = {
             "plain": stack.enter_context(Engine.from_spec(spec)),
             "lookup": stack.enter_context(Engine.from_spec(lever.decode(spec))),
-            "elsewhere": stack.enter_context(Engine.from_spec(replace(spec, speculation=Elsewhere(lever.tokens, 3, 2)))),
+            "elsewhere": stack.enter_context(
+                Engine.from_spec(replace(spec, speculation=Elsewhere(lever.tokens, lever.longest, lever.shortest)))
+            ),
         }
         moved = differing(bench, engines["plain"], engines["lookup"], batches)
         bench.say(f"{moved} of {batches} batches differ")
@@ -166,7 +167,7 @@ def run(bench: Bench) -> Finding:
 EXPERIMENT = Experiment(
     "prompt_lookup",
     "prompt_lookup",
-    "Guessing from the prompt's n-grams leaves every text as it was and makes answers that quote their prompt come sooner.",
+    "Guessing from what stood in prompt and answer before leaves every text as it was and makes answers that quote their prompt come sooner.",
     "Noise drawn once per pass instead of per position must be caught, and guesses from elsewhere must save nothing.",
     "real model",
     run,

@@ -23,6 +23,7 @@ from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.sequences import Generation
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import Lookup, PromptLookup
+from steelyard.generate.speculation.suffix_automaton import SuffixAutomaton
 from steelyard.model.model import Model
 
 CONTEXT = 290
@@ -54,7 +55,7 @@ def plain(spec) -> Scheduler:
 
 @pytest.fixture(scope="module")
 def looking(spec) -> Scheduler:
-    return scheduler(PromptLookup(tokens=6, longest=3, shortest=1).decode(spec))
+    return scheduler(PromptLookup(tokens=6, shortest=1).decode(spec))
 
 
 def random_request(dice: random.Random, greedy: bool | None = None) -> tuple[list[int], AnswerSettings]:
@@ -279,14 +280,20 @@ def test_cancelling_amid_guesses_frees_the_slot_and_leaves_the_rest_as_it_was(mo
 # The guesses themselves
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.integers(0, 3), max_size=30), st.integers(0, 30), st.integers(1, 4), st.integers(1, 4), st.integers(0, 6))
-def test_a_guess_is_what_followed_the_latest_occurrence_of_the_longest_known_ending(tokens, cut, one, other, most):
-    shortest, longest = sorted((one, other))
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.integers(0, 3), max_size=40),
+    st.integers(0, 40),
+    st.none() | st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(0, 6),
+)
+def test_a_guess_is_what_followed_the_latest_occurrence_of_the_longest_known_ending(tokens, cut, longest, shortest, most):
     session = Lookup(8, longest, shortest).start(tokens[:cut])
     for token in tokens[cut:]:
         session.advance([token])
-    assert session.propose(most) == _searched(tokens, longest, shortest, most)
+    found = _searched(tokens, longest or len(tokens), shortest, most)
+    assert session.propose(most) == [found[place % len(found)] for place in range(most) if found]
 
 
 def _searched(tokens: list[int], longest: int, shortest: int, most: int) -> list[int]:
@@ -295,6 +302,26 @@ def _searched(tokens: list[int], longest: int, shortest: int, most: int) -> list
             if tokens[start : start + size] == tokens[len(tokens) - size :]:
                 return tokens[start + size : start + size + most]
     return []
+
+
+@pytest.mark.parametrize("text", ["one token", "two in turn", "random", "words"])
+def test_the_automaton_stays_linear_and_its_guesses_right_on_long_texts_of_every_kind(text):
+    dice = random.Random(1)
+    words = [[dice.randrange(50) for _ in range(5)] for _ in range(20)]
+    tokens = {
+        "one token": [7] * 6000,
+        "two in turn": [1, 2] * 3000,
+        "random": [dice.randrange(3) for _ in range(6000)],
+        "words": [token for _ in range(1200) for token in dice.choice(words)],
+    }[text]
+    automaton = SuffixAutomaton()
+    for count, token in enumerate(tokens, 1):
+        automaton.append(token)
+        if automaton.matched:
+            size, before = automaton.matched, automaton.before
+            assert before < count and (count % 97 or tokens[before - size : before] == tokens[count - size : count])
+    assert automaton.states <= 2 * len(tokens)
+    assert sum(map(len, automaton._more.values())) <= 3 * len(tokens)
 
 
 def test_guessing_no_tokens_is_no_change_at_all(model):
@@ -306,7 +333,7 @@ def test_guessing_no_tokens_is_no_change_at_all(model):
 def test_the_lever_is_found_by_name_and_refuses_settings_that_mean_nothing():
     lever = levers.parse({"prompt_lookup": 5})
     assert isinstance(lever, PromptLookup) and lever.tokens == 5
-    for wrong in ({"tokens": -1}, {"tokens": 65}, {"longest": 0}, {"longest": 1}, {"shortest": 4}, {"lenght": 3}):
+    for wrong in ({"tokens": -1}, {"tokens": 65}, {"longest": 0}, {"longest": 1}, {"longest": 3, "shortest": 4}, {"lenght": 3}):
         with pytest.raises(RecipeError):
             levers.parse({"prompt_lookup": wrong})
     with pytest.raises(RecipeError, match="conflicts with speculation"):

@@ -1,11 +1,12 @@
-"""Prompt lookup: answers often repeat their prompt, so what followed the same few tokens earlier is a good guess.
+"""Prompt lookup: answers often repeat their prompt, or themselves, so what followed the same tokens earlier is a good guess.
 
-The last n tokens are looked up among all earlier n-grams of prompt and answer; the tokens that followed the latest
-occurrence are the guess, verified in one pass. A guessed token counts only if it is the very token the position-keyed noise draws
-from the model's own logits (`generate/sampling.py`), so the text equals plain decoding, greedy or sampled.
-Source: A. Saxena, Prompt Lookup Decoding, 2023, https://github.com/apoorvumang/prompt-lookup-decoding; verification as in
-arXiv:2211.17192 with the draw fixed in advance.
-Cost: one dictionary entry per token and n; a pass over k + 1 tokens instead of one.
+The longest ending of prompt and answer that stood before, however long, is found by a suffix automaton; the tokens that followed its
+latest place are the guess, verified in one pass. A guess that reaches the end of the text goes on with itself: it is a repetition. A
+guessed token counts only if it is the very token the position-keyed noise draws from the model's own logits
+(`generate/sampling.py`), so the text equals plain decoding, greedy or sampled.
+Sources: A. Saxena, Prompt Lookup Decoding, 2023, https://github.com/apoorvumang/prompt-lookup-decoding; Y. Hu et al., SAM Decoding,
+arXiv:2411.10666; verification as in arXiv:2211.17192 with the draw fixed in advance.
+Cost: a few microseconds and about 50 to 130 bytes a token of prompt and answer (docs/lab-notes.md); a pass over k + 1 tokens instead of one.
 """
 
 from __future__ import annotations
@@ -18,19 +19,25 @@ from pydantic import Field, ValidationInfo, field_validator
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.generate.spec import EngineSpec
+from steelyard.generate.speculation.suffix_automaton import SuffixAutomaton
 
 
 class PromptLookup(Lever):
-    """Speculation from the prompt's own n-grams."""
+    """Speculation from what stood in prompt and answer before."""
 
     name: ClassVar[str] = "prompt_lookup"
     idea: ClassVar[str] = (
-        "Answers often repeat parts of their prompt, so the tokens that followed the same n-gram earlier are guessed and verified in one "
+        "Answers often repeat parts of their prompt, so the tokens that followed the same words earlier are guessed and verified in one "
         "pass. A guess counts only where plain decoding would have drawn the same token, so the text does not change."
     )
     equation: ClassVar[str] = "guess d_1..d_k; t_i = draw(logits_i, u(seed, position i)); accept d_i while d_i = t_i"
-    paper: ClassVar[str] = "https://github.com/apoorvumang/prompt-lookup-decoding; verification after arXiv:2211.17192"
-    cost: ClassVar[str] = "A pass over up to tokens + 1 positions instead of one; a dictionary entry per token. Pays where answers quote."
+    paper: ClassVar[str] = (
+        "https://github.com/apoorvumang/prompt-lookup-decoding; suffix automaton: arXiv:2411.10666; verification after arXiv:2211.17192"
+    )
+    cost: ClassVar[str] = (
+        "A pass over up to tokens + 1 positions instead of one; 50 to 130 bytes and a few microseconds a token of prompt and answer. Pays where "
+        "answers quote."
+    )
     main: ClassVar[str] = "tokens"
     needs: ClassVar[frozenset[str]] = frozenset({"weights"})
     conflicts: ClassVar[frozenset[str]] = frozenset({"speculation"})
@@ -41,13 +48,13 @@ class PromptLookup(Lever):
     per_request: ClassVar[bool] = False
 
     tokens: int = Field(8, ge=0, le=64, description="longest guess, in tokens; 0 turns it off")
-    longest: int = Field(3, ge=1, le=16, description="longest n-gram that is looked up, in tokens")
-    shortest: int = Field(2, ge=1, le=16, validate_default=True, description="shortest n-gram that is looked up, in tokens")
+    longest: int | None = Field(None, ge=1, description="most tokens of the ending that is looked up; none: however many stood before")
+    shortest: int = Field(2, ge=1, le=64, validate_default=True, description="an ending must be found with at least this many tokens")
 
     @field_validator("shortest")
     @classmethod
     def _lengths_in_order(cls, shortest: int, info: ValidationInfo) -> int:
-        if shortest > info.data.get("longest", shortest):
+        if shortest > (info.data.get("longest") or shortest):
             raise ValueError(f"must be at most `longest`, which is {info.data['longest']}")
         return shortest
 
@@ -58,10 +65,10 @@ class PromptLookup(Lever):
 
 @dataclass(frozen=True)
 class Lookup:
-    """Starts a table of n-grams for each sequence."""
+    """Starts an automaton for each sequence."""
 
     horizon: int
-    longest: int
+    longest: int | None
     shortest: int
 
     @property
@@ -73,27 +80,21 @@ class Lookup:
 
 
 class LookupSession:
-    """Where each n-gram of a sequence was last followed by something."""
+    """One sequence and where its endings stood before."""
 
     def __init__(self, settings: Lookup, tokens: list[int]):
         self.settings = settings
-        self.tokens: list[int] = []
-        self.followed: dict[tuple[int, ...], int] = {}
+        self.text = SuffixAutomaton(settings.longest)
         self.advance(tokens)
 
     def advance(self, tokens: list[int]) -> None:
-        """Appends tokens; every n-gram that now has a successor is entered."""
+        """The text goes on."""
         for token in tokens:
-            here = len(self.tokens)
-            for size in range(self.settings.shortest, self.settings.longest + 1):
-                if here >= size:
-                    self.followed[tuple(self.tokens[here - size :])] = here
-            self.tokens.append(token)
+            self.text.append(token)
 
     def propose(self, most: int) -> list[int]:
         """What followed the longest known ending of the sequence."""
-        for size in range(self.settings.longest, self.settings.shortest - 1, -1):
-            place = self.followed.get(tuple(self.tokens[-size:])) if len(self.tokens) >= size else None
-            if place is not None:
-                return self.tokens[place : place + most]
-        return []
+        if self.text.matched < self.settings.shortest:
+            return []
+        guess = self.text.tokens[self.text.before : self.text.before + most]
+        return [guess[place % len(guess)] for place in range(most)]
