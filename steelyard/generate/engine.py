@@ -104,6 +104,7 @@ class Engine:
         self.spec, self.model = spec, model
         self.context = min(spec.context or model.context_length, model.context_length)
         _check_companions(spec, self.context)
+        _check_search(spec)
         try:
             self.scheduler = apart(lambda: self._scheduler(spec))
         except MemoryError:
@@ -193,10 +194,15 @@ class Engine:
             SteelyardError: settings that mean nothing, or a closed engine.
         """
         sampling.check(settings)
+        if self.spec.search is not None:
+            self.spec.search.check(settings)
         ids = self.encode(prompt)
         tokenizer = self.model.tokenizer
         assert tokenizer is not None
-        request = Generation(ids, settings, on_event, tokenizer.stream_decoder(), frozenset(tokenizer.eos_ids), self.context)
+        if self.spec.search is not None:
+            request: Request = self.spec.search.request(ids, settings, on_event, tokenizer, self.context)
+        else:
+            request = Generation(ids, settings, on_event, tokenizer.stream_decoder(), frozenset(tokenizer.eos_ids), self.context)
         self._enqueue([request])
         return request
 
@@ -391,6 +397,16 @@ def _check_companions(spec: EngineSpec, context: int) -> None:
             raise ContextLengthError(
                 f"it holds {model.context_length} tokens, this engine's slots {context}", where=where, do="Lower the engine's `context`."
             )
+
+
+def _check_search(spec: EngineSpec) -> None:
+    """A search needs a slot for every branch, and follows what it computes itself."""
+    if spec.search is not None and spec.search.width > spec.slots:
+        raise SteelyardError(
+            f"a search of {spec.search.width} branches in {spec.slots} slots", where="engine settings", do="Use more slots, or fewer beams."
+        )
+    if spec.search is not None and spec.speculation is not None:
+        raise UnsupportedError("a search cannot be guessed ahead", where="engine settings", do="Leave one of the two levers out.")
 
 
 @atexit.register

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
+from steelyard.generate.beams.search import Beams
 from steelyard.generate.host import Host, Pass, Piece, Place, round_up
 from steelyard.generate.sequences import Generation, Scoring, Sequence, attempt
 from steelyard.generate.spec import Draft, EngineSpec, HostedSpeculation
@@ -59,7 +60,7 @@ class Scheduler:
         self.waiting.append(sequence)
 
     def turn(self) -> None:
-        """One round: cancel, admit, read, decode."""
+        """One round: cancel, admit, read, decode or search."""
         for sequence in [*self.waiting, *self.running]:
             if sequence.cancelled and not sequence.finished:
                 attempt(sequence, sequence.stop_early)  # type: ignore[attr-defined]
@@ -68,6 +69,7 @@ class Scheduler:
         self._admit()
         self._read()
         self._decode()
+        self._search()
         self._release()
 
     def fail_all(self, sequences: Iterable[Sequence], message: str) -> None:
@@ -90,12 +92,12 @@ class Scheduler:
         for sequence in [s for s in self.running if s.finished]:
             assert sequence.slot is not None
             self.held[sequence.slot] = sequence.tokens[: sequence.cached]
-            self.free.append(sequence.slot)
-            sequence.slot = None
+            self.free += [sequence.slot, *sequence.others]
+            sequence.slot, sequence.others = None, []
         self.running = [sequence for sequence in self.running if not sequence.finished]
 
     def _admit(self) -> None:
-        while self.waiting and self.free:
+        while self.waiting and len(self.free) >= self.waiting[0].width:
             sequence = self.waiting.popleft()
             shared = {slot: common_prefix(self.held.get(slot, []), sequence.tokens) for slot in self.free}
             slot = max(sorted(self.free), key=lambda slot: shared[slot])
@@ -105,6 +107,9 @@ class Scheduler:
             self.held.pop(slot, None)
             reuse = self._rewind(slot, reuse)
             sequence.slot, sequence.cached = slot, reuse
+            for _ in range(sequence.width - 1):  # what these hold is overwritten as soon as a branch forks into them
+                sequence.others.append(self.free.pop(0))
+                self.held.pop(sequence.others[-1], None)
             self.running.append(sequence)
             if isinstance(sequence, Generation):
                 sequence.reused = reuse
@@ -214,6 +219,20 @@ class Scheduler:
         if self.drafting is not None and isinstance(guesses, HostedSpeculation):
             return guesses.propose_together(self.drafting, sequences, [s.room(room) for s, room in zip(sequences, rooms, strict=True)])
         return [attempt(sequence, sequence.draft, room) or Draft() for sequence, room in zip(sequences, rooms, strict=True)]
+
+    def _search(self) -> None:
+        """One step of every beam search: branches fork into the slots that were chosen for them, and each goes on by a token."""
+        searches = [s for s in self.running if isinstance(s, Beams) and not s.finished and s.passes]
+        if not searches:
+            return
+        for source, target in [fork for search in searches for fork in search.take_forks()]:
+            for host in self.hosts:
+                host.fork(source, target)
+        pieces = sorted(piece for search in searches for piece in search.pieces())
+        logits = self._run(pieces, "rows").logits([Place(number, 0) for number in range(len(pieces))])
+        row_of = {piece.slot: number for number, piece in enumerate(pieces)}
+        for search in searches:
+            attempt(search, search.accept, logits[[row_of[branch.slot] for branch in search.branches]], [])
 
     def _run(self, pieces: list[Piece], fill: Literal["time", "rows"]) -> Pass:
         """Computes pieces in the answering model and in the companions that read along."""

@@ -93,14 +93,17 @@ class Sequence:
     Attributes:
         tokens: all tokens known so far.
         cached: how many of them the slot holds.
-        slot: the slot it owns while it runs.
+        slot: the slot it owns while it runs; `others` are those it owns beside, where its `width` is more than one.
         cancelled: set by anyone, honoured between steps.
     """
+
+    width = 1
 
     def __init__(self, tokens: list[int]):
         self.tokens = tokens
         self.cached = 0
         self.slot: int | None = None
+        self.others: list[int] = []
         self.cancelled = False
         self.finished = False
         self.timing = Timing()

@@ -174,7 +174,7 @@ class ArmOpener:
                 return _wrapped(arm.name, EndpointAnswerer(arm.source.url, arm.source.model, arm.source.key), levers)
             begun = time.perf_counter()
             model = self._weights(arm, levers, self.run.seed if seed is None else seed)
-            spec = EngineSpec(model, deterministic=deterministic, slots=SLOTS)
+            spec = EngineSpec(model, deterministic=deterministic, slots=SLOTS, folder=self.run.directory / "fitted")
             for lever in levers:
                 spec = getattr(lever, "decode", lambda spec: spec)(spec)
             engine = Engine.from_spec(spec)

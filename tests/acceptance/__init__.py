@@ -19,7 +19,8 @@ NAMES = (
     "watermark",
     "contrastive",
     "dola",
+    "steering",
+    "beam",
     "kv_cache",
-    "offload",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

@@ -1,0 +1,1 @@
+"""Beam search: the answer whose whole probability is high, found by several sequences that fork."""
