@@ -22,5 +22,6 @@ NAMES = (
     "steering",
     "beam",
     "kv_cache",
+    "offload",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""
