@@ -45,7 +45,7 @@ auto guarded(Make make) -> decltype(make()) {
 
 using namespace steelyard;
 
-EXPORT int32_t sy_version() { return 3; }
+EXPORT int32_t sy_version() { return 4; }
 
 // The routines for an instruction set (avx512, avx2, portable), or null where this machine or build lacks it.
 EXPORT const Routines* sy_routines(const char* name) { return usable(name); }
@@ -79,6 +79,11 @@ EXPORT Matrix* sy_matrix_blocks(const uint8_t* integers, const void* scales, con
 
 EXPORT int32_t sy_matrix_bias(Matrix* matrix, const float* bias) {
     return guarded([&] { return matrix->set_bias(bias), 1; });
+}
+
+// Rows of weights as floats [count, inputs]; every id is an output.
+EXPORT void sy_matrix_rows(const Matrix* matrix, const int32_t* ids, int32_t count, float* out) {
+    for (int i = 0; i < count; i++) unpack_row(*matrix, ids[i], out + (size_t)i * matrix->inputs);
 }
 
 EXPORT int64_t sy_matrix_bytes(const Matrix* matrix) { return (int64_t)matrix->bytes(); }

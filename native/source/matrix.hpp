@@ -17,6 +17,8 @@
 #include <new>
 #include <utility>
 
+#include "numbers.hpp"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -198,6 +200,39 @@ inline Matrix* pack_blocks(const uint8_t* from, const void* scales, const void* 
         }
     }
     return m;
+}
+
+// The weights of one output as floats [inputs], the inverse of packing.
+inline void unpack_row(const Matrix& m, int output, float* to) {
+    const uint8_t* group = m.group(output / GROUP);
+    const int lane = output % GROUP;
+    if (m.kind == Kind::float32) {
+        for (int i = 0; i < m.inputs; i++) to[i] = ((const float*)group)[(size_t)i * GROUP + lane];
+    } else if (m.kind == Kind::bfloat16) {
+        for (int i = 0; i < m.inputs; i++) to[i] = from_bfloat16(((const uint16_t*)group)[(size_t)(i / 2) * 2 * GROUP + lane * 2 + i % 2]);
+    } else if (m.kind == Kind::channel8) {
+        const float scale = ((const float*)m.scale.data)[output];
+        for (int i = 0; i < m.inputs; i++) to[i] = (float)((int)group[(size_t)(i / 4) * 4 * GROUP + lane * 4 + i % 4] - m.zero) * scale;
+    } else {
+        const int shares = m.scales_per_block(), each = m.wide ? 4 : 2;
+        const size_t integers = (size_t)GROUP * BLOCK * m.bits / 8, row = (size_t)each * GROUP;
+        for (int b = 0; b < m.blocks; b++) {
+            const uint8_t* block = group + m.block_bytes * b;
+            const auto number = [&](int place) {
+                const uint8_t* from = block + integers + row * place + (size_t)each * lane;
+                float wide;
+                uint16_t half;
+                if (m.wide) return std::memcpy(&wide, from, sizeof wide), wide;
+                return std::memcpy(&half, from, sizeof half), half_to_float(half);
+            };
+            for (int i = 0; i < BLOCK; i++) {
+                const int share = i / m.per_scale;
+                const uint8_t byte = m.bits == 4 ? block[i / 8 * 64 + lane * 4 + i % 4] : block[i / 4 * 64 + lane * 4 + i % 4];
+                const int q = m.bits == 4 ? (i % 8 < 4 ? byte & 15 : byte >> 4) : byte;
+                to[b * BLOCK + i] = (float)(q - m.zero) * number(share) + (m.minima ? number(shares + share) : 0.0f);
+            }
+        }
+    }
 }
 
 }  // namespace steelyard

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "numbers.hpp"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
@@ -59,23 +61,6 @@ inline f32x16 multiply_add(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
-inline float half_to_float(uint16_t half) {
-    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;
-    uint32_t bits;
-    if (magnitude >= 0x7c00) {
-        bits = sign | 0x7f800000 | (magnitude & 0x3ff) << 13;
-    } else if (magnitude >= 0x400) {
-        bits = sign | ((magnitude << 13) + 0x38000000);
-    } else {  // below the smallest normal number: magnitude / 2^24
-        const float small = (float)magnitude * (1.0f / 16777216.0f);
-        std::memcpy(&bits, &small, sizeof bits);
-        bits |= sign;
-    }
-    float out;
-    std::memcpy(&out, &bits, sizeof out);
-    return out;
-}
-
 // Sixteen half-precision numbers.
 inline f32x16 load_half(const uint16_t* from) {
 #if defined(__AVX512F__)
@@ -90,20 +75,6 @@ inline f32x16 load_half(const uint16_t* from) {
     for (int i = 0; i < LANES; i++) out[i] = half_to_float(from[i]);
     return out;
 #endif
-}
-
-inline uint16_t to_bfloat16(float x) {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 64);  // not a number stays none
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-inline float from_bfloat16(uint16_t x) {
-    const uint32_t bits = (uint32_t)x << 16;
-    float out;
-    std::memcpy(&out, &bits, sizeof out);
-    return out;
 }
 
 // For each of 16 lanes: sum + four unsigned bytes of `weights` times the four signed bytes at `x`. `Small`: no weight is above 63,

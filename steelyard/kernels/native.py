@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 
-VERSION = 3
+VERSION = 4
 CHOICE = "STEELYARD_KERNELS"
 SETS = ("avx512", "avx2", "portable")
 BLOCK = 32
@@ -45,7 +45,10 @@ class ModelFields(Structure):
     """`Model` of native/source/api.hpp."""
 
     _fields_ = [
-        *[(name, c_int32) for name in ("layers", "width", "heads", "key_value_heads", "head_width", "hidden", "rotary", "activation", "cache")],
+        *[
+            (name, c_int32)
+            for name in ("layers", "width", "heads", "key_value_heads", "head_width", "hidden", "rotary", "activation", "cache")
+        ],
         *[(name, c_float) for name in ("epsilon", "query_key_epsilon")],
         ("capacity", c_int64),
         ("final_norm", c_void_p),
@@ -103,6 +106,19 @@ class Matrix:
     @property
     def bytes(self) -> int:
         return self.routines.library.sy_matrix_bytes(self.address)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """The weights of some outputs, float32 [n, inputs]: exactly the numbers that are kept.
+
+        Args:
+            ids: whole numbers [n], each at least 0 and below `outputs`.
+        """
+        ids = ids.detach().to(torch.int32).contiguous()
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.outputs:
+            raise ValueError(f"rows {int(ids.min())} to {int(ids.max())} of {self.outputs}")
+        out = torch.empty(len(ids), self.inputs)
+        self.routines.library.sy_matrix_rows(self.address, ids.data_ptr(), len(ids), out.data_ptr())
+        return out
 
     def __call__(self, x: Tensor, pool: Pool) -> Tensor:
         """Float32 [n, inputs] -> float32 [n, outputs]."""
@@ -263,6 +279,7 @@ def _library() -> ctypes.CDLL | str:
         ("sy_matrix_blocks", p, [p, p, p, i, i, i, i, i, i]),
         ("sy_matrix_bias", i, [p, p]),
         ("sy_matrix_bytes", c_int64, [p]),
+        ("sy_matrix_rows", None, [p, p, c_int32, p]),
         ("sy_matrix_end", None, [p]),
         ("sy_linear", i, [p, p, p, p, i, p]),
         ("sy_step", i, [p, p, p, p, p]),

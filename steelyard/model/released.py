@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from steelyard.model.linears.blocks import BlockStorage
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.model import Model
 from steelyard.model.trunk import Trunk
@@ -13,18 +14,23 @@ from steelyard.model.trunk import Trunk
 def release(model: Model, running: Trunk) -> None:
     """Empties the linears of a model that only answers through `running` from now on; its token table becomes that one's.
 
-    Sizes, plan, numerics and fingerprint stay known; logits can no longer be computed from the model itself, nor can it be saved.
+    Plan, numerics and fingerprint stay known; logits can no longer be computed from the model itself, nor can it be saved.
 
     Args:
         model: nobody else's.
         running: the trunk an engine made of it.
     """
     assert model.fingerprint  # it is told from the weights, once
-    table = model.trunk.inputs.weight
+    kept, table = model.trunk.inputs.kept, model.trunk.inputs.weight
     for module in model.trunk.modules():
-        if isinstance(module, Linear) and isinstance(module.storage, DenseStorage) and module.storage.weight is not table:
-            module.storage.weight = nn.Parameter(torch.empty_like(module.storage.weight, device="meta"), requires_grad=False)
-    model.trunk.inputs.weight = running.inputs.weight
+        storage = module.storage if isinstance(module, Linear) else None
+        if isinstance(storage, DenseStorage) and storage.weight is not table:
+            storage.weight = nn.Parameter(torch.empty_like(storage.weight, device="meta"), requires_grad=False)
+        if isinstance(storage, BlockStorage):
+            storage.data = torch.empty_like(storage.data, device="meta")
+    if isinstance(kept, BlockStorage) and kept is not running.inputs.kept:
+        kept.data = torch.empty_like(kept.data, device="meta")
     head = model.trunk.heads["lm"].linear.storage if "lm" in model.trunk.heads else None  # type: ignore[union-attr]
+    model.trunk.inputs.weight, model.trunk.inputs.kept = running.inputs.weight, running.inputs.kept
     if isinstance(head, DenseStorage) and head.weight is table:
         head.weight = running.inputs.weight

@@ -13,6 +13,7 @@ from steelyard.model.families.family import Entry
 from steelyard.model.files.check import FiniteSource, check_tensors, refuse
 from steelyard.model.files.gguf_blocks import StorageType
 from steelyard.model.files.source import TensorSource
+from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.linears.blocks import BlockStorage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
@@ -105,12 +106,8 @@ def build(
             for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
                 set_packed(trunk, ours, rows, row_scales, digits or 1)
             continue
-        if stored and (linears := linears_of(trunk, entry)) and (kept := source.blocks(entry.theirs)) is not None:
-            data, type = kept
-            for linear, rows in zip(linears, entry.split(data), strict=True):
-                linear.storage = BlockStorage(rows, type, _placeholder(linear, rows.device))
-            if entry.ours != (TABLE,):
-                continue
+        if stored and keep_blocks(trunk, entry, source):
+            continue
         kind = dtype if len(expected[entry.theirs]) >= 2 else torch.float32
         tensor = read_floats(checked, entry.theirs, where, kind)
         if entry.repeated:
@@ -129,6 +126,24 @@ def block_of(entry: Entry) -> int:
     """The block an entry's tensors belong to; -1 for what stands before, after or beside the blocks."""
     first, number, *_ = entry.ours[0].split(".")
     return int(number) if first == "blocks" else -1
+
+
+def keep_blocks(trunk: Trunk, entry: Entry, source: Renamed) -> bool:
+    """Puts an entry's tensor into the trunk as the source's blocks; False where it holds none or is something else than linears or
+    the token table."""
+    linears = linears_of(trunk, entry)
+    kept = source.blocks(entry.theirs) if linears or entry.ours == (TABLE,) else None
+    if kept is None:
+        return False
+    data, type = kept
+    for linear, rows in zip(linears, entry.split(data), strict=False):
+        linear.storage = BlockStorage(rows, type, _placeholder(linear, rows.device))
+    if entry.ours == (TABLE,):
+        set_parameter(trunk, TABLE, torch.empty(0, trunk.plan.width))
+        table = linears[0].storage if linears else BlockStorage(data, type)
+        table.blocks()  # type: ignore[operator]  # refuses scales that are no numbers
+        trunk.inputs.keep_in(table)  # type: ignore[arg-type]
+    return True
 
 
 def _scale(entry: Entry) -> str:
@@ -222,7 +237,7 @@ def linears_of(trunk: Trunk, entry: Entry) -> list[Linear]:
 
 
 def tie(trunk: Trunk) -> None:
-    """One parameter under two names again, where the head shares the token table. One kept in blocks has its own."""
+    """One parameter under two names again, where the head shares the token table. Blocks are shared from the beginning."""
     head = trunk.plan.heads.get("lm")
-    if head is not None and head.tied and not isinstance(trunk.heads["lm"].linear.storage, BlockStorage):  # type: ignore[union-attr]
+    if isinstance(head, LMHeadPlan) and head.tied and trunk.inputs.kept is None:
         trunk.heads["lm"].linear.storage.weight = trunk.inputs.weight  # type: ignore[union-attr]

@@ -103,6 +103,31 @@ def test_products_of_blocks_equal_the_equation(pools, name, outputs, blocks, row
 
 
 @kinds
+def test_rows_come_out_as_they_were_packed(pools, name):
+    routines, draw = pools[name].routines, torch.Generator().manual_seed(4)
+    weight, ids = torch.randn(75, 96, generator=draw), torch.tensor([74, 0, 16, 16, 31])
+    packed = Int8Storage.from_dense(weight, None, 1)
+    assert torch.equal(native.matrix_float(routines, weight).rows(ids), weight[ids])
+    assert torch.equal(native.matrix_float(routines, weight.bfloat16()).rows(ids), weight.bfloat16()[ids].float())
+    eight = native.matrix_channel8(routines, packed.weight, packed.scale, 1)
+    assert torch.equal(eight.rows(ids), packed.weight[ids].float() * packed.scale.reshape(-1, 1)[ids])
+    for bits, zero, shares, dtype, minima in (
+        (4, 8, 3, torch.float16, False),
+        (4, 0, 6, torch.float32, True),
+        (8, 128, 3, torch.float16, False),
+    ):
+        integers = torch.randint(0, 2**bits, (75, 96), generator=draw, dtype=torch.uint8)
+        scales = torch.randn(75, shares, generator=draw).to(dtype)
+        least = torch.randn(75, shares, generator=draw).to(dtype) if minima else None
+        exact = (integers.float() - zero) * scales.float().repeat_interleave(96 // shares, 1)
+        exact = exact if least is None else exact + least.float().repeat_interleave(96 // shares, 1)
+        rows = native.matrix_blocks(routines, integers, scales, least, bits, zero).rows(ids)
+        assert torch.allclose(rows, exact[ids], rtol=1e-6, atol=1e-6)  # one rounding where product and sum are fused
+    with pytest.raises(ValueError, match="75"):
+        native.matrix_float(routines, weight).rows(torch.tensor([75]))
+
+
+@kinds
 def test_a_row_has_the_same_bits_alone_in_company_and_with_any_number_of_threads(pools, name):
     draw = torch.Generator().manual_seed(3)
     weight, x = torch.randn(75, 96, generator=draw), torch.randn(61, 96, generator=draw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 from steelyard.core.errors import ContextLengthError
 from steelyard.model.norms import NormPlan
 from steelyard.model.step import Step
+
+
+class RowStorage(Protocol):
+    """A table kept in another way than as plain floats."""
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """float32 [n, width]"""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,7 @@ class Tokens(nn.Module):
         self.plan = plan
         self.stream = torch.float32
         self.weight = nn.Parameter(torch.empty(plan.vocabulary, width))
+        self.kept: Any = None  # a `RowStorage` in the place of `weight`, which then has no rows
         self.positions = nn.Parameter(torch.empty(plan.positions, width)) if plan.positions else None
         self.types = nn.Parameter(torch.empty(plan.types, width)) if plan.types else None
         for table in (self.weight, self.positions, self.types):
@@ -50,8 +60,22 @@ class Tokens(nn.Module):
                 nn.init.normal_(table, std=0.02)
         self.norm = plan.norm.build(width) if plan.norm else None
 
+    def keep_in(self, storage: RowStorage) -> None:
+        """Looks tokens up in a storage from now on."""
+        self.kept = storage
+        self.weight = nn.Parameter(self.weight.detach()[:0].clone(), requires_grad=False)
+
+    def shares(self, storage: Any) -> bool:
+        """Whether a head's storage holds this very table."""
+        return storage is self.kept if self.kept is not None else getattr(storage, "weight", None) is self.weight
+
+    def _rows(self, ids_bt: Tensor) -> Tensor:
+        if self.kept is None:
+            return F.embedding(ids_bt, self.weight)
+        return self.kept.rows(ids_bt.reshape(-1)).view(*ids_bt.shape, -1)
+
     def forward(self, ids_bt: Tensor, step: Step) -> Tensor:
-        x = F.embedding(ids_bt, self.weight).to(self.stream)
+        x = self._rows(ids_bt).to(self.stream)
         if self.plan.scale != 1.0:
             x = x * self.plan.scale
         if self.positions is not None:

@@ -8,12 +8,17 @@ every product, which is slow and says the same.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.model.files.gguf_blocks import Blocks, StorageType, dequantize, routine_for
 from steelyard.model.linears.linear import DenseStorage, Linear
+
+if TYPE_CHECKING:
+    from steelyard.model.trunk import Trunk
 
 BLOCK = 32
 """Activations that share a scale."""
@@ -63,6 +68,10 @@ class BlockStorage(nn.Module):
         """Float32 [out, in]."""
         return dequantize(self.data.view(-1), self.blocks_of).view(len(self.data), -1)
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """The weights of some outputs, float32 [n, in]."""
+        return dequantize(self.data[ids].view(-1), self.blocks_of).view(len(ids), -1)
+
     def bytes(self) -> int:
         return self.data.numel() + (0 if self.bias is None else self.bias.numel() * self.bias.element_size())
 
@@ -78,11 +87,18 @@ def eight_bits(x: Tensor) -> Tensor:
     return (torch.round(blocks * inverse) * (most / LARGEST)).flatten(1)
 
 
-def unpack_blocks(trunk: nn.Module, dtype: torch.dtype) -> None:
-    """Turns every linear kept in blocks into plain floats."""
+def unpack_blocks(trunk: Trunk, dtype: torch.dtype) -> None:
+    """Turns every linear kept in blocks into plain floats, and the token table."""
+    table = trunk.inputs.kept
+    if isinstance(table, BlockStorage):
+        trunk.inputs.kept, trunk.inputs.weight = None, nn.Parameter(table.dense().to(dtype), requires_grad=False)
     for module in trunk.modules():
         if isinstance(module, Linear) and isinstance(module.storage, BlockStorage):
-            module.storage = DenseStorage.of(module.storage.dense().to(dtype), module.storage.bias)
+            tied = module.storage is table
+            weight = trunk.inputs.weight if tied else module.storage.dense().to(dtype)
+            module.storage = DenseStorage.of(weight, module.storage.bias)
+            if tied:
+                module.storage.weight = trunk.inputs.weight
 
 
 def block_types(trunk: nn.Module) -> list[str]:

@@ -5,6 +5,8 @@ The readable twins are the storages they are made from: `DenseStorage`, `Int8Sto
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,9 @@ from steelyard.kernels.native import Matrix, Pool, matrix_blocks, matrix_channel
 from steelyard.model.linears.blocks import BLOCK, BlockStorage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import DenseStorage, Linear
+
+if TYPE_CHECKING:
+    from steelyard.model.trunk import Trunk
 
 
 class NativeStorage(nn.Module):
@@ -28,11 +33,13 @@ class NativeStorage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.matrix(x.reshape(-1, x.shape[-1]), self.pool).to(x.dtype).view(*x.shape[:-1], self.matrix.outputs)
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """The weights of some outputs, float32 [n, in]: a token table, where a head shares it."""
+        return self.matrix.rows(ids)
+
     def dense(self) -> Tensor:
-        """The weights as one float tensor [out, in], each as a unit vector brings it out (within one rounding where they are packed)."""
-        unit = torch.eye(self.matrix.inputs) * 127  # whole numbers in every form of activations
-        y = self.matrix(unit, self.pool).t()
-        return (y if self.bias is None else y - self.bias.float()[:, None]) / 127
+        """The weights as one float tensor [out, in]."""
+        return self.rows(torch.arange(self.matrix.outputs))
 
     @property
     def size(self) -> int:
@@ -43,11 +50,15 @@ class NativeStorage(nn.Module):
         return self.matrix.bytes
 
 
-def go_native(trunk: nn.Module, pool: Pool) -> None:
+def go_native(trunk: Trunk, pool: Pool) -> None:
     """Brings every linear of a trunk that the routines can multiply into their order; others are left as they are."""
+    head = trunk.heads["lm"].linear if "lm" in trunk.heads else None  # type: ignore[union-attr]
+    tied = head is not None and trunk.inputs.shares(head.storage)  # type: ignore[arg-type]
     for module in trunk.modules():
         if isinstance(module, Linear) and (storage := native_twin(module.storage, pool)) is not None:
             module.storage = storage
+    if head is not None and tied and isinstance(head.storage, NativeStorage):  # one copy of what the two share
+        trunk.inputs.keep_in(head.storage)
 
 
 def native_twin(storage: nn.Module, pool: Pool) -> NativeStorage | None:
