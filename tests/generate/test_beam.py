@@ -12,12 +12,16 @@ from tiny_engines import Heard, generation, run_all, scheduler, talker
 from steelyard.core import levers
 from steelyard.core.errors import RecipeError, SteelyardError
 from steelyard.core.protocols import AnswerSettings
+from steelyard.core.references import ModelRef
 from steelyard.generate.beams.beam import Beam, BeamSearch
 from steelyard.generate.beams.search import Beams
 from steelyard.generate.engine import Engine
 from steelyard.generate.processors.processor import FunctionProcessor
+from steelyard.generate.readouts.contrastive import Contrastive
+from steelyard.generate.readouts.plausible import contrasted
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import PromptLookup
+from steelyard.generate.states.kv_cache import KvCache
 from steelyard.model.model import Model
 
 CONTEXT = 128
@@ -188,6 +192,31 @@ def test_a_constraint_is_met(model):
     with Engine.from_spec(spec) as engine:
         (said,) = engine.generate([[70, 71]], max_tokens=12)
     assert said.text[:3].strip("ab") == "" and said.text[3:] in ("c", "dd") and said.finish_reason == "stop"
+
+
+def test_what_stands_beside_the_model_forks_with_it(model):
+    """An amateur that kept another branch's tokens would tell other probabilities."""
+    weak = talker(8.0, max_position_embeddings=CONTEXT, num_hidden_layers=1, hidden_size=16, seed=3)
+    contrast = Contrastive(amateur=ModelRef("weak", weak))
+    spec = Beam(beams=5).decode(contrast.decode(EngineSpec(model, dtype="float32", context=CONTEXT)))
+    with Engine.from_spec(spec) as engine:
+        (said,) = engine.generate([[70, 71]], max_tokens=12, ignore_eos=True)
+    ids = [70, 71, *(token.id for token in said.tokens)]
+    own, other = (torch.log_softmax(each.logits([ids])[0], -1) for each in (model, weak))
+    expected = contrasted(own, other, 1.0, 0.1, "kept")
+    for place, token in enumerate(said.tokens):
+        assert token.logprob == pytest.approx(float(expected[1 + place, token.id]), abs=1e-3)
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+def test_searches_fork_quantized_caches_too(model, bits):
+    spec = KvCache(bits=bits, window=8, group=8).decode(EngineSpec(model, dtype="float32", deterministic=True, context=CONTEXT))
+    asked = {"max_tokens": 20, "ignore_eos": True}
+    prompt = list(range(60, 110))
+    with Engine.from_spec(Beam(beams=4).decode(spec)) as engine:
+        first, again = (engine.generate([prompt], **asked)[0] for _ in range(2))
+        (together,) = {answer.text for answer in engine.generate([prompt] * 3, **asked)}
+    assert first.text == again.text == together
 
 
 # Slots

@@ -16,6 +16,7 @@ Cost: the head is applied once more for every candidate layer, and C++ steps do 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
@@ -133,7 +134,7 @@ def furthest(own: Tensor, views: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """
     entropy, chosen, number, most = entropies(own), None, None, None
     for place, view in enumerate(views):
-        middle = torch.logaddexp(own, view) - torch.log(torch.tensor(2.0))
+        middle = torch.logaddexp(own, view) - math.log(2)
         divergence = entropies(middle) - (entropy + entropies(view)) / 2
         if chosen is None or number is None or most is None:
             chosen, number, most = view, torch.zeros(len(own), dtype=torch.int64, device=own.device), divergence
