@@ -110,7 +110,7 @@ def run(bench: Bench) -> Finding:
                 control=True,
             ),
         ],
-        {"steering": [Steering(pairs=Path("pairs.jsonl"), strength=2.0)]},
+        {"2 sd": [Steering(pairs=Path("pairs.jsonl"), strength=2.0)]},
         notes=(
             f"Fitted on {len(FRAMES) * len(FITTED_ON)} pairs at {site}; frames and words asked for are others.",
             *(f"Asked how the restaurant was, at {arm}: {text!r}" for arm, text in said.items() if not bench.reduced),
