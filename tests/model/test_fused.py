@@ -15,6 +15,7 @@ from steelyard.model.fused import FusedTrunk, fused, lack
 from steelyard.model.linears.native import NativeStorage, go_native
 from steelyard.model.load import load
 from steelyard.model.narrow_state import Narrow
+from steelyard.model.sites import SiteProgram
 from steelyard.model.state import Dense
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
@@ -169,3 +170,25 @@ def test_what_the_routines_lack_is_named(tmp_path):
     assert "epsilons" in str(lack(mixed))
     gpt2 = trunk_of("GPT2", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}, tmp_path / "gpt2")
     assert "norm" in str(lack(gpt2))
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("program", [SiteProgram(stop=1), SiteProgram(skip={1: None}), SiteProgram(skip={0: None}, stop=1)], ids=repr)
+def test_blocks_left_out_are_left_out_in_one_call_too(tmp_path, program, name):
+    trunk = trunk_of(*LLAMA, tmp_path)
+    _, fast = twin(trunk, name=name)
+    state = trunk.new_state(4, CAPACITY, Dense())
+    ids, hidden = torch.randint(1, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(1)), []
+    for whole, run, memory in ((True, trunk, state), (True, fast, fast.state), (False, trunk, state), (False, fast, fast.state)):
+        # Four tokens through all blocks, then five more through some.
+        start, time = (0, 4) if whole else (4, 5)
+        plan = None if whole else program
+        step = Step((0, 2), (start, start), (time, time), time, torch.device("cpu"), program=plan, capacity=CAPACITY)
+        assert run is trunk or fast.supports(step)
+        with torch.inference_mode():
+            hidden.append(run(ids[:, start : start + time], step, memory))
+    for ours, theirs in ((hidden[1], hidden[0]), (hidden[3], hidden[2])):
+        assert float((ours - theirs).abs().max()) < 2e-4 * max(1.0, float(theirs.abs().max()))
+    lengths = [9 if program.computes(block) else 4 for block in range(len(trunk.blocks))]
+    assert [pool.lengths[0] for pool in fast.state.pools.values()] == lengths
+    assert [pool.lengths[2] for pool in state.pools.values()] == lengths

@@ -130,11 +130,13 @@ def test_a_trunk_that_stops_early_goes_straight_to_the_last_norm() -> None:
     assert [state[f"blocks.{block}.mixer"].lengths[0] for block in range(3)] == [12, 12, 0]
 
 
-def test_a_skipped_block_still_remembers_so_that_later_tokens_may_use_it() -> None:
-    state = TALKER.trunk.new_state(1, 16, Dense())
-    with torch.inference_mode():
-        TALKER.trunk(IDS[:1], Step((0,), (0,), (12,), 12, CPU, capacity=16, program=SiteProgram(skip={1: None})), state)
-    assert [state[f"blocks.{block}.mixer"].lengths[0] for block in range(3)] == [12, 12, 12]
+def test_a_block_skipped_on_some_rows_still_remembers_and_one_skipped_on_all_is_not_computed() -> None:
+    for rows, length in (((0,), 12), (None, 0)):
+        state = TALKER.trunk.new_state(1, 16, Dense())
+        program = SiteProgram(skip={1: rows})
+        with torch.inference_mode():
+            TALKER.trunk(IDS[:1], Step((0,), (0,), (12,), 12, CPU, capacity=16, program=program), state)
+        assert [state[f"blocks.{block}.mixer"].lengths[0] for block in range(3)] == [12, length, 12]
 
 
 # ---- weights -----------------------------------------------------------------------------------------------------------------
