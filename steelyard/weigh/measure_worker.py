@@ -52,6 +52,15 @@ async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: in
     if not moments:
         raise SteelyardError("the answer was empty, so it has no speed", where=f"arm `{arm.name}`")
     tokens = usage.completion_tokens if usage else len(moments)
+    if arm.engine is not None and arm.engine.spec.search is not None:  # told all at once at the end: the whole of it was the decoding
+        return {
+            "first_token": moments[0],
+            "gaps": [],
+            "decode_seconds": moments[-1],
+            "decoded": tokens,
+            "tokens": tokens,
+            "prompt_tokens": usage.prompt_tokens if usage else 0,
+        }
     return {
         "first_token": moments[0],
         "gaps": [after - before for before, after in zip(moments, moments[1:], strict=False)],

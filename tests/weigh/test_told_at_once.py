@@ -1,0 +1,29 @@
+"""Answers that are told all at once, as a search tells them, are timed as a whole."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tiny_talker import tiny_talker
+
+from steelyard.augment.answerers import LocalAnswerer
+from steelyard.core.protocols import Message
+from steelyard.generate.beams.beam import Beam
+from steelyard.generate.engine import Engine
+from steelyard.generate.spec import EngineSpec
+from steelyard.weigh.arms import OpenArm
+from steelyard.weigh.costs import Measured, values
+from steelyard.weigh.measure_worker import timed_answer
+from steelyard.weigh.tasks.task import Metric
+
+
+def test_the_speed_of_a_search_is_that_of_its_whole_answer():
+    with Engine.from_spec(Beam(beams=2).decode(EngineSpec(tiny_talker()))) as engine:
+        arm = OpenArm("search", LocalAnswerer(engine), engine.fingerprint, engine=engine)
+        timed = asyncio.run(timed_answer(arm, [Message("user", "hello")], 12))
+    assert timed["decoded"] == timed["tokens"] and timed["gaps"] == []
+    assert timed["decode_seconds"] >= timed["first_token"] > 0
+    side = Measured(({"answers": [timed], "reading": {}},), 1)
+    speed = Metric("tokens_per_second", "speed", "tokens/s", True, margin=0.05)
+    assert values(speed, side) == [(float(timed["tokens"]), timed["decode_seconds"])]
+    assert values(Metric("token_p50", "speed", "ms", False, margin=0.05), side) == [None]
