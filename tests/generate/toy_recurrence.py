@@ -54,7 +54,11 @@ class Decay(nn.Module):
 
 
 class DecayPool:
-    """The states after the last `horizon` + 1 tokens of every slot."""
+    """The states after the last `horizon` + 1 tokens of every slot: nothing of it can be kept in part."""
+
+    in_parts = False
+
+    in_parts = False
 
     def __init__(self, slots: int, width: int, horizon: int):
         self.width, self.horizon = width, horizon
@@ -71,7 +75,7 @@ class DecayPool:
     def free(self, slot: int) -> None:
         self.lengths[slot], self.states[slot] = 0, []
 
-    def fork(self, source: int, target: int) -> None:
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
         self.lengths[target], self.states[target] = self.lengths[source], list(self.states[source])
 
     def rewind(self, slot: int, position: int) -> int:
@@ -85,10 +89,10 @@ class DecayPool:
         self.free(slot)
         return 0
 
-    def export(self, slot: int) -> dict[str, Any]:
+    def export(self, slot: int, start: int = 0, stop: int | None = None) -> dict[str, Any]:
         return {"length": self.lengths[slot], "states": list(self.states[slot])}
 
-    def load(self, slot: int, data: Mapping[str, Any]) -> None:
+    def load(self, slot: int, data: Mapping[str, Any], start: int = 0) -> None:
         self.lengths[slot], self.states[slot] = data["length"], list(data["states"])
 
     def bytes(self) -> int:
