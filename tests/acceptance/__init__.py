@@ -7,6 +7,9 @@ pytest tests/acceptance              reduced forms of all of them, a few seconds
 
 NAMES = (
     "prompt_lookup",
+    "speculative",
+    "self_speculative",
+    "early_exit",
     "quantize",
     "sft",
     "prompt",

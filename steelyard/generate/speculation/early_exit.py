@@ -40,8 +40,8 @@ class EarlyExit(Lever):
     conflicts: ClassVar[frozenset[str]] = frozenset({"speculation"})
     provides: ClassVar[frozenset[str]] = frozenset({"speculation"})
     identity: ClassVar[dict] = {"tokens": 0}
-    maturity: ClassVar = "experimental"
-    evidence: ClassVar = "mechanism"
+    maturity: ClassVar = "stable"
+    evidence: ClassVar = "real model"
     per_request: ClassVar[bool] = False
 
     exit: int | None = Field(None, ge=1, description="blocks computed while guessing; none given: half of them")

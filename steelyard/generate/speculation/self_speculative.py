@@ -42,7 +42,7 @@ class SelfSpeculative(Lever):
     conflicts: ClassVar[frozenset[str]] = frozenset({"speculation"})
     provides: ClassVar[frozenset[str]] = frozenset({"speculation"})
     identity: ClassVar[dict] = {"tokens": 0}
-    maturity: ClassVar = "experimental"
+    maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
     per_request: ClassVar[bool] = False
 

@@ -49,7 +49,7 @@ class Speculative(Lever):
     conflicts: ClassVar[frozenset[str]] = frozenset({"speculation"})
     provides: ClassVar[frozenset[str]] = frozenset({"speculation"})
     identity: ClassVar[dict] = {"tokens": 0}
-    maturity: ClassVar = "experimental"
+    maturity: ClassVar = "stable"
     evidence: ClassVar = "mechanism"
     per_request: ClassVar[bool] = False
 
