@@ -48,6 +48,8 @@ class LocalAnswerer:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens any more
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
+        if settings.constraint is not None:  # compiling it may take seconds, in which others are to be served
+            await asyncio.to_thread(self.engine.check, settings)
         request = self.engine.submit(list(conversation), settings, on_event)
         ended = False
         try:

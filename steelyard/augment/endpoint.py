@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import email.utils
+import json
 import os
 import random
 import re
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from steelyard.augment.chat_stream import ChatStream, complaint_of
+from steelyard.core.answer_form import AnswerForm
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings, Conversation, Done, Event, Failure
@@ -158,11 +160,22 @@ class EndpointAnswerer:
         body |= {name: value for name in ("presence_penalty", "frequency_penalty") if (value := getattr(settings, name))}
         if settings.stop:
             body["stop"] = list(settings.stop)
+        if settings.constraint is not None:
+            body["response_format"] = self._response_format(settings.constraint)
         if settings.token_events:
             body["logprobs"] = True
             if settings.alternatives:
                 body["top_logprobs"] = settings.alternatives
         return body
+
+    def _response_format(self, form: AnswerForm) -> dict[str, Any]:
+        if form.kind != "json_schema":
+            raise UnsupportedError(
+                f"the OpenAI API has no constraint of the kind {form.kind}",
+                where=self.url,
+                do="Use a JSON schema for this arm, or run the model here.",
+            )
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(form.source), "strict": True}}
 
     async def _opened(self, body: dict[str, Any], until: float) -> httpx.Response:
         """The response to a request that was accepted; its body is still to be read."""

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from steelyard.core.answer_form import AnswerForm
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -63,6 +65,7 @@ class AnswerSettings:
         stop: strings that end the answer; they are not part of it.
         alternatives: how many likeliest alternatives to keep per token.
         token_events: whether `Token` events are yielded beside `Text`.
+        constraint: the form that the whole answer must have, or None; a mapping such as {"regex": "yes|no"} becomes one.
         ignore_eos: go on past the end-of-sequence token.
     """
 
@@ -78,7 +81,12 @@ class AnswerSettings:
     stop: tuple[str, ...] = ()
     alternatives: int = 0
     token_events: bool = False
+    constraint: AnswerForm | None = None
     ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.constraint is not None and not isinstance(self.constraint, AnswerForm):
+            object.__setattr__(self, "constraint", AnswerForm.read(self.constraint))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from steelyard.core.errors import ContextLengthError, SteelyardError, Unsupporte
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
 from steelyard.core.threads import apart
 from steelyard.generate import sampling
+from steelyard.generate.constraints import constraint
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import FunctionProcessor, Processor
 from steelyard.generate.scheduler import Scheduler
@@ -193,9 +194,7 @@ class Engine:
             ContextLengthError: the prompt leaves no room for an answer.
             SteelyardError: settings that mean nothing, or a closed engine.
         """
-        sampling.check(settings)
-        if self.spec.search is not None:
-            self.spec.search.check(settings)
+        own = self._own(settings)
         ids = self.encode(prompt)
         tokenizer = self.model.tokenizer
         assert tokenizer is not None
@@ -203,8 +202,25 @@ class Engine:
             request: Request = self.spec.search.request(ids, settings, on_event, tokenizer, self.context)
         else:
             request = Generation(ids, settings, on_event, tokenizer.stream_decoder(), frozenset(tokenizer.eos_ids), self.context)
+        request.own = own
         self._enqueue([request])
         return request
+
+    def check(self, settings: AnswerSettings) -> None:
+        """Refuses settings that no request of this engine can have. A constraint is compiled, which may take seconds; submitting it
+        soon afterwards takes no time.
+
+        Raises:
+            SteelyardError: settings that mean nothing, or that cannot be honoured.
+        """
+        self._own(settings)
+
+    def _own(self, settings: AnswerSettings) -> tuple[Processor, ...]:
+        """What a request asks for beside the engine's processors, once its settings are found to mean something."""
+        sampling.check(settings)
+        if self.spec.search is not None:
+            self.spec.search.check(settings)
+        return constraint.requested(settings, self.spec)
 
     def generate(
         self,
@@ -212,7 +228,7 @@ class Engine:
         max_tokens: int = 256,
         *,
         logprobs: bool = True,
-        settings: AnswerSettings | None = None,
+        settings: AnswerSettings | Sequence[AnswerSettings] | None = None,
         **options: Any,
     ) -> list[Completion]:
         """Answers to several prompts, run together.
@@ -221,7 +237,8 @@ class Engine:
             prompts: texts, conversations, or lists of ids.
             max_tokens: most tokens of each answer.
             logprobs: whether completions carry tokens with log-probabilities.
-            settings: all settings at once, `max_tokens` and `token_events` among them; else `options` are fields of `AnswerSettings`.
+            settings: all settings at once, `max_tokens` and `token_events` among them, or one of them for each prompt; else
+                `options` are fields of `AnswerSettings`: `temperature=0.8`, `constraint={"regex": "yes|no"}`.
 
         Raises:
             SteelyardError: any prompt or setting that cannot be honoured, before anything runs; a failure while running.
@@ -234,12 +251,17 @@ class Engine:
             raise SteelyardError(f"{error}", where="answer settings", do="See steelyard.core.protocols.AnswerSettings.") from None
         if isinstance(prompts, str):
             raise SteelyardError("prompts is one string", do="Give a list: engine.generate([text]).")
+        each = list(settings) if isinstance(settings, Sequence) else [settings] * len(prompts)
+        if len(each) != len(prompts):
+            raise SteelyardError(f"{len(each)} settings for {len(prompts)} prompts", where="answer settings", do="Give one for each.")
+        for wanted in each if isinstance(settings, Sequence) else each[:1]:
+            self.check(wanted)
         encoded = [self.encode(prompt) for prompt in prompts]
         pending: list[tuple[Future[list[Event]], Request]] = []
         try:
-            for ids in encoded:
+            for ids, wanted in zip(encoded, each, strict=True):
                 done: Future[list[Event]] = Future()
-                pending.append((done, self.submit(ids, settings, _collector(done))))
+                pending.append((done, self.submit(ids, wanted, _collector(done))))
             return [_completion(done.result(), request) for done, request in pending]
         finally:  # after a failure or Ctrl-C nobody waits for the others; those that have ended do not mind
             for _, request in pending:

@@ -15,8 +15,8 @@ from torch import Tensor
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
 from steelyard.generate.host import Pass, Place
-from steelyard.generate.processors.processor import CheckingSession, Processor, Session, View
-from steelyard.generate.sampling import confidence, draw
+from steelyard.generate.processors.processor import CheckingSession, Processor, RulingSession, Session, View
+from steelyard.generate.sampling import Draw, confidence, draw
 from steelyard.generate.spec import Draft, HostedSpeculation, Speculation, SpeculationSession
 from steelyard.generate.speculation.rejection import judge
 from steelyard.kernels.native import Pool
@@ -122,7 +122,10 @@ class Sequence:
 
 
 class Generation(Sequence):
-    """An answer being generated. Events go to `on_event`, on the engine's thread."""
+    """An answer being generated. Events go to `on_event`, on the engine's thread.
+
+    `own` are processors of this request alone, beside the engine's.
+    """
 
     def __init__(
         self,
@@ -139,7 +142,9 @@ class Generation(Sequence):
         self.stream = TextStream(decoder, settings.stop)
         self.generated: list[int] = []
         self.shown: list[str] = []
+        self.own: tuple[Processor, ...] = ()
         self.sessions: list[Session] = []
+        self.ruling: RulingSession | None = None
         self.guesses: SpeculationSession | None = None
         self.pool: Pool | None = None
         self.done = False
@@ -153,8 +158,10 @@ class Generation(Sequence):
     ) -> None:
         """Starts the sessions that shape and guess this answer; `pool` computes its confidence where there is one."""
         self.pool = pool
-        ordered = sorted(processors, key=lambda processor: processor.order)
+        ordered = sorted((*processors, *self.own), key=lambda processor: processor.order)
         self.sessions = [session for processor in ordered if (session := processor.start(self.settings)) is not None]
+        alone = self.sessions[0] if len(self.sessions) == 1 and self.settings.temperature == 0 else None
+        self.ruling = alone if isinstance(alone, RulingSession) else None
         self.guesses = speculation.start(self.prompt) if speculation and not isinstance(speculation, HostedSpeculation) else None
 
     @property
@@ -179,6 +186,14 @@ class Generation(Sequence):
                 raise SteelyardError(f"a processor gave logits of shape {tuple(row.shape)}, not {tuple(logits.shape)}")
         return row
 
+    def drawn(self, logits: Tensor, position: int, guessed: Many[int] = ()) -> Draw:
+        """The next token after the answer and what is guessed, drawn from float32 [vocabulary] as the processors shape them."""
+        if self.ruling is not None:
+            likeliest = draw(logits, self.settings, position)
+            if self.ruling.permits(likeliest.token):
+                return likeliest
+        return draw(self.shaped(logits, guessed), self.settings, position)
+
     def advance(self, token: int) -> None:
         """The processors see that a token came."""
         for session in self.sessions:
@@ -196,11 +211,11 @@ class Generation(Sequence):
             self.timing.first_token = time.perf_counter()
         tokens, drawn, ended = [], [], False
         for index, guess in enumerate([*draft.tokens, None]):
-            row, position = self.shaped(logits[index]), len(self.tokens)
+            position = len(self.tokens)
             if guess is None or draft.probabilities is None:
-                pick = draw(row, self.settings, position)
+                pick = self.drawn(logits[index], position)
             else:
-                pick = judge(row, draft.probabilities[index], guess, self.settings, position)
+                pick = judge(self.shaped(logits[index]), draft.probabilities[index], guess, self.settings, position)
             tokens.append(pick.token)
             drawn.append(pick.logprob)
             self.tokens.append(pick.token)

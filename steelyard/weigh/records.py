@@ -71,7 +71,10 @@ class Key:
 
 def content_digest(request: Ask | Choose | Read) -> str:
     """Digest of what is put to an arm: conversation and settings, continuations, or text."""
-    return digest([type(request).__name__, dataclasses.asdict(request)])
+    content = dataclasses.asdict(request)
+    if "settings" in content and content["settings"]["constraint"] is None:  # records from before there were constraints still count
+        del content["settings"]["constraint"]
+    return digest([type(request).__name__, content])
 
 
 def key_of(arm: str, task: str, sample: Sample, seed: int, trial: int = 0) -> Key:

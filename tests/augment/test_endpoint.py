@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from steelyard.augment.endpoint import EndpointAnswerer
 from steelyard.augment.server_sent_events import EventParser
+from steelyard.core.answer_form import AnswerForm
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import Answer, Answerer, AnswerSettings, Done, Failure, Message, Text, ToolCall, Usage, collect
 
@@ -220,6 +221,23 @@ def test_names_a_server_does_not_know_are_left_out_the_next_time():
 def test_a_setting_the_protocol_lacks_is_refused_not_dropped(setting):
     with pytest.raises(UnsupportedError, match=next(iter(setting))):
         asked("http://127.0.0.1:9/v1", AnswerSettings(**setting))
+
+
+def test_a_schema_is_sent_as_a_response_format_and_other_forms_are_refused():
+    schema = {"type": "object", "properties": {"b": {}, "a": {}}}
+    with serving(stream(says("{}", "stop"))) as fake:
+        asked(fake, AnswerSettings(constraint=AnswerForm.read({"json_schema": schema})))
+    wanted = fake.bodies[0]["response_format"]
+    assert wanted["type"] == "json_schema" and wanted["json_schema"]["strict"] and wanted["json_schema"]["name"]
+    assert json.dumps(wanted["json_schema"]["schema"]) == json.dumps(schema)
+    with pytest.raises(UnsupportedError, match="regex"):
+        asked("http://127.0.0.1:9/v1", AnswerSettings(constraint=AnswerForm.read({"regex": "a"})))
+
+
+def test_a_server_that_knows_no_response_format_is_not_asked_without_it():
+    refusal = status(400, {"error": {"message": "Unrecognized request argument supplied: response_format"}})
+    with serving(refusal, stream(says("ok", "stop"))) as fake, pytest.raises(SteelyardError, match="response_format"):
+        asked(fake, AnswerSettings(constraint=AnswerForm.read({"json_schema": {}})))
 
 
 def test_the_key_is_sent_and_never_shown(monkeypatch):

@@ -12,6 +12,7 @@ the caches).
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -23,11 +24,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from steelyard.core.answer_form import AnswerForm
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest, source_digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
-from steelyard.generate.processors.processor import CONSTRAINT, View
+from steelyard.generate.constraints.masks import bars
+from steelyard.generate.processors.processor import CONSTRAINT, Processor, View
 from steelyard.generate.spec import EngineSpec
 
 if TYPE_CHECKING:
@@ -94,11 +97,9 @@ class Constraint(Lever):
         require_packages()
         from steelyard.generate.constraints import grammars
 
-        if self.regex is not None:
-            return grammars.of_regex(self.regex)
-        if self.grammar is not None:
-            return grammars.of_lark(self.grammar)
-        return grammars.of_schema(self._schema())
+        if self.json_schema is not None:
+            return grammars.of_schema(self._schema())
+        return grammars.of_regex(self.regex) if self.regex is not None else grammars.of_lark(self.grammar or "")
 
     def _schema(self) -> Mapping[str, Any]:
         if isinstance(self.json_schema, Path):
@@ -121,6 +122,47 @@ def require_packages() -> None:
         )
 
 
+def requested(settings: AnswerSettings, spec: EngineSpec) -> tuple[Processor, ...]:
+    """What holds one request to the form it asks for, if it does. The forms asked for last stay compiled.
+
+    Raises:
+        SteelyardError: the form cannot be honoured, by name, or not together with another setting; the model has no end token; a
+            package is missing.
+    """
+    pulled = any(isinstance(processor, Constrained) for processor in spec.processors)
+    if settings.ignore_eos and (pulled or settings.constraint):
+        raise UnsupportedError(
+            "`ignore_eos` under a constraint: where the form is complete nothing can follow",
+            where="answer settings",
+            do="Leave one of them out.",
+        )
+    if settings.constraint is None:
+        return ()
+    if pulled:
+        raise UnsupportedError(
+            "a constraint for this request, where every answer has one already: the lever `constraint` was pulled",
+            where="answer settings",
+            do="Leave one of them out.",
+        )
+    require_packages()
+    return (_requested(settings.constraint, _vocabulary(spec)),)
+
+
+@functools.lru_cache(maxsize=64)
+def _requested(form: AnswerForm, tokens: Vocabulary) -> Constrained:
+    from steelyard.generate.constraints import grammars
+
+    return Constrained.over(grammars.of(form), tokens)
+
+
+def _vocabulary(spec: EngineSpec) -> Vocabulary:
+    from steelyard.generate.constraints.vocabulary import vocabulary
+
+    if spec.model.tokenizer is None:
+        raise UnsupportedError(f"{spec.model.name} has no tokenizer", where="constraint", do="Use a model that generates text.")
+    return vocabulary(spec.model.tokenizer, spec.model.trunk.plan.inputs.vocabulary)
+
+
 @dataclass(frozen=True, eq=False)
 class Constrained:
     """Starts a matcher for each answer.
@@ -129,7 +171,7 @@ class Constrained:
         form: what answers match.
         vocabulary: the model's tokens as bytes.
         matcher: at the start of an answer; copied for each.
-        opening: bool [vocabulary.size], the tokens an answer may begin with.
+        opening: the tokens an answer may begin with, 32 a word.
     """
 
     form: Grammar
@@ -145,16 +187,22 @@ class Constrained:
         Raises:
             SteelyardError: no token of this vocabulary can begin such an answer, or the tokenizer cannot be read.
         """
+        return cls.over(form, _vocabulary(spec))
+
+    @classmethod
+    def over(cls, form: Grammar, tokens: Vocabulary) -> Constrained:
+        """For a vocabulary.
+
+        Raises:
+            SteelyardError: no token of it can begin such an answer.
+        """
         from llguidance import LLMatcher
 
         from steelyard.generate.constraints.judging import limits
-        from steelyard.generate.constraints.vocabulary import vocabulary
 
-        if spec.model.tokenizer is None:
-            raise UnsupportedError(f"{spec.model.name} has no tokenizer", where="constraint", do="Use a model that generates text.")
-        tokens = vocabulary(spec.model.tokenizer, spec.model.trunk.plan.inputs.vocabulary)
         matcher, first = (LLMatcher(table, form.compiled, log_level=0, limits=limits()) for table in (tokens.matching, tokens.opening))
-        opening = allowed(first, tokens, tokens.new_mask()).copy()
+        opening = tokens.new_mask()
+        compute_mask(first, tokens, opening)
         return cls(form, tokens, matcher, opening)
 
     @property
@@ -162,32 +210,18 @@ class Constrained:
         return digest(["constraint", self.form.kind, self.form.source])
 
     def start(self, settings: AnswerSettings) -> ConstraintSession:
-        """Raises:
-        UnsupportedError: the request wants to go on past the end that the form sets.
-        """
-        if settings.ignore_eos:
-            raise UnsupportedError(
-                "`ignore_eos` under a constraint: where the form is complete nothing can follow",
-                where="answer settings",
-                do="Leave one of them out.",
-            )
         return ConstraintSession(self)
 
 
-def allowed(matcher: LLMatcher, tokens: Vocabulary, words: np.ndarray) -> np.ndarray:
-    """bool [size]: the tokens that may come next.
-
-    Args:
-        words: room for the mask, from `tokens.new_mask()`.
+def compute_mask(matcher: LLMatcher, tokens: Vocabulary, words: np.ndarray) -> None:
+    """Writes which tokens may come next, 32 of them a word, into room from `tokens.new_mask()`.
 
     Raises:
         SteelyardError: the matcher gave up, or nothing may come.
     """
     matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-    if not matcher.is_error():
-        mask = tokens.allowed(words)
-        if mask.any():
-            return mask
+    if not matcher.is_error() and tokens.any(words):
+        return
     raise SteelyardError(
         f"the constraint cannot go on: {_problem(matcher) or 'no token of this vocabulary leads to a text that matches'}",
         where="constraint",
@@ -211,11 +245,20 @@ class ConstraintSession:
         self.taken: list[int] = []  # steps of the matcher for each token: a first token may be spelled in bytes
 
     def __call__(self, logits: Tensor, view: View) -> Tensor:
-        mask = allowed(self.matcher, self.vocabulary, self.words) if self.taken else self.opening
-        mask = mask[: len(logits)]
+        if self.taken:
+            compute_mask(self.matcher, self.vocabulary, self.words)
+        barred = bars(self.words if self.taken else self.opening, len(logits))
         if logits.device.type == "cpu" and logits.dtype == torch.float32:
-            return torch.from_numpy(np.where(mask, logits.numpy(), np.float32(-np.inf)))
-        return torch.where(torch.from_numpy(mask).to(logits.device), logits, -torch.inf)
+            return torch.from_numpy(np.add(barred, logits.numpy(), out=barred))
+        return logits + torch.from_numpy(barred).to(logits.device)
+
+    def permits(self, token: int) -> bool:
+        """Whether a token may come next: what the mask says of it, without the mask."""
+        if not self.taken:
+            return bool(int(self.opening[token >> 5]) >> (token & 31) & 1)
+        if token in self.vocabulary.ends:
+            return self.matcher.is_accepting()
+        return self.matcher.validate_tokens([token]) == 1
 
     def advance(self, token: int) -> None:
         spelled = self.vocabulary.spelled(token, start=not self.taken)

@@ -11,16 +11,16 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from llguidance import LLMatcher
 
+from steelyard.core.answer_form import AnswerForm, Kind, written
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.generate.constraints import schemas
 from steelyard.generate.constraints.judging import accepts, judge, problem_of
 from steelyard.generate.constraints.trial import survive
 
-Kind = Literal["json_schema", "regex", "grammar"]
 MOST_CHARACTERS = 262_144
 BLANKS = r"[\x20\x0A\x0D\x09]{1,64}"
 """Blanks between the parts of JSON: room to indent, but not enough to get lost in, as small models do."""
@@ -76,13 +76,29 @@ class Grammar:
             )
 
 
+def of(form: AnswerForm) -> Grammar:
+    """The grammar of a form.
+
+    Raises:
+        UnsupportedError: it cannot be honoured, by name.
+    """
+    match form.kind:
+        case "json_schema":
+            _check_size(form.source, form.kind)
+            return of_schema(schemas.parsed(form.source))
+        case "regex":
+            return of_regex(form.source)
+        case "grammar":
+            return of_lark(form.source)
+
+
 def of_schema(schema: Mapping[str, Any] | bool) -> Grammar:
     """The grammar of a JSON schema.
 
     Raises:
         UnsupportedError: it is no schema, or asks for something that cannot be promised, by name.
     """
-    source = schemas.written(schema)
+    source = written(schema)
     _check_size(source, "json_schema")
     schemas.check(schema)
     if schema is False:

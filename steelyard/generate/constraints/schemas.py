@@ -52,22 +52,6 @@ def read(path: Path) -> dict[str, Any]:
     return value
 
 
-def written(schema: Schema) -> str:
-    """A schema as JSON.
-
-    Raises:
-        UnsupportedError: it holds what JSON has no words for (a date from YAML, NaN), or is nested too deep.
-    """
-    try:
-        text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
-        text.encode("utf-8")
-    except (TypeError, ValueError) as error:
-        raise UnsupportedError(f"the schema cannot be written as JSON ({error})", where="json_schema", do="Use JSON's own types.") from None
-    except RecursionError:
-        raise _too_deep() from None
-    return text
-
-
 def check(schema: Schema) -> None:
     """Refuses what is no schema.
 
@@ -98,6 +82,21 @@ def parse(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refused)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def parsed(source: str) -> Schema:
+    """A schema from JSON.
+
+    Raises:
+        UnsupportedError: it is none.
+    """
+    try:
+        value = parse(source)
+    except ValueError as error:
+        raise UnsupportedError(f"the schema is not valid JSON ({error})", where="json_schema", do="Correct it.") from None
+    if not isinstance(value, dict | bool):
+        raise UnsupportedError("a schema is a JSON object", where="json_schema", do="Correct it.")
+    return value
 
 
 def complaint(text: str, schema: Schema) -> str | None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.core.errors import UnsupportedError
+from steelyard.generate.constraints.masks import unpacked
 from steelyard.generate.constraints.tokens import BYTES, table
 from steelyard.model.tokenizer import Tokenizer
 from steelyard.model.tokenizer_stream import BYTE_TOKEN, byte_of_character
@@ -49,7 +50,12 @@ class Vocabulary:
 
     def allowed(self, words: NDArray[np.int32]) -> NDArray[np.bool_]:
         """bool [size] from a mask of 32 tokens a word."""
-        return np.unpackbits(words.view(np.uint8), count=self.size, bitorder="little").view(np.bool_)
+        return unpacked(words, self.size)
+
+    def any(self, words: NDArray[np.int32]) -> bool:
+        """Whether a mask allows any token of the model's."""
+        whole, rest = divmod(self.size, 32)
+        return bool(words[:whole].any()) or bool(rest and int(words[whole]) & ((1 << rest) - 1))
 
     def new_mask(self) -> NDArray[np.int32]:
         """Room for one mask."""

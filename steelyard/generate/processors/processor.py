@@ -54,6 +54,16 @@ class CheckingSession(Session, Protocol):
         ...
 
 
+@runtime_checkable
+class RulingSession(Session, Protocol):
+    """A session that rules tokens out and leaves the logits of all others as they are. Where nothing else shapes the logits, the
+    likeliest token is drawn if it is permitted, and the others need not be looked at."""
+
+    def permits(self, token: int) -> bool:
+        """Whether a token that may be drawn next has a finite logit after this session."""
+        ...
+
+
 class Processor(Protocol):
     """Starts sessions. `order` is one of CONSTRAINT, PENALTY, SHAPE, MARK."""
 

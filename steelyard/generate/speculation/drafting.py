@@ -24,7 +24,7 @@ from torch import Tensor
 
 from steelyard.core.fingerprint import digest
 from steelyard.generate.host import Host, Piece, Place
-from steelyard.generate.sampling import draw, filtered, invert, uniform
+from steelyard.generate.sampling import filtered, invert, uniform
 from steelyard.generate.sequences import Generation, attempt
 from steelyard.generate.spec import Draft
 from steelyard.generate.speculation.rejection import GUESS
@@ -125,11 +125,10 @@ class Guess:
         if self.tokens:
             self.advanced += 1
             sequence.advance(self.tokens[-1])
-        shaped = sequence.shaped(logits, self.tokens)
         if self.verify == "coupled" or settings.temperature == 0:
-            token = draw(shaped, settings, position).token
+            token = sequence.drawn(logits, position, self.tokens).token
         else:
-            self.drawn_from.append(filtered(shaped, settings))
+            self.drawn_from.append(filtered(sequence.shaped(logits, self.tokens), settings))
             token = invert(self.drawn_from[-1], uniform(settings.seed, position, GUESS))
         self.tokens.append(token)
         self.ended = sequence.ends_with(token)
