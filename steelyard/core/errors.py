@@ -47,6 +47,10 @@ class UnsupportedError(SteelyardError):
     """Something this model, machine or setting cannot do."""
 
 
+class BusyError(SteelyardError):
+    """More requests wait than an engine takes. Nothing is wrong with this one: it may come again."""
+
+
 class DownloadError(SteelyardError):
     """A download that failed, or whose bytes are not the pinned ones."""
 

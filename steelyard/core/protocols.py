@@ -67,6 +67,8 @@ class AnswerSettings:
         token_events: whether `Token` events are yielded beside `Text`.
         constraint: the form that the whole answer must have, or None; a mapping such as {"regex": "yes|no"} becomes one.
         ignore_eos: go on past the end-of-sequence token.
+        seconds: most seconds from asking to the end, or None; an answer that takes longer ends as it is, with the reason `timeout`.
+        tenant: whose request it is; what was read for one tenant is never used for another.
     """
 
     max_tokens: int = 256
@@ -83,6 +85,8 @@ class AnswerSettings:
     token_events: bool = False
     constraint: AnswerForm | None = None
     ignore_eos: bool = False
+    seconds: float | None = None
+    tenant: str = ""
 
     def __post_init__(self) -> None:
         if self.constraint is not None and not isinstance(self.constraint, AnswerForm):
@@ -165,9 +169,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer is complete. `reason`: stop (end token or stop string), length, cancelled, error."""
+    """The answer is complete. `reason`: stop (end token or stop string), length, timeout, cancelled, error."""
 
-    reason: Literal["stop", "length", "cancelled", "error", "tool_calls"]
+    reason: Literal["stop", "length", "timeout", "cancelled", "error", "tool_calls"]
 
 
 Event = Text | Token | ToolCall | ToolResult | Citation | Confidence | Usage | Failure | Done

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 import torch
 
-from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
+from steelyard.core.errors import BusyError, ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
 from steelyard.core.threads import apart
 from steelyard.generate import sampling
@@ -94,7 +94,7 @@ class Engine:
         model = spec.model
         if model.tokenizer is None or "lm" not in model.trunk.heads:
             raise UnsupportedError(f"{model.name} cannot generate text", do="Use a model with a tokenizer and a language-model head.")
-        for name, least in (("slots", 1), ("context", 2), ("threads", 1), ("prefill", 1)):
+        for name, least in (("slots", 1), ("context", 2), ("threads", 1), ("prefill", 1), ("queue", 0), ("prefix_bytes", 0)):
             value = getattr(spec, name)
             if value is not None and (not isinstance(value, int) or value < least):
                 raise SteelyardError(f"{name} is {value!r}", where="engine settings", do=f"Use a whole number of at least {least}.")
@@ -326,6 +326,9 @@ class Engine:
         with self._condition:
             if self._closed:
                 raise SteelyardError("the engine is closed", do="Make a new one.")
+            waiting = len(self._arrived) + len(self.scheduler.waiting)
+            if self.spec.queue is not None and waiting + len(sequences) > self.spec.queue + len(self.scheduler.slots.free):
+                raise BusyError(f"{waiting} requests wait already", where="engine", do="Ask again later, or raise the engine's `queue`.")
             self._arrived.extend(sequences)
             self._condition.notify()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -125,10 +125,16 @@ class Host:
         self.lengths[slot] = min(self.lengths[slot], left)
         return left
 
-    def fork(self, source: int, target: int) -> None:
-        """The target slot holds what the source holds."""
-        self.state.fork(source, target)
-        self.lengths[target] = self.lengths[source]
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """The target slot holds what the source holds, or its first `length` tokens."""
+        self.state.fork(source, target, length)
+        self.lengths[target] = self.lengths[source] if length is None else min(length, self.lengths[source])
+
+    def load(self, slot: int, parts: Sequence[Mapping[str, Mapping[str, Any]]], length: int) -> None:
+        """Puts equal parts of a text, as `State.export` gave them, into a slot; `length` tokens in all."""
+        for number, part in enumerate(parts):
+            self.state.load(slot, part, number * (length // len(parts)))
+        self.lengths[slot] = length
 
     def forget(self) -> None:
         """Gives back the memory of all slots. Nothing runs after this."""

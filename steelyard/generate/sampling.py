@@ -34,6 +34,10 @@ class Draw:
     logprob: float
 
 
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
 def check(settings: AnswerSettings) -> None:
     """Refuses settings that mean nothing."""
     if not isinstance(settings, AnswerSettings):
@@ -54,12 +58,14 @@ def check(settings: AnswerSettings) -> None:
         "presence_penalty": abs(settings.presence_penalty) <= 1e4,
         "frequency_penalty": abs(settings.frequency_penalty) <= 1e4,
         "alternatives": 0 <= settings.alternatives <= 100,
+        "seconds": settings.seconds is None or _positive(settings.seconds),
+        "tenant": isinstance(settings.tenant, str),
     }
     for name, fine in limits.items():
         if not fine:
             value = getattr(settings, name)
             raise SteelyardError(
-                f"{name} is {value}", where="answer settings", do="See steelyard.core.protocols.AnswerSettings for what it means."
+                f"{name} is {value!r}", where="answer settings", do="See steelyard.core.protocols.AnswerSettings for what it means."
             )
     if any(not stop for stop in settings.stop):
         raise SteelyardError("an empty stop string", where="answer settings", do="Leave it out.")

@@ -16,6 +16,7 @@ from typing import Literal
 from steelyard.generate.beams.search import Beams
 from steelyard.generate.host import Host, Pass, Piece, Place, round_up
 from steelyard.generate.sequences import Generation, Scoring, Sequence, attempt
+from steelyard.generate.slots import Slots
 from steelyard.generate.spec import Draft, EngineSpec, HostedSpeculation
 from steelyard.model.sites import SiteProgram
 from steelyard.model.step import DETERMINISTIC_EXTENT
@@ -42,8 +43,8 @@ class Scheduler:
         self.drafting = (self.companions[guesses.host] if guesses.host else self.host) if guesses else None
         sites = frozenset(site for readout in spec.readouts for site in readout.sites)
         self.program = replace(spec.program or SiteProgram(), read=sites) if spec.program or sites else None
-        self.free = list(range(spec.slots))
-        self.held: dict[int, list[int]] = {}  # what a free slot still holds
+        self.slots = Slots(spec.slots, self.hosts, spec.prefix_bytes)
+        self.turns = 0
         self.waiting: collections.deque[Sequence] = collections.deque()
         self.running: list[Sequence] = []
 
@@ -61,9 +62,10 @@ class Scheduler:
 
     def turn(self) -> None:
         """One round: cancel, admit, read, decode or search."""
+        self.turns += 1
         for sequence in [*self.waiting, *self.running]:
-            if sequence.cancelled and not sequence.finished:
-                attempt(sequence, sequence.stop_early)  # type: ignore[attr-defined]
+            if (sequence.cancelled or sequence.late) and not sequence.finished:
+                attempt(sequence, sequence.stop_early, "cancelled" if sequence.cancelled else "timeout")
         self.waiting = collections.deque(sequence for sequence in self.waiting if not sequence.finished)
         self._release()
         self._admit()
@@ -78,53 +80,27 @@ class Scheduler:
             if not sequence.finished:
                 sequence.fail(message)
             if sequence.slot is not None:
-                self.held.pop(sequence.slot, None)
-                sequence.tokens = []
+                sequence.tokens = []  # nobody knows what its slot holds
         self._release()
 
     def forget(self) -> None:
         """Gives back the memory of all slots. Nothing runs after this."""
-        for host in self.hosts:
-            host.forget()
-        self.free, self.held = [], {}
+        self.slots.forget()
 
     def _release(self) -> None:
         for sequence in [s for s in self.running if s.finished]:
-            assert sequence.slot is not None
-            self.held[sequence.slot] = sequence.tokens[: sequence.cached]
-            self.free += [sequence.slot, *sequence.others]
-            sequence.slot, sequence.others = None, []
+            self.slots.give_back(sequence)
         self.running = [sequence for sequence in self.running if not sequence.finished]
 
     def _admit(self) -> None:
-        while self.waiting and len(self.free) >= self.waiting[0].width:
+        while self.waiting and len(self.slots.free) >= self.waiting[0].width:
             sequence = self.waiting.popleft()
-            shared = {slot: common_prefix(self.held.get(slot, []), sequence.tokens) for slot in self.free}
-            slot = max(sorted(self.free), key=lambda slot: shared[slot])
-            self.free.remove(slot)
-            # The last token is always read again: its hidden state is needed.
-            reuse = min(shared[slot], sequence.read_until - 1, self._reusable(sequence))
-            self.held.pop(slot, None)
-            reuse = self._rewind(slot, reuse)
-            sequence.slot, sequence.cached = slot, reuse
-            for _ in range(sequence.width - 1):  # what these hold is overwritten as soon as a branch forks into them
-                sequence.others.append(self.free.pop(0))
-                self.held.pop(sequence.others[-1], None)
+            reuse = self.slots.take(sequence, self.running)
             self.running.append(sequence)
             if isinstance(sequence, Generation):
                 sequence.reused = reuse
                 pool = self.host.fused.pool if self.host.fused else None
                 attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation, pool)
-
-    def _rewind(self, slot: int, position: int) -> int:
-        """Takes every host back to a position, or to the earlier one that all can go back to, and returns it."""
-        left = min(host.rewind(slot, position) for host in self.hosts)
-        return left if left == position else self._rewind(slot, left)
-
-    @staticmethod
-    def _reusable(sequence: Sequence) -> int:
-        """Scoring needs the hidden states from the token before the first scored one."""
-        return sequence.first - 1 if isinstance(sequence, Scoring) else len(sequence.tokens)
 
     def _read(self) -> None:
         budget = READ_PER_TURN
@@ -134,6 +110,7 @@ class Scheduler:
             unread = [sequence for sequence in self.running if not sequence.finished and not self._ready(sequence)]
             if not unread:
                 return
+            unread.sort(key=lambda sequence: (sequence.turn_read, self._chunk(sequence)))  # who has waited longest; of those, short ones
             budget -= self._read_together(self._alike(unread, budget))
 
     @staticmethod
@@ -181,7 +158,7 @@ class Scheduler:
         read = self._run(pieces, "time")
         begun: list[tuple[Generation, Place]] = []
         for number, (sequence, (_, start, tokens)) in enumerate(zip(sequences, pieces, strict=True)):
-            sequence.cached = start + len(tokens)
+            sequence.cached, sequence.turn_read = start + len(tokens), self.turns
             if isinstance(sequence, Scoring):
                 attempt(sequence, sequence.took, read, number, start, len(tokens))
             elif isinstance(sequence, Generation) and self._ready(sequence):
@@ -210,7 +187,7 @@ class Scheduler:
         for sequence, draft in zip(sequences, drafts, strict=True):
             if not sequence.finished:  # its guesses may have failed
                 attempt(sequence, sequence.accept, logits[begin : begin + 1 + len(draft.tokens)], draft)
-            self._rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
+            self.slots.rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
             begin += 1 + len(draft.tokens)
 
     def _drafts(self, sequences: list[Generation]) -> list[Draft]:
@@ -245,11 +222,3 @@ class Scheduler:
         if self.spec.deterministic:
             room = min(room, DETERMINISTIC_EXTENT - 1 - sequence.cached % DETERMINISTIC_EXTENT)
         return min(room, self.spec.speculation.horizon) if self.spec.speculation else 0
-
-
-def common_prefix(first: list[int], second: list[int]) -> int:
-    """How many tokens two lists begin with alike."""
-    for index, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return index
-    return min(len(first), len(second))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -95,13 +95,19 @@ class Sequence:
         cached: how many of them the slot holds.
         slot: the slot it owns while it runs; `others` are those it owns beside, where its `width` is more than one.
         cancelled: set by anyone, honoured between steps.
+        turn_read: the scheduler's turn in which a piece of it was last read.
+        tenant: whose text it is; what was read for one tenant serves no other.
+        seconds: how long it may take from its submission, or None.
     """
 
     width = 1
+    tenant = ""
+    seconds: float | None = None
 
     def __init__(self, tokens: list[int]):
         self.tokens = tokens
         self.cached = 0
+        self.turn_read = 0
         self.slot: int | None = None
         self.others: list[int] = []
         self.cancelled = False
@@ -113,8 +119,21 @@ class Sequence:
         """Tokens to read before anything else can happen."""
         raise NotImplementedError(f"{type(self).__name__} does not say how far it reads")
 
+    @property
+    def reusable(self) -> int:
+        """How many tokens need not be read again where a slot holds them. The last is always: its hidden state is needed."""
+        return self.read_until - 1
+
+    @property
+    def late(self) -> bool:
+        """Whether its time is up."""
+        return self.seconds is not None and time.perf_counter() - self.timing.submitted > self.seconds
+
     def fail(self, message: str) -> None:
         raise NotImplementedError(f"{type(self).__name__} does not say how it fails")
+
+    def stop_early(self, reason: Literal["cancelled", "timeout"]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} does not say how it stops")
 
     def cancel(self) -> None:
         """Asks for an end; the slot is freed before the next step."""
@@ -138,6 +157,7 @@ class Generation(Sequence):
     ):
         super().__init__(list(prompt))
         self.prompt, self.settings, self.on_event, self.eos = prompt, settings, on_event, eos
+        self.tenant, self.seconds = settings.tenant, settings.seconds
         self.most = min(settings.max_tokens, limit - len(prompt))
         self.stream = TextStream(decoder, settings.stop)
         self.generated: list[int] = []
@@ -257,7 +277,7 @@ class Generation(Sequence):
             self.on_event(Text(text))
 
     def _finish(self, reason) -> None:
-        if reason != "cancelled":
+        if reason != "cancelled":  # what was held back is part of the answer, except where nobody hears it
             text, stopped = self.stream.flush()
             self._show(text)
             reason = "stop" if stopped else reason
@@ -282,9 +302,9 @@ class Generation(Sequence):
                 logger.exception("on_event raised on hearing of a failure")
         self.done = True
 
-    def stop_early(self) -> None:
-        """Ends a cancelled answer."""
-        self._finish("cancelled")
+    def stop_early(self, reason: Literal["cancelled", "timeout"]) -> None:
+        """Ends an answer that nobody waits for any longer, or that has taken too long."""
+        self._finish(reason)
 
 
 def attempt(sequence: Sequence, action: Callable, *arguments: Any) -> Any:
@@ -333,5 +353,10 @@ class Scoring(Sequence):
         self.finished = True
         self.on_score(message)
 
-    def stop_early(self) -> None:
-        self.fail("cancelled")
+    def stop_early(self, reason: Literal["cancelled", "timeout"]) -> None:
+        self.fail(reason)
+
+    @property
+    def reusable(self) -> int:
+        """Scoring needs the hidden states from the token before the first scored one."""
+        return min(self.read_until, self.first) - 1

@@ -149,6 +149,8 @@ class EngineSpec:
         kernels: `auto` (the C++ routines where they are installed, else PyTorch's), `pytorch`, or `reference`: the readable path.
         deterministic: the same seed gives the same text whatever else runs.
         slots: sequences that run at once.
+        queue: most sequences that wait for a slot before more are refused; None = any number.
+        prefix_bytes: room for beginnings of texts beside the slots (`prefixes.py`); 0 = what the slots hold is all.
         context: most tokens of a sequence; None = the model's.
         prefill: tokens read in one piece.
         processors: shape logits before sampling.
@@ -168,6 +170,8 @@ class EngineSpec:
     kernels: Literal["auto", "pytorch", "reference"] = "auto"
     deterministic: bool = False
     slots: int = 8
+    queue: int | None = None
+    prefix_bytes: int = 0
     context: int | None = None
     prefill: int = 256
     processors: tuple[Processor, ...] = ()

@@ -24,6 +24,8 @@ class NarrowStore:
     Keys have side 16 and pair 2; values side 2 and pair 1. `d` is even for keys.
     """
 
+    in_parts = True
+
     def __init__(self, slots: int, heads: int, tokens: int, width: int, role: Role):
         self.side, pair = (16, 2) if role == "keys" else (2, 1)
         self.capacity = -(-tokens // BLOCK) * BLOCK
@@ -54,14 +56,20 @@ class NarrowStore:
         blocks = -(-length // self.side)
         self.data[target, :, :blocks] = self.data[source, :, :blocks]
 
-    def export(self, slot: int, length: int) -> Tensor:
-        """bfloat16 [h, length, d]."""
-        return self.read([slot], length)[0].to(torch.bfloat16)
+    def export(self, slot: int, length: int, start: int = 0) -> Tensor:
+        """bfloat16 [h, length - start, d]."""
+        first = start // self.side
+        blocks = self.data[slot, :, first : -(-length // self.side)]
+        return blocks.transpose(2, 3).flatten(3).flatten(1, 2)[:, start - first * self.side : length - first * self.side].clone()
 
-    def load(self, slot: int, data: Tensor) -> int:
-        step = Step((slot,), (0,), (data.shape[1],), data.shape[1], data.device)
-        self.write(step, data[None])
-        return data.shape[1]
+    def load(self, slot: int, data: Tensor, start: int = 0) -> int:
+        stop = start + data.shape[1]
+        if start % self.side == 0 and data.shape[1] % self.side == 0:
+            parts = data.unflatten(1, (-1, self.side)).unflatten(-1, self.data.shape[3::2])  # [h, blocks, side, d / pair, pair]
+            self.data[slot, :, start // self.side : stop // self.side] = parts.transpose(2, 3)
+        else:
+            self.write(Step((slot,), (start,), (data.shape[1],), data.shape[1], data.device), data[None])
+        return stop
 
     def bytes(self) -> int:
         return self.data.numel() * self.data.element_size()

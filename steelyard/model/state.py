@@ -38,10 +38,17 @@ class TokenStore(Protocol):
 
     def copy(self, source: int, target: int, length: int) -> None: ...
 
-    def export(self, slot: int, length: int) -> Any: ...
+    @property
+    def in_parts(self) -> bool:
+        """Whether any stretch of a slot's tokens can be copied, exported and loaded by itself."""
+        ...
 
-    def load(self, slot: int, data: Any) -> int:
-        """Puts back what `export` gave, in any slot, and says how many tokens that are."""
+    def export(self, slot: int, length: int, start: int = 0) -> Any:
+        """Tokens start..length of a slot."""
+        ...
+
+    def load(self, slot: int, data: Any, start: int = 0) -> int:
+        """Puts back what `export` gave, in any slot, and says how many tokens it then holds."""
         ...
 
     def bytes(self) -> int: ...
@@ -64,16 +71,25 @@ class Pool(Protocol):
 
     def free(self, slot: int) -> None: ...
 
-    def fork(self, source: int, target: int) -> None: ...
+    @property
+    def in_parts(self) -> bool:
+        """Whether `fork`, `export` and `load` can do with a part of a slot's tokens."""
+        ...
+
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        """The target holds what the source holds, or its first `length` tokens."""
+        ...
 
     def rewind(self, slot: int, position: int) -> int:
         """Forgets everything from `position` on and returns it; or an earlier position, from which on everything was forgotten, where
         the memory cannot go on from `position` exactly. It always can within the last `horizon` tokens."""
         ...
 
-    def export(self, slot: int) -> dict[str, Any]: ...
+    def export(self, slot: int, start: int = 0, stop: int | None = None) -> dict[str, Any]: ...
 
-    def load(self, slot: int, data: Mapping[str, Any]) -> None: ...
+    def load(self, slot: int, data: Mapping[str, Any], start: int = 0) -> None:
+        """Puts back what `export` gave of tokens from `start` on; the slot then holds no more."""
+        ...
 
     def bytes(self) -> int: ...
 
@@ -102,6 +118,8 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
 
 class DenseStore:
     """One tensor [slots, h, tokens, d]; consecutive slots are read without a copy. Numbers of `rounding`'s type, where given, are kept."""
+
+    in_parts = True
 
     def __init__(
         self,
@@ -144,12 +162,12 @@ class DenseStore:
     def copy(self, source: int, target: int, length: int) -> None:
         self.data[target, :, :length] = self.data[source, :, :length]
 
-    def export(self, slot: int, length: int) -> Tensor:
-        return self.data[slot, :, :length].clone()
+    def export(self, slot: int, length: int, start: int = 0) -> Tensor:
+        return self.data[slot, :, start:length].clone()
 
-    def load(self, slot: int, data: Tensor) -> int:
-        self.data[slot, :, : data.shape[1]] = data
-        return data.shape[1]
+    def load(self, slot: int, data: Tensor, start: int = 0) -> int:
+        self.data[slot, :, start : start + data.shape[1]] = data
+        return start + data.shape[1]
 
     def bytes(self) -> int:
         return self.data.numel() * self.data.element_size()
@@ -212,23 +230,28 @@ class KeyValuePool:
     def free(self, slot: int) -> None:
         self.lengths[slot] = 0
 
-    def fork(self, source: int, target: int) -> None:
+    @property
+    def in_parts(self) -> bool:
+        return self.keys.in_parts and self.values.in_parts
+
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
+        length = self.lengths[source] if length is None or not self.in_parts else min(length, self.lengths[source])
         for store in (self.keys, self.values):
-            store.copy(source, target, self.lengths[source])
-        self.lengths[target] = self.lengths[source]
+            store.copy(source, target, length)
+        self.lengths[target] = length
 
     def rewind(self, slot: int, position: int) -> int:
         asked = min(self.lengths[slot], position)
         self.lengths[slot] = min(self.keys.reach(slot, asked), self.values.reach(slot, asked))
         return position if self.lengths[slot] == asked else self.lengths[slot]
 
-    def export(self, slot: int) -> dict[str, Any]:
-        length = self.lengths[slot]
-        return {"keys": self.keys.export(slot, length), "values": self.values.export(slot, length)}
+    def export(self, slot: int, start: int = 0, stop: int | None = None) -> dict[str, Any]:
+        stop = self.lengths[slot] if stop is None else stop
+        return {"keys": self.keys.export(slot, stop, start), "values": self.values.export(slot, stop, start)}
 
-    def load(self, slot: int, data: Mapping[str, Any]) -> None:
-        self.lengths[slot] = self.keys.load(slot, data["keys"])
-        self.values.load(slot, data["values"])
+    def load(self, slot: int, data: Mapping[str, Any], start: int = 0) -> None:
+        self.lengths[slot] = self.keys.load(slot, data["keys"], start)
+        self.values.load(slot, data["values"], start)
 
     def bytes(self) -> int:
         return self.keys.bytes() + self.values.bytes()
@@ -253,21 +276,26 @@ class State:
         for pool in self.pools.values():
             pool.free(slot)
 
-    def fork(self, source: int, target: int) -> None:
+    @property
+    def in_parts(self) -> bool:
+        """Whether `fork`, `export` and `load` can do with a part of a slot's tokens."""
+        return all(pool.in_parts for pool in self.pools.values())
+
+    def fork(self, source: int, target: int, length: int | None = None) -> None:
         for pool in self.pools.values():
-            pool.fork(source, target)
+            pool.fork(source, target, length)
 
     def rewind(self, slot: int, position: int) -> int:
         """Forgets everything from `position` on in every part; returns it, or the earlier position that all parts could go back to."""
         left = min((pool.rewind(slot, position) for pool in self.pools.values()), default=position)
         return left if left == position else self.rewind(slot, left)
 
-    def export(self, slot: int) -> dict[str, dict[str, Any]]:
-        return {name: pool.export(slot) for name, pool in self.pools.items()}
+    def export(self, slot: int, start: int = 0, stop: int | None = None) -> dict[str, dict[str, Any]]:
+        return {name: pool.export(slot, start, stop) for name, pool in self.pools.items()}
 
-    def load(self, slot: int, data: Mapping[str, Mapping[str, Any]]) -> None:
+    def load(self, slot: int, data: Mapping[str, Mapping[str, Any]], start: int = 0) -> None:
         for name, pool in self.pools.items():
-            pool.load(slot, data[name])
+            pool.load(slot, data[name], start)
 
     def bytes(self) -> int:
         return sum(pool.bytes() for pool in self.pools.values())

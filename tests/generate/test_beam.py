@@ -233,14 +233,14 @@ def test_the_text_does_not_depend_on_what_else_runs(model):
     apart, together = [Heard() for _ in requests], [Heard() for _ in requests]
     turns = scheduler(spec)
     for (prompt, wanted), ear in zip(requests, apart, strict=True):
-        turns.held.clear()
+        turns.slots.held.clear()
         turns.add(request(spec, model, prompt, wanted, ear))
         run_all(turns)
     for (prompt, wanted), ear in zip(requests, together, strict=True):
         turns.add(request(spec, model, prompt, wanted, ear))
     run_all(turns)
     assert [ear.said for ear in apart] == [ear.said for ear in together]
-    assert sorted(turns.free) == list(range(7)) and not turns.running
+    assert sorted(turns.slots.free) == list(range(7)) and not turns.running
 
 
 def test_searches_and_scores_share_the_slots(model):
@@ -264,11 +264,11 @@ def test_a_cancelled_search_frees_all_its_slots_and_says_nothing(model):
     with torch.inference_mode():
         for _ in range(4):
             turns.turn()
-    assert turns.free == [] and first.text == ""
+    assert turns.slots.free == [] and first.text == ""
     running.cancel()
     run_all(turns)
     assert first.reason == "cancelled" and first.text == "" and second.reason == "length" and second.text
-    assert sorted(turns.free) == [0, 1, 2]
+    assert sorted(turns.slots.free) == [0, 1, 2]
 
 
 def test_a_failing_processor_ends_its_search_alone(model):
@@ -284,7 +284,7 @@ def test_a_failing_processor_ends_its_search_alone(model):
     turns.add(request(spec, model, [70, 71], wanted, good))
     run_all(turns)
     assert bad.reason == "error" and "no token can be drawn" in (bad.failure or "") and good.reason == "length"
-    assert sorted(turns.free) == [0, 1, 2, 3]
+    assert sorted(turns.slots.free) == [0, 1, 2, 3]
 
 
 def test_a_prompt_read_before_is_not_read_again(model):

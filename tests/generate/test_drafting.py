@@ -91,7 +91,7 @@ def test_an_answer_is_the_same_whatever_else_runs_arrives_or_is_cancelled(name):
                 assert beside.said == solo.said
             if name in SAME_TEXT or not wanted.temperature:
                 assert solo.said == said_alone(PLAIN, prompt, wanted).said
-        assert sorted(crowded.free) == [0, 1, 2]
+        assert sorted(crowded.slots.free) == [0, 1, 2]
 
     check()
 
@@ -163,7 +163,7 @@ def test_what_a_processor_raises_on_a_guess_fails_its_own_request_alone():
             turns.add(generation(MODEL, prompt, wanted, ear, turns.context))
         run_all(turns)
         assert [ear.reason for ear in heard] == ["length", "error", "length", "error"]
-        assert sorted(turns.free) == [0, 1]
+        assert sorted(turns.slots.free) == [0, 1]
         assert heard[0].said == said_alone(PLAIN, [5], wanted).said
 
 

@@ -55,14 +55,14 @@ def test_an_answer_is_the_same_to_the_bit_whatever_else_runs_arrives_or_is_cance
             assert beside.tokens == solo.tokens[: len(beside.tokens)]
         else:
             assert beside.said == solo.said
-    assert sorted(crowded.free) == [0, 1, 2]
+    assert sorted(crowded.slots.free) == [0, 1, 2]
 
 
 def test_an_answer_is_the_same_whether_its_prompt_was_read_before_or_not(crowded, lonely, model):
     wanted = AnswerSettings(max_tokens=20, temperature=1.0, seed=5, token_events=True, ignore_eos=True)
     prompt = list(range(200)) + list(range(70))
     first, again, longer, shorter = Heard(), Heard(), Heard(), Heard()
-    crowded.held.clear()
+    crowded.slots.held.clear()
     requests = []
     for tokens, ear in [(prompt, first), (prompt, again), (prompt + [1, 2, 3], longer), (prompt[:120] + [9], shorter)]:
         requests.append(generation(model, tokens, wanted, ear, crowded.context))

@@ -180,7 +180,7 @@ def test_a_guesser_in_trouble_fails_its_own_request_alone(model, monkeypatch):
     wanted = AnswerSettings(max_tokens=6, ignore_eos=True)
     heard, _ = answers(turns, model, [([5], wanted), ([7], wanted), ([6], wanted)])
     assert [one.reason for one in heard] == ["length", "error", "length"]
-    assert sorted(turns.free) == [0, 1]
+    assert sorted(turns.slots.free) == [0, 1]
 
 
 # Where answers end
@@ -258,7 +258,7 @@ def test_cancelling_amid_guesses_frees_the_slot_and_leaves_the_rest_as_it_was(mo
 
     turns = scheduler(PromptLookup().decode(dataclasses.replace(spec, slots=1, processors=())))
     (expected,), _ = answers(turns, model, [(prompt, wanted)])
-    turns.held.clear()
+    turns.slots.held.clear()
     first, second = Heard(), Heard()
     script = FunctionProcessor(Script(WORDS, end))
     turns.spec = dataclasses.replace(turns.spec, processors=(script,))
@@ -274,7 +274,7 @@ def test_cancelling_amid_guesses_frees_the_slot_and_leaves_the_rest_as_it_was(mo
     assert first.reason == "cancelled" and 2 < len(first.tokens) < 30
     assert [token.id for token in first.tokens] == WORDS[: len(first.tokens)]
     assert second.said == expected.said
-    assert turns.free == [0]
+    assert turns.slots.free == [0]
 
 
 # The guesses themselves

@@ -261,7 +261,7 @@ def said(spec: EngineSpec, model: Model, requests, apart: bool = False) -> list[
         turns.add(generation(model, prompt, wanted, ear, CONTEXT))
         if apart:
             run_all(turns)
-            turns.held.clear()
+            turns.slots.held.clear()
     run_all(turns)
     return [ear.said for ear in heard]
 

@@ -61,7 +61,7 @@ def all_slots_free(engine: Engine) -> bool:
     deadline = time.monotonic() + WAIT
     while engine.scheduler.busy and time.monotonic() < deadline:
         time.sleep(0.001)
-    return sorted(engine.scheduler.free) == list(range(engine.spec.slots))
+    return sorted(engine.scheduler.slots.free) == list(range(engine.spec.slots))
 
 
 # How an answer ends
@@ -537,7 +537,7 @@ def test_waiting_requests_are_served_in_the_order_they_came(model):
         while turns.busy:
             turns.turn()
     assert list(dict.fromkeys(order)) == list(range(9))
-    assert turns.free and len(turns.free) == 2
+    assert turns.slots.free and len(turns.slots.free) == 2
 
 
 def test_answers_under_way_are_not_starved_by_a_long_prompt():

@@ -215,7 +215,7 @@ def test_the_text_does_not_depend_on_what_else_runs_or_is_guessed(model, pairs):
             turns.add(generation(model, prompt, wanted, ear, CONTEXT))
             if apart:
                 run_all(turns)
-                turns.held.clear()
+                turns.slots.held.clear()
         run_all(turns)
         return [ear.said for ear in heard]
 

@@ -101,7 +101,7 @@ def run_all(turns: Scheduler) -> None:
 
 def alone(turns: Scheduler, request: Generation) -> None:
     """Runs one request with nothing left over from earlier ones."""
-    turns.held.clear()
+    turns.slots.held.clear()
     turns.add(request)
     run_all(turns)
 

@@ -138,6 +138,8 @@ class QuantizedStore:
     viewed, so that only one layer's are there at a time.
     """
 
+    in_parts = False  # the recent tokens' floats are those of the slot's end
+
     def __init__(self, shape: tuple[int, int, int, int], scheme: Scheme, by: By, dtype: torch.dtype, device: torch.device):
         slots, heads, tokens, width = shape
         self.scheme, self.width = scheme, width
@@ -216,12 +218,14 @@ class QuantizedStore:
         self.recent[target] = self.recent[source]
         self.since[target] = self.since[source]
 
-    def export(self, slot: int, length: int) -> dict[str, Any]:
+    def export(self, slot: int, length: int, start: int = 0) -> dict[str, Any]:
+        assert start == 0
         groups = length // self.scheme.group
         codes = Codes(*(kind[slot, :, :groups].clone() for kind in self.codes))
         return {"codes": codes, "recent": self.recent[slot].clone(), "since": self.since[slot], "length": length}
 
-    def load(self, slot: int, data: Any) -> int:
+    def load(self, slot: int, data: Any, start: int = 0) -> int:
+        assert start == 0
         for kind, part in zip(self.codes, data["codes"], strict=True):
             kind[slot, :, : part.shape[1]] = part
         self.recent[slot], self.since[slot] = data["recent"], data["since"]
