@@ -30,6 +30,16 @@ class AnswerForm:
     kind: Kind
     source: str
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS or not isinstance(self.source, str):
+            raise SteelyardError(
+                f"no form of an answer: {self.kind!r:.40}, {self.source!r:.40}",
+                where=WHERE,
+                do=f"Say which of {', '.join(KINDS)}, and give a text.",
+            )
+        if not self.source.isprintable() and any("\ud800" <= character <= "\udfff" for character in self.source):
+            raise SteelyardError(f"{self.kind} holds a lone surrogate, which is not Unicode text", where=WHERE, do="Leave it out.")
+
     @classmethod
     def read(cls, value: Any) -> Self:
         """The form that a mapping of one kind to its source asks for: {"regex": "yes|no"}, {"json_schema": {"type": "object"}}.
@@ -47,8 +57,6 @@ class AnswerForm:
         if not isinstance(source, wanted):
             wish = "an object" if kind == "json_schema" else "a text"
             raise SteelyardError(f"{kind} is {source!r:.80}, not {wish}", where=WHERE, do=f"Give {wish}.")
-        if isinstance(source, str) and not source.isprintable() and any("\ud800" <= character <= "\udfff" for character in source):
-            raise SteelyardError(f"{kind} holds a lone surrogate, which is not Unicode text", where=WHERE, do="Leave it out.")
         return cls(kind, source if isinstance(source, str) else written(source))
 
 

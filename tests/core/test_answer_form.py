@@ -61,6 +61,12 @@ def test_what_is_no_form_is_refused_where_it_is_said(constraint, words):
     assert words in raised.value.what and raised.value.where and raised.value.do
 
 
+@pytest.mark.parametrize(("kind", "source"), [("bogus", "x"), ("regex", 5), ("json_schema", {}), (None, None)])
+def test_a_form_made_by_hand_is_looked_at_too(kind, source):
+    with pytest.raises(SteelyardError, match="no form of an answer"):
+        AnswerForm(kind, source)
+
+
 def test_a_schema_nested_too_deep_is_refused():
     schema: dict = {}
     for _ in range(10_000):

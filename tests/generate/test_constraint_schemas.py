@@ -148,6 +148,27 @@ def test_whatever_is_drawn_at_random_matches_once_it_may_end(pair, seed):
         session.advance(tokens[-1])
 
 
+def test_strange_but_honest_schemas_are_honoured():
+    """(schema, what matches, what does not), each written as JSON."""
+    tree = {"$defs": {"n": {"properties": {"c": {"items": {"$ref": "#/$defs/n"}}}, "type": "object"}}, "$ref": "#/$defs/n"}
+    for schema, right, wrong in [
+        ({}, "[null]", "[nul]"),
+        (True, "-1e5", "-"),
+        ({"const": "a\u0000b"}, '"a\\u0000b"', '"a\u0000b"'),
+        ({"const": "\u2028\U0001f600\x7f"}, '"\u2028\U0001f600\\u007f"', '"\u2028\U0001f600"'),
+        ({"type": "object", "properties": {"\u0000": {"const": 1}}, "required": ["\u0000"]}, '{"\\u0000": 1}', "{}"),
+        ({"type": "string", "pattern": "^\\u00e9{1,3}$"}, '"éé"', '"e"'),
+        ({"type": "string", "maxLength": 2.0}, '"ab"', '"abc"'),
+        ({"type": "array", "maxItems": 10**18}, "[1, 2]", "1"),
+        ({"enum": [f"v{i:05}" for i in range(26_000)]}, '"v25999"', '"v26000"'),
+        ({"type": "integer", "maximum": 10**300}, "123", "1e400"),
+        (tree, '{"c": [{"c": []}, {}]}', '{"c": [[]]}'),
+    ]:
+        grammar = of_schema(schema)
+        assert grammar.accepts(right) and schemas.complaint(right, schema) is None
+        assert not grammar.accepts(wrong)
+
+
 # The check of finished answers
 
 FORM = {"type": "object", "properties": {"a": {"type": "integer"}}, "patternProperties": {"^x": {"type": "string"}}, "required": ["a"]}

@@ -29,12 +29,12 @@ from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest, source_digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
-from steelyard.generate.constraints.masks import bars
+from steelyard.generate.constraints.masks import bars, room
 from steelyard.generate.processors.processor import CONSTRAINT, Processor, View
 from steelyard.generate.spec import EngineSpec
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, LLTokenizer
 
     from steelyard.generate.constraints.grammars import Grammar
     from steelyard.generate.constraints.vocabulary import Vocabulary
@@ -178,7 +178,7 @@ class Constrained:
     vocabulary: Vocabulary
     matcher: LLMatcher
     opening: np.ndarray
-    order: ClassVar[int] = CONSTRAINT
+    order = CONSTRAINT
 
     @classmethod
     def of(cls, form: Grammar, spec: EngineSpec) -> Constrained:
@@ -200,7 +200,11 @@ class Constrained:
 
         from steelyard.generate.constraints.judging import limits
 
-        matcher, first = (LLMatcher(table, form.compiled, log_level=0, limits=limits()) for table in (tokens.matching, tokens.opening))
+        def compiled(table: LLTokenizer) -> LLMatcher:
+            return LLMatcher(table, form.compiled, log_level=0, limits=limits())
+
+        matcher = compiled(tokens.matching)
+        first = compiled(tokens.opening) if tokens.first else matcher.deep_copy()
         opening = tokens.new_mask()
         compute_mask(first, tokens, opening)
         return cls(form, tokens, matcher, opening)
@@ -242,12 +246,15 @@ class ConstraintSession:
         self.form, self.vocabulary, self.opening = constrained.form, constrained.vocabulary, constrained.opening
         self.matcher = constrained.matcher.deep_copy()
         self.words = self.vocabulary.new_mask()
+        self.room: np.ndarray | None = None  # what is given back lies here until the next call
         self.taken: list[int] = []  # steps of the matcher for each token: a first token may be spelled in bytes
 
     def __call__(self, logits: Tensor, view: View) -> Tensor:
         if self.taken:
             compute_mask(self.matcher, self.vocabulary, self.words)
-        barred = bars(self.words if self.taken else self.opening, len(logits))
+        if self.room is None:
+            self.room = room(len(logits))
+        barred = bars(self.words if self.taken else self.opening, self.room)[: len(logits)]
         if logits.device.type == "cpu" and logits.dtype == torch.float32:
             return torch.from_numpy(np.add(barred, logits.numpy(), out=barred))
         return logits + torch.from_numpy(barred).to(logits.device)

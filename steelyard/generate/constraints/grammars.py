@@ -101,12 +101,13 @@ def of_schema(schema: Mapping[str, Any] | bool) -> Grammar:
     source = written(schema)
     _check_size(source, "json_schema")
     schemas.check(schema)
+    schemas.check_ends(schema)
     if schema is False:
         raise UnsupportedError("no value matches the schema `false`", where="json_schema", do="Give a schema that allows something.")
     plain = {} if schema is True else schema
     if "x-guidance" in plain:
         raise UnsupportedError("the keyword `x-guidance` is not supported", where="json_schema", do="Leave it out.")
-    schema_itself = {"name": "schema", "json_schema": {**plain, "x-guidance": OPTIONS}}
+    schema_itself = {"name": "schema", "json_schema": {**schemas.with_whole_counts(plain), "x-guidance": OPTIONS}}
     compiled = json.dumps({"grammars": [{"lark_grammar": FREELY + "start: @schema"}, schema_itself]})
     return _tried(Grammar("json_schema", source, compiled, schema))
 
@@ -151,13 +152,24 @@ def _tried(grammar: Grammar) -> Grammar:
     """The grammar, if it compiles, says nothing that would be ignored, and can write anything at all."""
     survive(grammar.compiled, grammar.kind)
     matcher = judge(grammar.compiled).deep_copy()
-    problem = problem_of(matcher) or "; ".join(matcher.get_grammar_warnings())
+    problem = problem_of(matcher) or "; ".join(matcher.get_grammar_warnings()) or _stuck(matcher)
     if not problem and not any(matcher.compute_bitmask()) or (matcher.is_stopped() and not matcher.is_accepting()):
         problem = problem or problem_of(matcher)
         problem = "no text matches it" if not problem or problem.startswith("NoExtension") else problem
     if problem:
         raise UnsupportedError(f"it cannot be honoured: {problem}", where=grammar.kind, do="Say it without that.")
     return grammar
+
+
+def _stuck(matcher: LLMatcher) -> str:
+    """What is wrong as soon as an object or a list has begun: one with too many keys to choose from is noticed only then."""
+    problems = []
+    for byte in b"{[":
+        begun = matcher.deep_copy()
+        if begun.try_consume_tokens([byte]):
+            begun.compute_bitmask()
+        problems.append(problem_of(begun))
+    return problems[0] or problems[1]
 
 
 def _check_size(source: str, kind: Kind) -> None:

@@ -16,9 +16,14 @@ def unpacked(words: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
     return np.unpackbits(words.view(np.uint8), count=count, bitorder="little").view(np.bool_)
 
 
-def bars(words: NDArray[np.int32], count: int) -> NDArray[np.float32]:
-    """float32 [count]: 0 for the tokens that a mask allows, -infinity for the others."""
-    return _BARS.take(words.view(np.uint8)[: -(-count // 8)], axis=0).reshape(-1)[:count]
+def room(count: int) -> NDArray[np.float32]:
+    """Room for the bars of so many tokens: new memory for every token would cost more than the bars themselves."""
+    return np.empty((-(-count // 8), 8), np.float32)
+
+
+def bars(words: NDArray[np.int32], out: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 [tokens], written into `room`: 0 for the tokens that a mask allows, -infinity for the others."""
+    return _BARS.take(words.view(np.uint8)[: len(out)], axis=0, out=out, mode="clip").reshape(-1)
 
 
 _BARS = np.where(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little"), np.float32(0), -np.float32(np.inf))

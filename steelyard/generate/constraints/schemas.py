@@ -29,6 +29,9 @@ DEEPEST = 60
 """Levels of nesting of a schema."""
 BUDGET = 200_000
 """Keywords applied in one check of an answer."""
+COUNTS = {f"{bound}{what}" for bound in ("min", "max") for what in ("Length", "Items", "Properties")}
+ENDLESS = "it is nested too deep to be checked"
+TOO_LONG = f"checking it takes more than {BUDGET} steps"
 
 Schema = Mapping[str, Any] | bool
 
@@ -52,6 +55,16 @@ def read(path: Path) -> dict[str, Any]:
     return value
 
 
+def with_whole_counts(value: Any) -> Any:
+    """The same schema with counts written without a point: 2.0 is as good a length as 2, and llguidance reads only the latter."""
+    if isinstance(value, list):
+        return [with_whole_counts(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    whole = {key for key, count in value.items() if key in COUNTS and isinstance(count, float) and count.is_integer()}
+    return {key: int(inner) if key in whole else with_whole_counts(inner) for key, inner in value.items()}
+
+
 def check(schema: Schema) -> None:
     """Refuses what is no schema.
 
@@ -70,6 +83,19 @@ def check(schema: Schema) -> None:
         ) from None
     except RecursionError:
         raise _too_deep() from None
+
+
+def check_ends(schema: Schema) -> None:
+    """Refuses a schema that refers to itself without ever coming to a value, or takes too long to check: no answer could be checked.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    for text in ("null", "0", '""', "[]", "{}"):
+        problem = complaint(text, schema)
+        if problem in (ENDLESS, TOO_LONG):
+            what = "it refers to itself without end" if problem == ENDLESS else problem
+            raise UnsupportedError(what, where="json_schema", do="Let `$ref` lead to something smaller than the schema itself.")
 
 
 def parse(text: str) -> Any:
@@ -108,9 +134,9 @@ def complaint(text: str, schema: Schema) -> str | None:
     try:
         error = next(_validator(schema).iter_errors(value), None)
     except RecursionError:
-        return "it is nested too deep to be checked"
+        return ENDLESS
     except _Spent:
-        return f"checking it takes more than {BUDGET} steps"
+        return TOO_LONG
     except Unresolvable as error:
         return f"the reference {error.ref} leads nowhere"
     if error is None:

@@ -15,7 +15,7 @@ import threading
 
 from steelyard.core.errors import UnsupportedError
 
-LONGEST = 8.0
+LONGEST = 3.0
 """Seconds a grammar may take to compile; those of maskbench take 0.05 at most."""
 STACK = 2**22
 """Bytes of stack in the trial: half of what the real compilation usually has, so that what passes here has room there."""

@@ -33,7 +33,7 @@ class Session(Protocol):
     """One request's processor state."""
 
     def __call__(self, logits: Tensor, view: View) -> Tensor:
-        """float32 [vocabulary] -> float32 [vocabulary]; it must not change its argument in place."""
+        """float32 [vocabulary] -> float32 [vocabulary], good until the session's next call; its argument is not changed in place."""
         ...
 
     def advance(self, token: int) -> None:
