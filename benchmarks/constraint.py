@@ -1,0 +1,122 @@
+"""What a constraint costs a token: the same prompts answered with one and without, in turns.
+
+    python benchmarks/constraint.py [--model smollm2-135m-instruct] [--rounds 3] [--tokens 120]
+
+Both sides run in one engine on the file's own blocks: a request asks for its form or does not. An answer under a constraint ends
+where its form ends, the other one is drawn to the same number of tokens. What is compared is the median time from one token to the
+next of an answer (the reading of the prompt is not in it), as the ratio of two neighbouring runs. Drawn from the likeliest tokens
+alone (greedy) nothing but the likeliest token is looked at; at a temperature every token needs a mask. The last line printed is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+
+import torch
+
+import steelyard
+from steelyard.core.hardware import describe, versions
+from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Token
+from steelyard.generate.engine import Engine
+
+RECORD = {
+    "type": "object",
+    "properties": {
+        "guest": {"type": "string"},
+        "nights": {"type": "integer", "minimum": 1, "maximum": 60},
+        "arrival": {"type": "string", "format": "date"},
+        "room": {"enum": ["single", "double", "suite"]},
+        "wishes": {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 6},
+        "address": {"type": "object", "properties": {"street": {"type": "string"}, "city": {"type": "string"}}, "required": ["city"]},
+    },
+    "required": ["guest", "nights", "arrival", "room", "wishes", "address"],
+    "additionalProperties": False,
+}
+SUMS = r"""
+start: line+
+line: NAME " = " NUMBER (" + " NUMBER)+ "\n"
+NAME: /[a-z_]+/
+NUMBER: /[0-9]{1,5}/
+"""
+FORMS = {
+    "JSON record": {"json_schema": RECORD},
+    "JSON records": {"json_schema": {"type": "array", "items": RECORD, "minItems": 3}},
+    "any JSON object": {"json_schema": {"type": "object"}},
+    "regex": {"regex": "([A-Z][a-z]+( [a-z]+){3,12}\\. ){4,}"},
+    "grammar": {"grammar": SUMS},
+}
+PROMPT = "Write down, as data, what you know of a guest who booked a room in a hotel in Lisbon: {}."
+STREAMS = ("in full", "briefly", "with all wishes", "with the address", "for three nights", "for a family", "in May", "for a suite")
+
+
+def run(engine: Engine, streams: int, each: Sequence[AnswerSettings]) -> tuple[float, list[int]]:
+    """(median seconds from a token to the next over all answers, tokens of each answer)."""
+    clocks: list[list[float]] = [[] for _ in range(streams)]
+    ended = threading.Semaphore(0)
+
+    def listener(clock: list[float]):
+        def hear(event: Event) -> None:
+            if isinstance(event, Token):
+                clock.append(time.perf_counter())
+            if isinstance(event, Failure):
+                raise SystemExit(f"an answer failed: {event.message}")
+            if isinstance(event, Done):
+                ended.release()
+
+        return hear
+
+    for number in range(streams):
+        message = {"role": "user", "content": PROMPT.format(STREAMS[number])}
+        engine.submit([message], each[number], listener(clocks[number]))
+    for _ in range(streams):
+        ended.acquire()
+    gaps = [later - earlier for clock in clocks for earlier, later in zip(clock, clock[1:], strict=False)]
+    return statistics.median(gaps), [len(clock) for clock in clocks]
+
+
+def compared(engine: Engine, form: dict, streams: int, temperature: float, tokens: int, rounds: int) -> dict[str, object]:
+    """Milliseconds a token with the form and without, and what it costs in percent: median and range over rounds."""
+    pairs = []
+    for number in range(rounds + 1):
+        under = AnswerSettings(max_tokens=tokens, temperature=temperature, seed=number, token_events=True, constraint=form)  # type: ignore[arg-type]
+        mine, counts = run(engine, streams, [under] * streams)
+        free = [AnswerSettings(count, temperature, seed=number, token_events=True, ignore_eos=True) for count in counts]
+        pairs.append((mine, run(engine, streams, free)[0], sum(counts)))
+    pairs = pairs[1:]
+    costs = sorted(100 * (mine / plain - 1) for mine, plain, _ in pairs)
+    return {
+        "constrained_ms": round(1e3 * statistics.median(mine for mine, _, _ in pairs), 2),
+        "plain_ms": round(1e3 * statistics.median(plain for _, plain, _ in pairs), 2),
+        "overhead_percent": round(statistics.median(costs), 1),
+        "overhead_range": [round(costs[0], 1), round(costs[-1], 1)],
+        "tokens": sum(count for _, _, count in pairs),
+    }
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--model", default="smollm2-135m-instruct")
+    options.add_argument("--tokens", type=int, default=120, help="most tokens of an answer")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--streams", type=int, nargs="+", default=[1, 8])
+    options.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
+    chosen = options.parse_args()
+    results: dict[str, object] = {}
+    with Engine(steelyard.load(chosen.model, dtype="stored"), slots=8, context=1024) as engine:
+        for streams in chosen.streams:
+            for temperature in chosen.temperatures:
+                for name, form in FORMS.items():
+                    result = compared(engine, form, streams, temperature, chosen.tokens, chosen.rounds)
+                    results[f"{name}, temperature {temperature:g}, {streams} stream{'s' * (streams > 1)}"] = result
+                    print(f"{streams} streams  temperature {temperature:g}  {name:16} {result}", flush=True)
+    about = {"model": chosen.model, "tokens": chosen.tokens, "rounds": chosen.rounds, "threads": torch.get_num_threads()}
+    print(json.dumps(about | {"results": results, "versions": versions(), "machine": describe()}))
+
+
+if __name__ == "__main__":
+    main()
