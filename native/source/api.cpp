@@ -45,7 +45,7 @@ auto guarded(Make make) -> decltype(make()) {
 
 using namespace steelyard;
 
-EXPORT int32_t sy_version() { return 4; }
+EXPORT int32_t sy_version() { return 5; }
 
 // The routines for an instruction set (avx512, avx2, portable), or null where this machine or build lacks it.
 EXPORT const Routines* sy_routines(const char* name) { return usable(name); }

@@ -12,24 +12,42 @@ namespace steelyard {
 // tokens (attention.hpp), whose capacity is a multiple of 64.
 enum class CacheKind : int32_t { float32 = 0, bfloat16 = 1 };
 
+// How rows are normalised (parts.hpp); `none` leaves them as they are.
+enum class NormKind : int32_t { none = 0, rms = 1, layer = 2 };
+
+struct Norm {
+    const float *weight, *bias;  // [width]; bias null: none
+    float epsilon;
+    int32_t width;
+    NormKind kind;
+};
+
+enum class Activation : int32_t { silu = 0, gelu_tanh = 1, relu = 2, gelu = 3 };
+
+// sequential: x += mixer(norm(x)), then x += channel(norm(x)). parallel: x += mixer(norm(x)) + channel(other norm(x)).
+enum class Residual : int32_t { sequential = 0, parallel = 1 };
+
 // One block of a model, and its part of the cache.
 struct Layer {
-    const Matrix *query, *key, *value, *output, *gate, *up, *down;
-    const float *mixer_norm, *channel_norm;      // [width]
-    const float *mixer_after, *channel_after;    // [width], or null
-    const float *query_norm, *key_norm;          // [head_width], or null
+    const Matrix *query, *key, *value, *output;
+    const Matrix *gate, *up, *down;    // gate null: the channel is down(activation(up(x))) instead of down(activation(gate(x)) * up(x))
+    Norm mixer_norm, channel_norm;     // of the stream, before each part
+    Norm mixer_after, channel_after;   // of each part's output, before it joins the stream; only where parts follow each other
+    Norm query_norm, key_norm;         // as wide as a head: of each head; wider: of all heads together
     void *keys, *values;
-    float scale, softcap;                        // of scores; softcap 0: none
-    int32_t window;                              // tokens a query looks back, itself included; 0: all
-    int32_t angles;                              // which table of rotary angles; -1: none
+    float scale, softcap;              // of scores; softcap 0: none
+    int32_t window;                    // tokens a query looks back, itself included; 0: all
+    int32_t angles;                    // which table of rotary angles; -1: none
+    Residual residual;
 };
 
 struct Model {
-    int32_t layers, width, heads, key_value_heads, head_width, hidden, rotary, activation;
+    int32_t layers, width, heads, key_value_heads, head_width, hidden;
+    int32_t rotary;  // numbers of each head that are turned, the first ones
+    Activation activation;
     CacheKind cache;
-    float epsilon, query_key_epsilon;
     int64_t capacity;
-    const float* final_norm;  // [width]
+    Norm final_norm;
     const Layer* layer;
 };
 

@@ -18,8 +18,10 @@ constexpr int STRETCH = 128;  // keys
 constexpr int TOGETHER = 4;   // queries that go over a stretch side by side
 constexpr int WIDE = 4;       // vectors of a head whose values are summed in one go
 
+// Heads need not be whole vectors wide: queries and results have room for whole ones (`padded`), with zeros behind a query's numbers,
+// and what is cached is read up to its last number.
 struct Query {
-    const float* q;          // [width]
+    const float* q;          // [padded]
     const uint16_t* narrow;  // the same in bfloat16
     int position;            // it sees keys up to this one
     int first;               // and from this one on
@@ -28,8 +30,10 @@ struct Query {
 // What some stretches gave a query.
 struct Part {
     float most, total;  // the largest score, and the sum of e^(score - most)
-    float* mixed;       // [width]: the values' sum, weighted so
+    float* mixed;       // [padded]: the values' sum, weighted so
 };
+
+inline int padded_width(int width) { return (width + LANES - 1) / LANES * LANES; }
 
 // Sixteen sums across sixteen vectors: lane i of the result is the sum of vector i's lanes.
 inline f32x16 sums_of(f32x16* v) {
@@ -76,7 +80,7 @@ struct FloatCache {
     typedef float Number;
     typedef float Weight;
     const float *keys, *values;
-    int width;  // a multiple of 16
+    int width;
 
     static void write(float* keys, float* values, int token, int width, const float* k, const float* v) {
         std::memcpy(keys + (size_t)token * width, k, sizeof(float) * width);
@@ -85,6 +89,7 @@ struct FloatCache {
 
     template <int Count>
     void score(const Query* queries, int begin, int end, float* weights) const {
+        const int whole = width / LANES * LANES, rest = width - whole;
         for (int i = 0; i < Count; i++) {
             for (int key = begin; key < end; key += LANES) {
                 const int count = end - key < LANES ? end - key : LANES;
@@ -92,9 +97,11 @@ struct FloatCache {
                 for (int j = 0; j < count; j++) {
                     const float* k = keys + (size_t)(key + j) * width;
                     f32x16 sum = {};
-                    for (int d = 0; d < width; d += LANES) sum = multiply_add(load(queries[i].q + d), load(k + d), sum);
+                    for (int d = 0; d < whole; d += LANES) sum = multiply_add(load(queries[i].q + d), load(k + d), sum);
                     sums[j] = sum;
                 }
+                for (int j = 0; rest && j < count; j++)
+                    sums[j] = multiply_add(load(queries[i].q + whole), load_some(keys + (size_t)(key + j) * width + whole, rest), sums[j]);
                 store(weights + i * STRETCH + key - begin, sums_of(sums));
             }
         }
@@ -105,12 +112,13 @@ struct FloatCache {
         return x;
     }
 
-    template <int Count, int Vectors>
+    // `Some`: of one vector, as much as there is.
+    template <int Count, int Vectors, bool Some>
     void mix(int begin, int end, const float* weights, int d, f32x16 (*sum)[WIDE]) const {
         for (int key = begin; key < end; key++) {
             const float* from = values + (size_t)key * width + d;
             f32x16 v[Vectors];
-            for (int j = 0; j < Vectors; j++) v[j] = load(from + j * LANES);
+            for (int j = 0; j < Vectors; j++) v[j] = Some ? load_some(from, width - d) : load(from + j * LANES);
             for (int i = 0; i < Count; i++) {
                 const f32x16 weight = all(weights[i * STRETCH + key - begin]);
                 for (int j = 0; j < Vectors; j++) sum[i][j] = multiply_add(weight, v[j], sum[i][j]);
@@ -126,17 +134,18 @@ struct NarrowCache {
     typedef uint16_t Weight;
     static constexpr int BLOCKS = 4;  // blocks of 16 keys whose scores are summed in one go; room for tokens is a multiple of this
     const uint16_t *keys, *values;
-    int width;
+    int width;  // even
 
     static void write(uint16_t* keys, uint16_t* values, int token, int width, const float* k, const float* v) {
         uint16_t* key = keys + (size_t)(token / LANES) * LANES * width + 2 * (token % LANES);
         uint16_t* value = values + (size_t)(token / 2) * 2 * width + token % 2;
         for (int d = 0; d < width; d += LANES) {
+            const int count = width - d < LANES ? width - d : LANES;
             uint16_t a[LANES], b[LANES];
-            store_bfloat16(a, load(k + d));
-            store_bfloat16(b, load(v + d));
-            for (int j = 0; j < LANES; j += 2) std::memcpy(key + (d + j) * LANES, a + j, sizeof(uint32_t));
-            for (int j = 0; j < LANES; j++) value[2 * (d + j)] = b[j];
+            store_bfloat16(a, load_some(k + d, count));
+            store_bfloat16(b, load_some(v + d, count));
+            for (int j = 0; j < count; j += 2) std::memcpy(key + (d + j) * LANES, a + j, sizeof(uint32_t));
+            for (int j = 0; j < count; j++) value[2 * (d + j)] = b[j];
         }
     }
 
@@ -163,12 +172,12 @@ struct NarrowCache {
         return widened(weights);
     }
 
-    template <int Count, int Vectors>
+    template <int Count, int Vectors, bool Some>
     void mix(int begin, int end, const uint16_t* weights, int d, f32x16 (*sum)[WIDE]) const {
         for (int key = begin; key < end; key += 2) {
             const uint16_t* from = values + (size_t)key * width + 2 * d;
             u8x64 v[Vectors];
-            for (int j = 0; j < Vectors; j++) v[j] = load_bytes(from + 2 * j * LANES);
+            for (int j = 0; j < Vectors; j++) v[j] = Some ? load_some_bytes(from, 4 * (width - d)) : load_bytes(from + 2 * j * LANES);
             if (key + 1 == end)  // what stands in the other half may be no number, and zero times that is none either
                 for (int j = 0; j < Vectors; j++) v[j] = (u8x64)((i32x16)v[j] & 0xffff);
             for (int i = 0; i < Count; i++)
@@ -196,9 +205,10 @@ inline void attend_together(const Query* queries, const Cache& cache, int begin,
     }
     for (int d = 0; d < cache.width;) {
         f32x16 sum[Count][WIDE] = {};
-        const int vectors = cache.width - d >= WIDE * LANES ? WIDE : 1;
-        if (vectors == WIDE) cache.template mix<Count, WIDE>(begin, last, weights, d, sum);
-        else cache.template mix<Count, 1>(begin, last, weights, d, sum);
+        const int left = cache.width - d, vectors = left >= WIDE * LANES ? WIDE : 1;
+        if (vectors == WIDE) cache.template mix<Count, WIDE, false>(begin, last, weights, d, sum);
+        else if (left >= LANES) cache.template mix<Count, 1, false>(begin, last, weights, d, sum);
+        else cache.template mix<Count, 1, true>(begin, last, weights, d, sum);
         for (int i = 0; i < Count; i++)
             for (int j = 0; j < vectors; j++) store(parts[i].mixed + d + j * LANES, sum[i][j]);
         d += vectors * LANES;
@@ -215,7 +225,7 @@ inline void attend_stretch(const Query* queries, int count, const Cache& cache, 
     }
 }
 
-// Joins a later stretch's part to what a query has so far (at first: total 0, mixed zeros).
+// Joins a later stretch's part to what a query has so far (at first: total 0, mixed zeros); `width` is the padded one.
 inline void join(Part& part, const Part& next, int width) {
     if (next.total == 0) return;
     const float both = part.most > next.most ? part.most : next.most;

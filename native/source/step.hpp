@@ -1,6 +1,8 @@
 // A whole step of a model's blocks in one parallel region. Threads share out the outputs of every product and meet between phases.
 //
 //   norm -> query, key, value | turn, write the cache | attend | output, residual | norm -> gate, up | down, residual
+//   where mixer and channel stand side by side:
+//   norm -> query, key, value | turn, write the cache | attend; other norm -> gate, up | output, down, residual
 //
 // A few rows are normalised and rounded by every thread for itself, which is cheaper than meeting once more.
 #pragma once
@@ -25,9 +27,9 @@ class Stepper {
   public:
     Stepper(Pool& pool, const Model& model, const Tokens& tokens, float* stream)
         : pool_(pool), m_(model), tokens_(tokens), n_(tokens.count), few_(n_ <= FEW), split_(n_ <= SPLIT), x_(stream), inner_(model.heads * model.head_width),
-          outer_(model.key_value_heads * model.head_width), q_(sizeof(float) * n_ * inner_), k_(sizeof(float) * n_ * outer_),
-          v_(sizeof(float) * n_ * outer_), mixed_(sizeof(float) * n_ * inner_), gated_(sizeof(float) * n_ * padded(model.hidden)),
-          part_(sizeof(float) * n_ * model.width) {
+          outer_(model.key_value_heads * model.head_width), room_(padded_width(model.head_width)), q_(sizeof(float) * n_ * inner_),
+          k_(sizeof(float) * n_ * outer_), v_(sizeof(float) * n_ * outer_), mixed_(sizeof(float) * n_ * model.heads * room_),
+          opened_(sizeof(float) * n_ * padded_width(model.hidden)), part_(sizeof(float) * n_ * model.width) {
         const int widest = std::max({model.width, inner_, model.hidden});
         for (int i = 0; i < (few_ ? pool.threads() : 1); i++) {
             narrow_.push_back(std::make_unique<Rows>(n_, model.width));
@@ -35,9 +37,11 @@ class Stepper {
             wide_.push_back(std::make_unique<Rows>(n_, model.hidden));
         }
         for (int i = 0; i < pool.threads(); i++) {
-            scratch_.emplace_back(sizeof(float) * (TOGETHER * model.head_width + widest));
-            queries_.emplace_back().reserve((size_t)QUERY_TOKENS * model.heads / model.key_value_heads);
-            narrow_queries_.emplace_back(sizeof(uint16_t) * QUERY_TOKENS * inner_);
+            const size_t queries = (size_t)QUERY_TOKENS * model.heads / model.key_value_heads;
+            scratch_.emplace_back(sizeof(float) * (TOGETHER * room_ + widest));
+            queries_.emplace_back().reserve(queries);
+            wide_queries_.emplace_back(sizeof(float) * queries * room_);
+            narrow_queries_.emplace_back(sizeof(uint16_t) * queries * room_);
         }
         for (int begin = 0; begin < n_;) {  // runs: tokens of one slot
             int end = begin + 1;
@@ -55,7 +59,7 @@ class Stepper {
         const Share share(n_, thread, pool_.threads());
         for (int r = share.begin; r < share.end; r++) {
             float* x = x_ + (size_t)r * m_.width;
-            rms_norm(x, m_.final_norm, m_.epsilon, m_.width, x);
+            normalise(m_.final_norm, x, m_.width, x);
         }
     }
 
@@ -64,35 +68,47 @@ class Stepper {
         int begin, end;
     };
 
-    static int padded(int count) { return (count + GROUP - 1) / GROUP * GROUP; }
-
     void block(int thread, const Layer& layer) {
-        Rows& normed = prepare_normed(thread, layer.mixer_norm, {layer.query, layer.key, layer.value});
-        project(thread, layer, normed);
+        project(thread, layer, prepare_normed(thread, layer.mixer_norm, {layer.query, layer.key, layer.value}));
         pool_.barrier();
         remember(thread, layer);
         pool_.barrier();
         attention(thread, layer);
+        if (layer.residual == Residual::parallel) {  // the stream is left alone until both parts have read it
+            open_channel(thread, layer);
+            pool_.barrier();
+            const Rows &mixed = prepare_mixed(thread, layer), &opened = prepare_opened(thread, layer);
+            add_mine(thread, *layer.output, mixed);
+            add_mine(thread, *layer.down, opened);
+            pool_.barrier();
+            return;
+        }
         pool_.barrier();
-        const auto mixed_row = [&](int r, float* to) { split_ ? join_row(layer, r, to) : copy_row(mixed_, inner_, inner_, r, to); };
-        Rows& mixed = prepare(thread, rows_, mixed_row, *layer.output);
-        add(thread, *layer.output, mixed, layer.mixer_after);
-        Rows& again = prepare_normed(thread, layer.channel_norm, {layer.gate, layer.up});
-        gate(thread, layer, again);
+        add(thread, *layer.output, prepare_mixed(thread, layer), layer.mixer_after);
+        open_channel(thread, layer);
         pool_.barrier();
-        const auto gated_row = [&](int r, float* to) { copy_row(gated_, m_.hidden, padded(m_.hidden), r, to); };
-        Rows& gated = prepare(thread, wide_, gated_row, *layer.down);
-        add(thread, *layer.down, gated, layer.channel_after);
+        add(thread, *layer.down, prepare_opened(thread, layer), layer.channel_after);
     }
 
-    // Rows of the stream, normalised, in the forms the matrices want.
-    Rows& prepare_normed(int thread, const float* weight, std::initializer_list<const Matrix*> matrices) {
+    const Rows& prepare_mixed(int thread, const Layer& layer) {
+        return prepare(thread, rows_, [&](int r, float* to) { split_ ? join_row(thread, layer, r, to) : copy_heads(r, to); }, *layer.output);
+    }
+
+    const Rows& prepare_opened(int thread, const Layer& layer) {
+        const size_t stride = padded_width(m_.hidden);
+        const auto fill = [&](int r, float* to) { std::memcpy(to, (const float*)opened_.data + r * stride, sizeof(float) * m_.hidden); };
+        return prepare(thread, wide_, fill, *layer.down);
+    }
+
+    // Rows of the stream, normalised, in the forms the matrices (or null) want.
+    const Rows& prepare_normed(int thread, const Norm& norm, std::initializer_list<const Matrix*> matrices) {
         Rows& rows = *narrow_[few_ ? thread : 0];
         const Share share(n_, few_ ? 0 : thread, few_ ? 1 : pool_.threads());
         for (int r = share.begin; r < share.end; r++) {
-            rms_norm(x_ + (size_t)r * m_.width, weight, m_.epsilon, m_.width, rows.row(r));
+            normalise(norm, x_ + (size_t)r * m_.width, m_.width, rows.row(r));
             const Matrix* last = nullptr;
             for (const Matrix* matrix : matrices) {
+                if (matrix == nullptr) continue;
                 if (last == nullptr || matrix->kind != last->kind || matrix->digits != last->digits) rows.prepare(r, *matrix);
                 last = matrix;
             }
@@ -102,7 +118,7 @@ class Stepper {
     }
 
     template <class Fill>
-    Rows& prepare(int thread, std::vector<std::unique_ptr<Rows>>& place, Fill fill, const Matrix& matrix) {
+    const Rows& prepare(int thread, std::vector<std::unique_ptr<Rows>>& place, Fill fill, const Matrix& matrix) {
         Rows& rows = *place[few_ ? thread : 0];
         const Share share(n_, few_ ? 0 : thread, few_ ? 1 : pool_.threads());
         for (int r = share.begin; r < share.end; r++) {
@@ -113,8 +129,12 @@ class Stepper {
         return rows;
     }
 
-    static void copy_row(const Bytes& from, int width, int stride, int r, float* to) {
-        std::memcpy(to, (const float*)from.data + (size_t)r * stride, sizeof(float) * width);
+    // One row of attention's output, without the room behind each head.
+    void copy_heads(int r, float* to) const {
+        const int d = m_.head_width;
+        const float* from = (const float*)mixed_.data + (size_t)r * m_.heads * room_;
+        if (d == room_) std::memcpy(to, from, sizeof(float) * inner_);
+        else for (int head = 0; head < m_.heads; head++) std::memcpy(to + head * d, from + (size_t)head * room_, sizeof(float) * d);
     }
 
     void project(int thread, const Layer& layer, const Rows& rows) {
@@ -128,24 +148,39 @@ class Stepper {
         }
     }
 
-    // Norms and turns queries and keys, and writes keys and values to the cache.
+    float* query_of(int token, int head) const { return (float*)q_.data + (size_t)token * inner_ + head * m_.head_width; }
+    float* key_of(int token, int head) const { return (float*)k_.data + (size_t)token * outer_ + head * m_.head_width; }
+
+    // Norms and turns queries and keys, and writes keys and values to the cache. A norm over all heads is one thread's work.
     void remember(int thread, const Layer& layer) {
-        const int d = m_.head_width, heads = m_.heads, kv = m_.key_value_heads;
-        const Share share(n_ * (heads + kv), thread, pool_.threads());
+        const int heads = m_.heads + m_.key_value_heads;
+        const bool across = layer.query_norm.width > m_.head_width;
+        const Share share(across ? n_ : n_ * heads, thread, pool_.threads());
         for (int item = share.begin; item < share.end; item++) {
-            const int token = item / (heads + kv), head = item % (heads + kv);
-            const bool query = head < heads;
-            float* x = query ? (float*)q_.data + (size_t)token * inner_ + head * d : (float*)k_.data + (size_t)token * outer_ + (head - heads) * d;
-            if (const float* norm = query ? layer.query_norm : layer.key_norm) rms_norm(x, norm, m_.query_key_epsilon, d, x);
-            if (layer.angles >= 0) {
-                const size_t row = (size_t)token * m_.rotary;
-                turn(x, tokens_.cos[layer.angles] + row, tokens_.sin[layer.angles] + row, m_.rotary);
+            if (!across) {
+                remember_head(layer, item / heads, item % heads, layer.query_norm, layer.key_norm);
+                continue;
             }
-            if (query) continue;
-            const float* v = (const float*)v_.data + (size_t)token * outer_ + (head - heads) * d;
-            if (m_.cache == CacheKind::float32) write<FloatCache>(layer, token, head - heads, x, v);
-            else write<NarrowCache>(layer, token, head - heads, x, v);
+            normalise(layer.query_norm, query_of(item, 0), inner_, query_of(item, 0));
+            normalise(layer.key_norm, key_of(item, 0), outer_, key_of(item, 0));
+            for (int head = 0; head < heads; head++) remember_head(layer, item, head, {}, {});
         }
+    }
+
+    // One of a token's heads: those of queries first, then those of keys.
+    void remember_head(const Layer& layer, int token, int head, const Norm& query_norm, const Norm& key_norm) {
+        const int d = m_.head_width, key = head - m_.heads;
+        float* x = key < 0 ? query_of(token, head) : key_of(token, key);
+        const Norm& norm = key < 0 ? query_norm : key_norm;
+        if (norm.kind != NormKind::none) normalise(norm, x, d, x);
+        if (layer.angles >= 0) {
+            const size_t row = (size_t)token * m_.rotary;
+            turn(x, tokens_.cos[layer.angles] + row, tokens_.sin[layer.angles] + row, m_.rotary);
+        }
+        if (key < 0) return;
+        const float* v = (const float*)v_.data + (size_t)token * outer_ + key * d;
+        if (m_.cache == CacheKind::float32) write<FloatCache>(layer, token, key, x, v);
+        else write<NarrowCache>(layer, token, key, x, v);
     }
 
     template <class Cache>
@@ -198,10 +233,15 @@ class Stepper {
         queries.clear();
         for (int token = piece.begin; token < piece.end; token++) {
             for (int g = 0; g < group; g++) {
-                const float* q = (const float*)q_.data + (size_t)token * inner_ + (size_t)(head * group + g) * d;
-                uint16_t* narrow = (uint16_t*)narrow_queries_[thread].data + queries.size() * d;
-                for (int i = 0; i < d; i += LANES) store_bfloat16(narrow + i, load(q + i));
-                queries.push_back({q, narrow, tokens_.position[token], first_key(layer, token)});
+                const float* q = query_of(token, head * group + g);
+                float* wide = (float*)wide_queries_[thread].data + queries.size() * room_;
+                uint16_t* narrow = (uint16_t*)narrow_queries_[thread].data + queries.size() * room_;
+                for (int i = 0; i < d; i += LANES) {
+                    const f32x16 x = d - i < LANES ? load_some(q + i, d - i) : load(q + i);
+                    store(wide + i, x);
+                    store_bfloat16(narrow + i, x);
+                }
+                queries.push_back({wide, narrow, tokens_.position[token], first_key(layer, token)});
             }
         }
         const size_t place = offset(tokens_.slot[piece.begin], head);
@@ -210,76 +250,86 @@ class Stepper {
         for (size_t first = 0; first < queries.size(); first += TOGETHER) {
             const int count = (int)std::min(queries.size() - first, (size_t)TOGETHER);
             Part sums[TOGETHER];
-            for (int i = 0; i < count && !split_; i++) begin_part(sums[i] = {0, 0, mixed(piece, head, first + i)}, d);
+            for (int i = 0; i < count && !split_; i++) begin_part(sums[i] = {0, 0, mixed(piece, head, first + i)}, room_);
             for (int stretch = begin; stretch < end; stretch++) {
                 Part parts[TOGETHER];
                 for (int i = 0; i < count; i++) {
                     const int token = piece.begin + (int)(first + i) / group, query_head = head * group + (int)(first + i) % group;
-                    parts[i].mixed = split_ ? part_of(token, query_head, stretch) + LANES : fresh + i * d;
+                    parts[i].mixed = split_ ? part_of(token, query_head, stretch) + LANES : fresh + i * room_;
                 }
                 attend_stretch(&queries[first], count, cache, stretch * STRETCH, layer.scale, layer.softcap, parts);
                 for (int i = 0; i < count; i++) {
                     if (split_) parts[i].mixed[-LANES] = parts[i].most, parts[i].mixed[1 - LANES] = parts[i].total;
-                    else join(sums[i], parts[i], d);
+                    else join(sums[i], parts[i], room_);
                 }
             }
-            for (int i = 0; i < count && !split_; i++) end_part(sums[i], d);
+            for (int i = 0; i < count && !split_; i++) end_part(sums[i], room_);
         }
     }
 
     float* mixed(const Piece& piece, int head, size_t query) const {
         const int group = m_.heads / m_.key_value_heads;
-        return (float*)mixed_.data + (piece.begin + query / group) * inner_ + (head * group + query % group) * m_.head_width;
+        return (float*)mixed_.data + ((piece.begin + query / group) * m_.heads + head * group + query % group) * room_;
     }
 
     // A part in memory: the largest score, the sum, and at the next whole vector the mixed values.
-    int part_size() const { return LANES + m_.head_width; }
+    int part_size() const { return LANES + room_; }
     float* part_of(int token, int head, int stretch) const {
         return (float*)parts_[0].data + (((size_t)token * m_.heads + head) * stretches_ + stretch) * part_size();
     }
 
     // One row of attention's output from the parts of its stretches, in their order.
-    void join_row(const Layer& layer, int token, float* to) const {
+    void join_row(int thread, const Layer& layer, int token, float* to) const {
         const int d = m_.head_width;
         for (int head = 0; head < m_.heads; head++) {
-            Part sum = {0, 0, to + head * d};
-            begin_part(sum, d);
+            Part sum = {0, 0, d == room_ ? to + head * d : (float*)scratch_[thread].data};
+            begin_part(sum, room_);
             for (int stretch = first_stretch(layer, token); stretch <= tokens_.position[token] / STRETCH; stretch++) {
                 float* part = part_of(token, head, stretch);
-                join(sum, {part[0], part[1], part + LANES}, d);
+                join(sum, {part[0], part[1], part + LANES}, room_);
             }
-            end_part(sum, d);
+            end_part(sum, room_);
+            if (d != room_) std::memcpy(to + head * d, sum.mixed, sizeof(float) * d);
         }
     }
 
-    void gate(int thread, const Layer& layer, const Rows& rows) {
-        const Share share(layer.gate->groups, thread, pool_.threads());
-        const auto kind = (Activation)m_.activation;
-        const int stride = padded(m_.hidden);
+    // The channel up to its hidden numbers: activation(gate(x)) * up(x), or activation(up(x)).
+    void open_channel(int thread, const Layer& layer) {
+        const Rows& rows = prepare_normed(thread, layer.channel_norm, {layer.gate, layer.up});
+        const Share share(layer.up->groups, thread, pool_.threads());
+        const int stride = padded_width(m_.hidden);
         for (int g = share.begin; g < share.end; g++) {
             tiles_of(n_, [&](int r, auto size) {
                 f32x16 gates[size], ups[size];
-                tile<size>(*layer.gate, g, rows, r, gates);
+                if (layer.gate) tile<size>(*layer.gate, g, rows, r, gates);
                 tile<size>(*layer.up, g, rows, r, ups);
-                for (int t = 0; t < size; t++) store((float*)gated_.data + (size_t)(r + t) * stride + g * GROUP, activated(kind, gates[t]) * ups[t]);
+                float* to = (float*)opened_.data + (size_t)r * stride + g * GROUP;
+                for (int t = 0; t < size; t++, to += stride)
+                    store(to, layer.gate ? activated(m_.activation, gates[t]) * ups[t] : activated(m_.activation, ups[t]));
             });
         }
     }
 
-    // x += y, or x += norm(y).
-    void add(int thread, const Matrix& matrix, const Rows& rows, const float* after) {
+    // x += y for this thread's outputs; the same ones whichever matrix of the stream's width it is.
+    void add_mine(int thread, const Matrix& matrix, const Rows& rows) {
         const Share share(matrix.groups, thread, pool_.threads());
-        if (after == nullptr) {
-            linear(matrix, rows, n_, share.begin, share.end, x_, m_.width, true);
+        linear(matrix, rows, n_, share.begin, share.end, x_, m_.width, true);
+    }
+
+    // x += y, or x += norm(y).
+    void add(int thread, const Matrix& matrix, const Rows& rows, const Norm& after) {
+        if (after.kind == NormKind::none) {
+            add_mine(thread, matrix, rows);
             pool_.barrier();
             return;
         }
+        const Share share(matrix.groups, thread, pool_.threads());
         linear(matrix, rows, n_, share.begin, share.end, (float*)part_.data, m_.width, false);
         pool_.barrier();
         const Share mine(n_, thread, pool_.threads());
-        float* normed = (float*)scratch_[thread].data + TOGETHER * m_.head_width;
+        float* normed = (float*)scratch_[thread].data + TOGETHER * room_;
         for (int r = mine.begin; r < mine.end; r++) {
-            rms_norm((const float*)part_.data + (size_t)r * m_.width, after, m_.epsilon, m_.width, normed);
+            normalise(after, (const float*)part_.data + (size_t)r * m_.width, m_.width, normed);
             for (int i = 0; i < m_.width; i++) x_[(size_t)r * m_.width + i] += normed[i];
         }
         pool_.barrier();
@@ -291,11 +341,11 @@ class Stepper {
     const int n_;
     const bool few_, split_;
     float* x_;
-    const int inner_, outer_;
-    Bytes q_, k_, v_, mixed_, gated_, part_;
+    const int inner_, outer_, room_;  // a query's width, a key's, and a head's in whole vectors
+    Bytes q_, k_, v_, mixed_, opened_, part_;
     std::vector<std::unique_ptr<Rows>> narrow_, rows_, wide_;
     int stretches_ = 0;
-    std::vector<Bytes> scratch_, narrow_queries_, parts_;
+    std::vector<Bytes> scratch_, wide_queries_, narrow_queries_, parts_;
     std::vector<std::vector<Query>> queries_;
     std::vector<Piece> pieces_;
 };

@@ -32,9 +32,22 @@ inline f32x16 load(const float* from) {
 
 inline void store(float* to, f32x16 x) { std::memcpy(to, &x, sizeof x); }
 
+// The first `count` of sixteen numbers, zeros in the place of the others.
+inline f32x16 load_some(const float* from, int count) {
+    f32x16 x = {};
+    std::memcpy(&x, from, sizeof(float) * count);
+    return x;
+}
+
 inline u8x64 load_bytes(const void* from) {
     u8x64 x;
     std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+inline u8x64 load_some_bytes(const void* from, int count) {
+    u8x64 x = {};
+    std::memcpy(&x, from, count);
     return x;
 }
 

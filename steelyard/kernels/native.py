@@ -19,14 +19,27 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 
-VERSION = 4
+VERSION = 5
 CHOICE = "STEELYARD_KERNELS"
 SETS = ("avx512", "avx2", "portable")
 BLOCK = 32
 """Inputs of a block of quantized weights."""
 
-ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "relu": 2}
+ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "relu": 2, "gelu": 3}
 """Nonlinearities the routines have, by the names configs give them."""
+NORMS = {"rms": 1, "layer": 2}
+RESIDUALS = {"sequential": 0, "parallel": 1}
+"""Kinds of norms and of residual streams that they have."""
+
+
+class NormFields(Structure):
+    """`Norm` of native/source/api.hpp; as it is made here, none."""
+
+    _fields_ = [
+        *[(name, c_void_p) for name in ("weight", "bias")],
+        ("epsilon", c_float),
+        *[(name, c_int32) for name in ("width", "kind")],
+    ]
 
 
 class LayerFields(Structure):
@@ -34,10 +47,10 @@ class LayerFields(Structure):
 
     _fields_ = [
         *[(name, c_void_p) for name in ("query", "key", "value", "output", "gate", "up", "down")],
-        *[(name, c_void_p) for name in ("mixer_norm", "channel_norm", "mixer_after", "channel_after", "query_norm", "key_norm")],
+        *[(name, NormFields) for name in ("mixer_norm", "channel_norm", "mixer_after", "channel_after", "query_norm", "key_norm")],
         *[(name, c_void_p) for name in ("keys", "values")],
         *[(name, c_float) for name in ("scale", "softcap")],
-        *[(name, c_int32) for name in ("window", "angles")],
+        *[(name, c_int32) for name in ("window", "angles", "residual")],
     ]
 
 
@@ -49,9 +62,8 @@ class ModelFields(Structure):
             (name, c_int32)
             for name in ("layers", "width", "heads", "key_value_heads", "head_width", "hidden", "rotary", "activation", "cache")
         ],
-        *[(name, c_float) for name in ("epsilon", "query_key_epsilon")],
         ("capacity", c_int64),
-        ("final_norm", c_void_p),
+        ("final_norm", NormFields),
         ("layer", POINTER(LayerFields)),
     ]
 

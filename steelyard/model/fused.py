@@ -1,4 +1,4 @@
-"""Whole steps in C++: the fast twin of a trunk of attention and gated channels, over the same weights and the same cache.
+"""Whole steps in C++: the fast twin of a trunk of attention and dense channels, over the same weights and the same cache.
 
 What it cannot do (site programs that do more than leave whole blocks out, branches, steps without a cache) goes the trunk's own way;
 `fused` and `supports` say which.
@@ -14,21 +14,17 @@ import torch
 from torch import Tensor
 
 from steelyard.kernels import native
+from steelyard.model.channels.feed_forward import FeedForward
 from steelyard.model.channels.gated import Gated
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.mixers.attention import Attention
 from steelyard.model.mixers.rotary import Rotary
 from steelyard.model.narrow_state import NarrowStore
-from steelyard.model.norms import RMSNorm
 from steelyard.model.sites import SiteProgram
 from steelyard.model.state import DenseStore, KeyValuePool, State
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
-
-LANES = 16
-"""A head's width is a multiple of this many numbers."""
-
 
 CACHES: dict[type, int] = {DenseStore: 0, NarrowStore: 1}
 """Stores the routines read, by the number of `CacheKind` in native/source/api.hpp; a dense one is float32."""
@@ -46,7 +42,6 @@ class FusedTrunk:
         self.pool: native.Pool = blocks[0].mixer.query.storage.pool
         self.pools: list[KeyValuePool] = [state[f"{block.name}.mixer"] for block in blocks]
         self._layers = (native.LayerFields * len(blocks))(*[self._layer(block) for block in blocks])
-        query_norm = blocks[0].mixer.query_norm
         self._model = native.ModelFields(
             layers=len(blocks),
             width=trunk.plan.width,
@@ -57,10 +52,8 @@ class FusedTrunk:
             rotary=plan.rotary.dimensions if plan.rotary else 0,
             activation=native.ACTIVATIONS[blocks[0].channel.plan.activation],
             cache=CACHES[type(self.pools[0].keys)],
-            epsilon=blocks[0].mixer_norm.plan.epsilon,
-            query_key_epsilon=query_norm.plan.epsilon if query_norm is not None else 0.0,
             capacity=self.pools[0].keys.capacity,  # type: ignore[attr-defined]
-            final_norm=self._weight_of(trunk.norm),
+            final_norm=self._norm(trunk.norm),
             layer=self._layers,
         )
         self._parts: dict[tuple[int, ...], tuple[native.ModelFields, list[KeyValuePool]]] = {}
@@ -71,25 +64,30 @@ class FusedTrunk:
         if rotary is not None and rotary not in self.rotaries:
             self.rotaries.append(rotary)
         linears = {name: getattr(mixer, name) for name in ("query", "key", "value", "output")}
-        linears |= {name: getattr(channel, name) for name in ("gate", "up", "down")}
+        linears |= {name: getattr(channel, name) for name in ("gate", "up", "down") if hasattr(channel, name)}
         norms = {name: getattr(block, name) for name in ("mixer_norm", "channel_norm", "mixer_after", "channel_after")}
         norms |= {"query_norm": mixer.query_norm, "key_norm": mixer.key_norm}
         return native.LayerFields(
             **{name: linear.storage.matrix.address for name, linear in linears.items()},
-            **{name: self._weight_of(norm) for name, norm in norms.items()},
+            **{name: self._norm(norm) for name, norm in norms.items()},
             keys=cache.keys.data.data_ptr(),
             values=cache.values.data.data_ptr(),
             scale=mixer.scale,
             softcap=mixer.plan.softcap or 0.0,
             window=mixer.plan.window or 0,
             angles=self.rotaries.index(rotary) if rotary is not None else -1,
+            residual=native.RESIDUALS[block.plan.residual],
         )
 
-    def _weight_of(self, norm: Any) -> int | None:
+    def _norm(self, norm: Any) -> native.NormFields:
         if norm is None:
-            return None
-        self._kept.append((norm.weight.detach().float() + norm.plan.offset).contiguous())
-        return self._kept[-1].data_ptr()
+            return native.NormFields()
+        plan, bias = norm.plan, getattr(norm, "bias", None)
+        offset = plan.offset if plan.kind == "rms" else 0.0
+        kept = [None if part is None else part.detach().float().contiguous() for part in (norm.weight + offset, bias)]
+        self._kept += [part for part in kept if part is not None]
+        addresses = [None if part is None else part.data_ptr() for part in kept]
+        return native.NormFields(*addresses, plan.epsilon, len(norm.weight), native.NORMS[plan.kind])
 
     def _part(self, program: SiteProgram | None) -> tuple[native.ModelFields, list[KeyValuePool]]:
         """What is computed of the model where a program leaves blocks out, and the memories that see the call's tokens."""
@@ -145,39 +143,30 @@ def _readable(trunk: Trunk, state: State) -> bool:
 def lack(trunk: Trunk) -> str | None:
     """What of a trunk the routines lack, or None."""
     blocks: list[Any] = list(trunk.blocks)
-    if not blocks or not _plain_norm(trunk.norm) or trunk.device.type != "cpu":
-        return "a final root-mean-square norm, on a CPU"
+    if not blocks or trunk.device.type != "cpu":
+        return "blocks on a CPU"
     for block in blocks:
         mixer, channel = block.mixer, block.channel
-        if not isinstance(mixer, Attention) or not isinstance(channel, Gated):
+        if not isinstance(mixer, Attention) or not isinstance(channel, Gated | FeedForward):
             return f"{type(mixer).__name__} with {type(channel).__name__}"
-        if block.plan.residual != "sequential" or not (_plain_norm(block.mixer_norm) and _plain_norm(block.channel_norm)):
-            return f"blocks of the kind {block.plan.residual} with these norms"
-        if not mixer.plan.causal or mixer.plan.query_key_norm == "full" or mixer.plan.head_width % LANES:
+        if block.plan.residual not in native.RESIDUALS:
+            return f"blocks of the kind {block.plan.residual}"
+        if not mixer.plan.causal or mixer.plan.head_width % 2:  # the narrow cache keeps pairs
             return f"attention like {mixer.plan}"
         if channel.plan.activation not in native.ACTIVATIONS:
             return f"the nonlinearity {channel.plan.activation}"
-        if _sizes(block) != _sizes(blocks[0]) or _epsilons(block) != {trunk.norm.plan.epsilon}:  # type: ignore[union-attr]
-            return "blocks of unlike sizes, or norms of unlike epsilons"
+        if _sizes(block) != _sizes(blocks[0]):
+            return "blocks of unlike sizes"
         linears = [module for module in block.modules() if isinstance(module, Linear)]
         if any(not isinstance(linear.storage, NativeStorage) or linear.branches for linear in linears):
             return "linears with branches, or kept in another way"
     return None
 
 
-def _plain_norm(norm: object) -> bool:
-    return isinstance(norm, RMSNorm)
-
-
 def _sizes(block: Any) -> tuple:
     plan, rotary = block.mixer.plan, block.mixer.plan.rotary
-    attention = (plan.heads, plan.key_value_heads, plan.head_width, plan.query_key_norm, plan.norm.epsilon, rotary and rotary.dimensions)
+    attention = (plan.heads, plan.key_value_heads, plan.head_width, rotary.dimensions if rotary else None)
     return (*attention, block.channel.plan.hidden, block.channel.plan.activation)
 
 
-def _epsilons(block: Any) -> set[float]:
-    norms = (block.mixer_norm, block.channel_norm, block.mixer_after, block.channel_after)
-    return {norm.plan.epsilon for norm in norms if norm is not None}
-
-
-assert ctypes.sizeof(native.LayerFields) == 15 * 8 + 4 * 4  # as native/source/api.hpp lays it out
+assert ctypes.sizeof(native.LayerFields) == 7 * 8 + 6 * 32 + 2 * 8 + 6 * 4  # as native/source/api.hpp lays it out

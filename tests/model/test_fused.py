@@ -11,14 +11,19 @@ import torch
 from random_models import GROUPED, SMALL, VOCABULARY, config_of, reference, saved
 
 from steelyard.kernels import native
+from steelyard.model.channels.activations import ACTIVATIONS
+from steelyard.model.channels.feed_forward import FeedForwardPlan
+from steelyard.model.depth.stacked import BlockPlan, StackedPlan
 from steelyard.model.fused import FusedTrunk, fused, lack
+from steelyard.model.inputs.tokens import TokensPlan
 from steelyard.model.linears.native import NativeStorage, go_native
 from steelyard.model.load import load
+from steelyard.model.mixers.attention import AttentionPlan
 from steelyard.model.narrow_state import Narrow
 from steelyard.model.sites import SiteProgram
 from steelyard.model.state import Dense
 from steelyard.model.step import Step
-from steelyard.model.trunk import Trunk
+from steelyard.model.trunk import Trunk, TrunkPlan
 
 HERE = [name for name in native.SETS if native.routines_for(name) is not None]
 pytestmark = pytest.mark.skipif(not HERE, reason=native.absence() or "no C++ routines")
@@ -27,6 +32,7 @@ CAPACITY = 640
 """More than two stretches of keys."""
 WIDE = {"head_dim": 16}
 LLAMA = ("Llama", GROUPED | WIDE)
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 48, "n_layer": 3, "n_head": 3}
 FAMILIES = {
     "llama": LLAMA,
     "one key/value head, odd sizes": ("Llama", SMALL | WIDE | {"num_key_value_heads": 1, "hidden_size": 54, "intermediate_size": 37}),
@@ -38,7 +44,23 @@ FAMILIES = {
     "gemma2, caps and norms after": ("Gemma2", GROUPED | WIDE | {"sliding_window": 65, "query_pre_attn_scalar": 12}),
     "gemma3, two kinds of angles": ("Gemma3Text", GROUPED | WIDE | {"sliding_window": 65, "rope_local_base_freq": 5000.0}),
     "phi3": ("Phi3", GROUPED | {"hidden_size": 96, "pad_token_id": 0}),
+    "olmo2, norms after and over all heads": ("Olmo2", GROUPED | WIDE),
+    "olmo2, each head a key of its own": ("Olmo2", SMALL | {"hidden_size": 60}),
+    "gpt2": ("GPT2", GPT2),
+    "gpt2, exact gelu, odd sizes": ("GPT2", GPT2 | {"n_embd": 54, "n_head": 3, "n_inner": 37, "activation_function": "gelu"}),
+    "gpt2, relu": ("GPT2", GPT2 | {"activation_function": "relu", "scale_attn_by_inverse_layer_idx": True}),
+    "gpt_neox, parts side by side": ("GPTNeoX", SMALL | {"hidden_size": 96, "rotary_pct": 0.25}),
+    "gpt_neox, one after the other": ("GPTNeoX", SMALL | {"hidden_size": 96, "use_parallel_residual": False, "rotary_pct": 1.0}),
+    "gpt_neox, without biases": ("GPTNeoX", SMALL | {"hidden_size": 84, "attention_bias": False, "rotary_pct": 0.45}),
+    "heads of 8 numbers": ("Llama", GROUPED),
+    "heads of 20 numbers": ("Llama", GROUPED | {"head_dim": 20}),
+    "heads of 72 numbers": ("Qwen3", GROUPED | {"head_dim": 72}),
 }
+
+OF_EACH_KIND = ("llama", "olmo2, norms after and over all heads", "gpt2, exact gelu, odd sizes", "gpt_neox, without biases")
+"""Together they have every kind of norm, channel, residual stream and head width."""
+CACHED = (*OF_EACH_KIND, "one key/value head, odd sizes", "mistral, a window", "gemma2, caps and norms after", "heads of 72 numbers")
+"""Every kind of attention."""
 
 
 def trunk_of(kind: str, values: dict, folder) -> Trunk:
@@ -57,6 +79,21 @@ def twin(
     result = fused(trunk, state)
     assert result is not None, lack(trunk)
     return trunk, result
+
+
+def through_a_channel(routines: native.Routines, activation: str, x: torch.Tensor) -> torch.Tensor:
+    """A nonlinearity of each number, out of a whole step: a block whose attention adds nothing and whose channel is one number wide."""
+    block = BlockPlan(AttentionPlan(1, 1, 2), FeedForwardPlan(1, activation, bias=False), before=None)
+    trunk = TrunkPlan(1, TokensPlan(len(x)), StackedPlan((block,)), {}, None).build().requires_grad_(False)
+    trunk.inputs.weight.copy_(x[:, None])
+    for name, weight in trunk.blocks.named_parameters():
+        weight.fill_(1.0 if "channel" in name else 0.0)
+    go_native(trunk, native.Pool(routines, 2))
+    run = fused(trunk, trunk.new_state(1, len(x), Dense()))
+    assert run is not None
+    step = Step((0,), (0,), (len(x),), len(x), torch.device("cpu"), capacity=len(x))
+    with torch.inference_mode():
+        return run(torch.arange(len(x))[None], step, run.state)[0, :, 0].double() - x
 
 
 def steps(trunk, run, state, seed: int) -> list[torch.Tensor]:
@@ -92,7 +129,7 @@ def test_hidden_states_are_the_trunks(tmp_path, family, name):
 
 
 @pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", CACHED)
 def test_a_narrow_cache_rounds_what_attention_multiplies_and_nothing_else(tmp_path, family, name):
     trunk = trunk_of(*FAMILIES[family], tmp_path)
     _, fast = twin(trunk, name=name, storage=Narrow())
@@ -115,8 +152,9 @@ def test_a_narrow_cache_rounds_what_attention_multiplies_and_nothing_else(tmp_pa
 
 @pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("storage", [Dense(), Narrow()], ids=["float32", "bfloat16"])
-def test_what_a_slot_held_before_touches_no_later_token(tmp_path, name, storage):
-    trunk = trunk_of(*FAMILIES["mistral, a window"], tmp_path)
+@pytest.mark.parametrize("family", ["mistral, a window", "heads of 20 numbers"])
+def test_what_a_slot_held_before_touches_no_later_token(tmp_path, family, name, storage):
+    trunk = trunk_of(*FAMILIES[family], tmp_path)
     _, fresh = twin(trunk, name=name, storage=storage)
     _, used = twin(trunk, name=name, storage=storage)
     for pool in used.pools:
@@ -129,8 +167,9 @@ def test_what_a_slot_held_before_touches_no_later_token(tmp_path, name, storage)
 @pytest.mark.parametrize("name", HERE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("storage", [Dense(), Narrow()], ids=["wide", "narrow"])
-def test_a_token_has_the_same_bits_whatever_stands_beside_it_and_however_a_text_is_cut(tmp_path, dtype, name, storage):
-    trunk = trunk_of(*LLAMA, tmp_path)
+@pytest.mark.parametrize("family", OF_EACH_KIND)
+def test_a_token_has_the_same_bits_whatever_stands_beside_it_and_however_a_text_is_cut(tmp_path, dtype, name, storage, family):
+    trunk = trunk_of(*FAMILIES[family], tmp_path)
     whole, fast = twin(trunk, dtype, name, storage=storage)
     single = twin(trunk, dtype, name, threads=1, storage=storage)[1]
     ids = torch.randint(1, VOCABULARY, (3, 530))
@@ -152,6 +191,16 @@ def test_a_token_has_the_same_bits_whatever_stands_beside_it_and_however_a_text_
     assert isinstance(whole.heads["lm"].linear.storage, NativeStorage)
 
 
+@pytest.mark.parametrize("name", HERE)
+def test_nonlinearities_are_pytorchs_at_any_size(name):
+    routines = native.routines_for(name)
+    assert routines is not None
+    x = torch.cat((torch.linspace(-12, 12, 4001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 60.0, -60.0, 1e30, -1e30])))
+    for activation in native.ACTIVATIONS:
+        y, exact = through_a_channel(routines, activation, x), ACTIVATIONS[activation](x.double())
+        assert float(((y - exact).abs() / (1 + exact.abs())).max()) < 5e-7, activation
+
+
 def test_steps_it_cannot_do_go_the_trunks_own_way(tmp_path):
     trunk, fast = twin(trunk_of(*LLAMA, tmp_path))
     ids = torch.randint(1, VOCABULARY, (1, 9))
@@ -163,13 +212,16 @@ def test_steps_it_cannot_do_go_the_trunks_own_way(tmp_path):
 
 
 def test_what_the_routines_lack_is_named(tmp_path):
-    narrow = trunk_of("Llama", GROUPED, tmp_path)  # heads of 8 numbers
-    assert "attention" in str(lack(narrow))
+    odd = trunk_of("GPT2", GPT2 | {"n_embd": 33}, tmp_path)  # heads of 11 numbers
+    assert "attention" in str(lack(odd))
     mixed: Any = twin(trunk_of(*LLAMA, tmp_path / "mixed"))[0]
-    mixed.blocks[1].channel_norm.plan = dataclasses.replace(mixed.blocks[1].channel_norm.plan, epsilon=0.5)
-    assert "epsilons" in str(lack(mixed))
-    gpt2 = trunk_of("GPT2", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}, tmp_path / "gpt2")
-    assert "norm" in str(lack(gpt2))
+    mixed.blocks[1].channel.plan = dataclasses.replace(mixed.blocks[1].channel.plan, activation="relu")
+    assert "unlike" in str(lack(mixed))
+    after: Any = twin(trunk_of(*LLAMA, tmp_path / "after"))[0]
+    after.blocks[2].plan = dataclasses.replace(after.blocks[2].plan, residual="after_residual")
+    assert "after_residual" in str(lack(after))
+    plain = trunk_of(*LLAMA, tmp_path / "plain")
+    assert "kept in another way" in str(lack(plain))
 
 
 @pytest.mark.parametrize("name", HERE)
