@@ -4,24 +4,28 @@
 
 Both sides run in one engine on the file's own blocks: a request asks for its form or does not. An answer under a constraint ends
 where its form ends, the other one is drawn to the same number of tokens. What is compared is the median time from one token to the
-next of an answer (the reading of the prompt is not in it), as the ratio of two neighbouring runs. Drawn from the likeliest tokens
+next of an answer (the reading of the prompt is not in it), as the ratio of two neighbouring runs; and, since such ratios are never
+still on a shared machine, the time spent in the constraints themselves in each step, as a share of a plain step. Drawn from the likeliest tokens
 alone (greedy) nothing but the likeliest token is looked at; at a temperature every token needs a mask. The last line printed is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 import steelyard
 from steelyard.core.hardware import describe, versions
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Token
+from steelyard.generate.constraints.constraint import ConstraintSession
 from steelyard.generate.engine import Engine
 
 RECORD = {
@@ -54,8 +58,29 @@ PROMPT = "Write down, as data, what you know of a guest who booked a room in a h
 STREAMS = ("in full", "briefly", "with all wishes", "with the address", "for three nights", "for a family", "in May", "for a suite")
 
 
-def run(engine: Engine, streams: int, each: Sequence[AnswerSettings]) -> tuple[float, list[int]]:
-    """(median seconds from a token to the next over all answers, tokens of each answer)."""
+class Spent:
+    """Seconds spent so far in the constraints of all answers."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        for name in ("__call__", "permits", "advance"):
+            setattr(ConstraintSession, name, self.clocked(getattr(ConstraintSession, name)))
+
+    def clocked(self, method: Callable) -> Callable:
+        @functools.wraps(method)
+        def timed(*arguments: Any) -> Any:
+            begun = time.perf_counter()
+            try:
+                return method(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - begun
+
+        return timed
+
+
+def run(engine: Engine, streams: int, each: Sequence[AnswerSettings], spent: Spent) -> tuple[float, float, list[int]]:
+    """(median seconds from a token to the next over all answers, and of the constraints' share of them, tokens of each answer)."""
+    inside: list[float] = []
     clocks: list[list[float]] = [[] for _ in range(streams)]
     ended = threading.Semaphore(0)
 
@@ -63,6 +88,8 @@ def run(engine: Engine, streams: int, each: Sequence[AnswerSettings]) -> tuple[f
         def hear(event: Event) -> None:
             if isinstance(event, Token):
                 clock.append(time.perf_counter())
+                if clock is clocks[0]:
+                    inside.append(spent.seconds)
             if isinstance(event, Failure):
                 raise SystemExit(f"an answer failed: {event.message}")
             if isinstance(event, Done):
@@ -76,25 +103,30 @@ def run(engine: Engine, streams: int, each: Sequence[AnswerSettings]) -> tuple[f
     for _ in range(streams):
         ended.acquire()
     gaps = [later - earlier for clock in clocks for earlier, later in zip(clock, clock[1:], strict=False)]
-    return statistics.median(gaps), [len(clock) for clock in clocks]
+    shares = [later - earlier for earlier, later in zip(inside, inside[1:], strict=False)]
+    return statistics.median(gaps), statistics.median(shares), [len(clock) for clock in clocks]
 
 
-def compared(engine: Engine, form: dict, streams: int, temperature: float, tokens: int, rounds: int) -> dict[str, object]:
+def compared(engine: Engine, form: dict, streams: int, temperature: float, tokens: int, rounds: int, spent: Spent) -> dict[str, object]:
     """Milliseconds a token with the form and without, and what it costs in percent: median and range over rounds."""
     pairs = []
     for number in range(rounds + 1):
         under = AnswerSettings(max_tokens=tokens, temperature=temperature, seed=number, token_events=True, constraint=form)  # type: ignore[arg-type]
-        mine, counts = run(engine, streams, [under] * streams)
+        mine, inside, counts = run(engine, streams, [under] * streams, spent)
         free = [AnswerSettings(count, temperature, seed=number, token_events=True, ignore_eos=True) for count in counts]
-        pairs.append((mine, run(engine, streams, free)[0], sum(counts)))
+        pairs.append((mine, run(engine, streams, free, spent)[0], sum(counts), inside))
     pairs = pairs[1:]
-    costs = sorted(100 * (mine / plain - 1) for mine, plain, _ in pairs)
+    costs = sorted(100 * (mine / plain - 1) for mine, plain, *_ in pairs)
+    shares = sorted(100 * inside / plain for _, plain, _, inside in pairs)
     return {
-        "constrained_ms": round(1e3 * statistics.median(mine for mine, _, _ in pairs), 2),
-        "plain_ms": round(1e3 * statistics.median(plain for _, plain, _ in pairs), 2),
+        "constrained_ms": round(1e3 * statistics.median(mine for mine, *_ in pairs), 2),
+        "plain_ms": round(1e3 * statistics.median(plain for _, plain, *_ in pairs), 2),
         "overhead_percent": round(statistics.median(costs), 1),
         "overhead_range": [round(costs[0], 1), round(costs[-1], 1)],
-        "tokens": sum(count for _, _, count in pairs),
+        "inside_ms": round(1e3 * statistics.median(inside for *_, inside in pairs), 3),
+        "inside_percent": round(statistics.median(shares), 1),
+        "inside_range": [round(shares[0], 1), round(shares[-1], 1)],
+        "tokens": sum(count for _, _, count, _ in pairs),
     }
 
 
@@ -107,11 +139,12 @@ def main() -> None:
     options.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
     chosen = options.parse_args()
     results: dict[str, object] = {}
+    spent = Spent()
     with Engine(steelyard.load(chosen.model, dtype="stored"), slots=8, context=1024) as engine:
         for streams in chosen.streams:
             for temperature in chosen.temperatures:
                 for name, form in FORMS.items():
-                    result = compared(engine, form, streams, temperature, chosen.tokens, chosen.rounds)
+                    result = compared(engine, form, streams, temperature, chosen.tokens, chosen.rounds, spent)
                     results[f"{name}, temperature {temperature:g}, {streams} stream{'s' * (streams > 1)}"] = result
                     print(f"{streams} streams  temperature {temperature:g}  {name:16} {result}", flush=True)
     about = {"model": chosen.model, "tokens": chosen.tokens, "rounds": chosen.rounds, "threads": torch.get_num_threads()}
