@@ -63,6 +63,8 @@ CHALLENGES = (
             Figure("prompt_lookup", "lookup", "passes_per_token", "forward passes a token on answers that quote, text unchanged"),
             Figure("self_speculative", "self_speculative", "passes_per_token", "whole passes a token, guessing without every fourth block"),
             Figure("quantize", "int8", "weights", "megabytes of weights in 8 bits, beside bfloat16"),
+            Figure("numerics", "stored", "weights", "megabytes of weights in the file's own blocks, beside bfloat16"),
+            Figure("numerics", "stored", "bits_per_byte", "bits a byte in the file's own blocks, beside bfloat16"),
             Figure("quantize", "int8", "bits_per_byte", "bits a byte in 8 bits, beside bfloat16"),
             Figure("kv_cache", "bits_4", "cache", "megabytes of 8,192 tokens' keys and values in 4 bits, beside float32"),
             Figure("kv_cache", "bits_4", "bits_per_byte", "bits a byte with a cache in 4 bits, beside float32"),

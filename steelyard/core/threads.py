@@ -31,3 +31,16 @@ def apart(function: Callable[[], T]) -> T:
     result = outcome.result()
     thread.join()
     return result
+
+
+def compute_alone() -> None:
+    """PyTorch's operations in the calling thread use no other threads from now on; those of other threads are as they were.
+
+    For a thread whose large products somebody else computes: PyTorch's workers would wait actively between its small operations and
+    take the cores from those who work. (Sampled decoding with the C++ routines took 8.8 ms a token instead of 4.3.)
+    """
+    import torch
+
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)  # for this thread, and for threads that begin to compute after it
+    apart(lambda: torch.set_num_threads(count))  # for the latter, as before

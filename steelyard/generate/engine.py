@@ -21,7 +21,7 @@ import torch
 
 from steelyard.core.errors import BusyError, ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
-from steelyard.core.threads import apart
+from steelyard.core.threads import apart, compute_alone
 from steelyard.generate import sampling
 from steelyard.generate.constraints import constraint
 from steelyard.generate.processors.penalties import Penalties
@@ -360,6 +360,8 @@ class Engine:
 
     def _work(self) -> None:
         try:
+            if all(host.fused is not None and not host.padded for host in self.scheduler.hosts):
+                compute_alone()
             while self._take():
                 try:
                     with torch.inference_mode():

@@ -30,10 +30,11 @@ from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
 from steelyard.core.run import Run
 from steelyard.core.threads import apart
 from steelyard.generate.engine import Engine
+from steelyard.generate.numerics import stays_stored
 from steelyard.generate.offload import Offload, kept
 from steelyard.generate.spec import EngineSpec, native_type
 from steelyard.model.linears.lora import branches, merge
-from steelyard.model.load import load
+from steelyard.model.load import STORED, load
 from steelyard.model.model import Model
 from steelyard.train.steps import pull, weight_levers
 
@@ -148,7 +149,7 @@ class ArmOpener:
     def __init__(self, run: Run):
         self.references = References(run.say)
         self.run = dataclasses.replace(run, resolve=self.references)
-        self._models: dict[tuple[str, Offload | None], Model] = {}
+        self._models: dict[tuple[str, Offload | None, bool], Model] = {}
 
     def find(self, arm: Arm) -> None:
         """Sees that the models and documents an arm names are there; what is known and absent is downloaded now."""
@@ -201,21 +202,21 @@ class ArmOpener:
         self.references.close()
         self._models.clear()
 
-    def _base(self, arm: Arm, streamed: Offload | None = None) -> Model:
+    def _base(self, arm: Arm, streamed: Offload | None = None, stored: bool = False) -> Model:
         if not isinstance(arm.source, ModelSource):
             raise UnsupportedError(
                 "new models cannot be weighed yet", do="Make it first (`steelyard make`), then name its directory as `base`."
             )
-        key = (arm.source.name, streamed)
+        key = (arm.source.name, streamed, stored)
         if key not in self._models:
             self._models = {}  # one source at a time: memory
-            self._models[key] = _opened(arm.source.name, streamed)
+            self._models[key] = load(arm.source.name, STORED) if stored else _opened(arm.source.name, streamed)
         return self._models[key]
 
     def _weights(self, arm: Arm, levers: Sequence[Lever], seed: int) -> Model:
         """The model after all weight levers; made once, then read from the run's directory."""
         pulled, streamed = weight_levers(levers), kept(levers)
-        base = self._base(arm, None if pulled else streamed)
+        base = self._base(arm, None if pulled else streamed, stays_stored(levers) and not pulled)
         if not pulled:
             return base
         key = digest([base.fingerprint, [lever.fingerprint for lever in pulled], seed if is_trained(arm) else None])

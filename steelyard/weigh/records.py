@@ -69,11 +69,16 @@ class Key:
         return hashlib.sha256(value.encode()).hexdigest()[:32]
 
 
+LATER = {"constraint": None, "seconds": None, "tenant": ""}
+"""Settings that answers got later, and their usual values: records from before there were any still count."""
+
+
 def content_digest(request: Ask | Choose | Read) -> str:
     """Digest of what is put to an arm: conversation and settings, continuations, or text."""
     content = dataclasses.asdict(request)
-    if "settings" in content and content["settings"]["constraint"] is None:  # records from before there were constraints still count
-        del content["settings"]["constraint"]
+    for name, usual in LATER.items():
+        if "settings" in content and content["settings"][name] == usual:
+            del content["settings"][name]
     return digest([type(request).__name__, content])
 
 

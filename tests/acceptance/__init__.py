@@ -26,5 +26,6 @@ NAMES = (
     "beam",
     "kv_cache",
     "offload",
+    "numerics",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

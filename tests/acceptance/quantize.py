@@ -74,11 +74,11 @@ def run(bench: Bench) -> Finding:
     )
 
 
-def fewer(before: float, after: float) -> Cell:
+def fewer(before: float, after: float, arm: str = "int8") -> Cell:
     """Bytes of all weights as the engines held them: a count, so there is no interval to speak of."""
     change = after - before
     return Cell(
-        "int8", "", "memory", "weights", "MB", False, before, None, after, None, change, change, change, 1, False,
+        arm, "", "memory", "weights", "MB", False, before, None, after, None, change, change, change, 1, False,
         "better" if change < 0 else "worse", note="a count, not an estimate",
     )  # fmt: skip
 
