@@ -89,7 +89,7 @@ def test_a_conversation_that_goes_on_reuses_what_it_can_and_says_the_same(crowde
 def test_a_text_that_shares_only_its_beginning_is_read_anew_and_says_the_same(crowded, lonely):
     crowded.slots.held.clear()
     alone(crowded, generation(MODEL, words(500), WANTED, Heard(), crowded.context))
-    crowded.slots.held = {slot: held for slot, held in crowded.held.items() if held}
+    crowded.slots.held = {slot: held for slot, held in crowded.slots.held.items() if held.tokens}
     other = [*words(500)[:300], *words(20, 5)]
     heard = Heard()
     request = generation(MODEL, other, WANTED, heard, crowded.context)

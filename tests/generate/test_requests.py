@@ -461,17 +461,17 @@ def test_processors_work_in_the_order_of_their_kind_and_then_of_the_list(model):
 def test_a_step_that_cannot_be_computed_is_told_to_those_in_it_and_the_engine_goes_on(model):
     with Engine(model, slots=2) as engine:
         (before,) = engine.generate(["abc"], max_tokens=4)
-        forward = engine.scheduler.trunk.forward
+        run = engine.scheduler.host.run
 
         def broken(*arguments):
             raise RuntimeError("out of memory")
 
-        engine.scheduler.trunk.forward = broken
+        engine.scheduler.host.run = broken
         with pytest.raises(SteelyardError, match="out of memory"):
             engine.generate(["abc"], max_tokens=4)
         with pytest.raises(SteelyardError, match="out of memory"):
             engine.score([("a", "b")])
-        engine.scheduler.trunk.forward = forward
+        engine.scheduler.host.run = run
         assert engine.generate(["abc"], max_tokens=4)[0].text == before.text
         assert all_slots_free(engine)
 
