@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from steelyard.model.linears.blocks import BlockStorage
+from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.model import Model
 from steelyard.model.trunk import Trunk
@@ -26,6 +27,8 @@ def release(model: Model, running: Trunk) -> None:
         storage = module.storage if isinstance(module, Linear) else None
         if isinstance(storage, DenseStorage) and storage.weight is not table:
             storage.weight = nn.Parameter(torch.empty_like(storage.weight, device="meta"), requires_grad=False)
+        if isinstance(storage, Int8Storage):
+            storage.weight = torch.empty_like(storage.weight, device="meta")
         if isinstance(storage, BlockStorage):
             storage.data = torch.empty_like(storage.data, device="meta")
     if isinstance(kept, BlockStorage) and kept is not running.inputs.kept:
