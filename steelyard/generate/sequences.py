@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import time
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class TextStream:
         return 0
 
 
-class Sequence:
+class Sequence(abc.ABC):
     """Tokens on their way through the trunk.
 
     Attributes:
@@ -115,9 +116,9 @@ class Sequence:
         self.timing = Timing()
 
     @property
+    @abc.abstractmethod
     def read_until(self) -> int:
         """Tokens to read before anything else can happen."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how far it reads")
 
     @property
     def reusable(self) -> int:
@@ -129,11 +130,13 @@ class Sequence:
         """Whether its time is up."""
         return self.seconds is not None and time.perf_counter() - self.timing.submitted > self.seconds
 
+    @abc.abstractmethod
     def fail(self, message: str) -> None:
-        raise NotImplementedError(f"{type(self).__name__} does not say how it fails")
+        """Ends with a failure."""
 
+    @abc.abstractmethod
     def stop_early(self, reason: Literal["cancelled", "timeout"]) -> None:
-        raise NotImplementedError(f"{type(self).__name__} does not say how it stops")
+        """Ends before its end, as somebody asked for or as its time is up."""
 
     def cancel(self) -> None:
         """Asks for an end; the slot is freed before the next step."""
