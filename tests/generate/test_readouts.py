@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_engines import Heard, generation, run_all, scheduler, talker
+from tiny_engines import Heard, generation, run_all, said_by, scheduler, talker
 
 from steelyard.core import levers
 from steelyard.core.errors import RecipeError, SteelyardError
@@ -255,17 +255,6 @@ def made(kind: str, weak: Model, **changes) -> Contrastive | Dola:
     return Contrastive(amateur=beside(weak), **changes) if kind == "contrastive" else Dola(layers=(1, 3), **changes)
 
 
-def said(spec: EngineSpec, model: Model, requests, apart: bool = False) -> list[tuple]:
-    turns, heard = scheduler(spec), [Heard() for _ in requests]
-    for (prompt, wanted), ear in zip(requests, heard, strict=True):
-        turns.add(generation(model, prompt, wanted, ear, CONTEXT))
-        if apart:
-            run_all(turns)
-            turns.slots.held.clear()
-    run_all(turns)
-    return [ear.said for ear in heard]
-
-
 def requests_of(dice: random.Random, count: int) -> list[tuple[list[int], AnswerSettings]]:
     out = []
     for _ in range(count):
@@ -280,9 +269,9 @@ def requests_of(dice: random.Random, count: int) -> list[tuple[list[int], Answer
 def test_the_text_does_not_depend_on_what_else_runs_or_is_guessed(model, weak, kind):
     spec = made(kind, weak).decode(EngineSpec(model, deterministic=True, slots=3, context=CONTEXT, dtype="float32"))
     requests = requests_of(random.Random(4), 9)
-    plain = said(spec, model, requests, apart=True)
-    assert plain == said(spec, model, requests)
-    guessed = said(PromptLookup(shortest=1).decode(spec), model, requests)
+    plain = said_by(spec, model, requests, CONTEXT, apart=True)
+    assert plain == said_by(spec, model, requests, CONTEXT)
+    guessed = said_by(PromptLookup(shortest=1).decode(spec), model, requests, CONTEXT)
     assert [(text, [token.id for token in tokens]) for text, tokens, _ in guessed] == [
         (text, [token.id for token in tokens]) for text, tokens, _ in plain
     ]
@@ -292,7 +281,7 @@ def test_the_text_does_not_depend_on_what_else_runs_or_is_guessed(model, weak, k
 def test_the_readable_kernels_say_the_same(model, weak, kind):
     requests = requests_of(random.Random(6), 4)
     spec = made(kind, weak).decode(EngineSpec(model, dtype="float32", context=CONTEXT))
-    fast, readable = (said(dataclasses.replace(spec, kernels=kernels), model, requests) for kernels in ("auto", "reference"))
+    fast, readable = (said_by(dataclasses.replace(spec, kernels=kernels), model, requests, CONTEXT) for kernels in ("auto", "reference"))
     assert [text for text, _, _ in fast] == [text for text, _, _ in readable]
 
 

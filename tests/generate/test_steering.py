@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from tiny_engines import Heard, generation, run_all, scheduler, talker
+from tiny_engines import said_by, talker
 
 from steelyard.core import levers
 from steelyard.core.errors import DataError, ModelFileError, RecipeError, SteelyardError
@@ -209,19 +209,9 @@ def test_the_text_does_not_depend_on_what_else_runs_or_is_guessed(model, pairs):
         prompt = [dice.randrange(256) for _ in range(dice.randint(1, 8))] * dice.randint(1, 5)
         requests.append((prompt, AnswerSettings(max_tokens=16, temperature=dice.choice([0, 0.9]), token_events=True, ignore_eos=True)))
 
-    def said(spec: EngineSpec, apart: bool) -> list[tuple]:
-        turns, heard = scheduler(spec), [Heard() for _ in requests]
-        for (prompt, wanted), ear in zip(requests, heard, strict=True):
-            turns.add(generation(model, prompt, wanted, ear, CONTEXT))
-            if apart:
-                run_all(turns)
-                turns.slots.held.clear()
-        run_all(turns)
-        return [ear.said for ear in heard]
-
-    assert said(spec, apart=True) == said(spec, apart=False)
-    assert [text for text, _, _ in said(PromptLookup(shortest=1).decode(spec), apart=False)] == [
-        text for text, _, _ in said(spec, apart=False)
+    assert said_by(spec, model, requests, CONTEXT, apart=True) == said_by(spec, model, requests, CONTEXT)
+    assert [text for text, _, _ in said_by(PromptLookup(shortest=1).decode(spec), model, requests, CONTEXT)] == [
+        text for text, _, _ in said_by(spec, model, requests, CONTEXT)
     ]
 
 

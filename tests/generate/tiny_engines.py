@@ -106,6 +106,18 @@ def alone(turns: Scheduler, request: Generation) -> None:
     run_all(turns)
 
 
+def said_by(spec: EngineSpec, model: Model, requests: Sequence[tuple], context: int, apart: bool = False) -> list[tuple]:
+    """What answers to (prompt, settings) say: all under way at once, or each with nothing left over from those before it."""
+    turns, heard = scheduler(spec), [Heard() for _ in requests]
+    for (prompt, wanted), ear in zip(requests, heard, strict=True):
+        turns.add(generation(model, prompt, wanted, ear, context))
+        if apart:
+            run_all(turns)
+            turns.slots.held.clear()
+    run_all(turns)
+    return [ear.said for ear in heard]
+
+
 class Script:
     """A processor that makes the answer say given tokens, after its prompt, whatever the model thinks.
 
