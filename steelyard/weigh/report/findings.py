@@ -13,7 +13,7 @@ SMALL_MODEL = 1_000_000_000  # parameters; below this, abilities that larger mod
 
 @dataclass(frozen=True)
 class Finding:
-    """What one arm did: its primary results, then its other headline results by verdict."""
+    """What one arm did: its primary results, then its other headline results by verdict. `planted`: it is the weighing's own defect."""
 
     arm: str
     summary: ArmSummary
@@ -24,6 +24,7 @@ class Finding:
     same: list[Cell] = field(default_factory=list)
     open: list[Cell] = field(default_factory=list)
     mute: list[Cell] = field(default_factory=list)
+    planted: bool = False
 
 
 def findings(report: Report) -> list[Finding]:
@@ -39,7 +40,8 @@ def _finding(report: Report, arm: str, cells: list[Cell]) -> Finding:
     mute = [cell for cell in rest if cell.verdict in ("floor", "not measurable")]
     primary = [cell for cell in cells if cell.primary]
     summary = report.arms[arm]
-    return Finding(arm, summary, change_text(report, arm), primary, by["better"], by["worse"], same, by["underpowered"], mute)
+    planted = any("planted_defect" in lever for lever in summary.levers)
+    return Finding(arm, summary, change_text(report, arm), primary, by["better"], by["worse"], same, by["underpowered"], mute, planted)
 
 
 @dataclass(frozen=True)

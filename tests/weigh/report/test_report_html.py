@@ -267,6 +267,15 @@ def test_a_failed_check_is_told_before_the_findings():
     assert shown.index("failed. Missed") < shown.index("quantize(bits=8)")
 
 
+def test_an_arm_that_is_the_planted_defect_says_so_and_one_without_a_primary_result_says_that():
+    report = example_report()
+    bare = [dataclasses.replace(cell, primary=False) for cell in report.cells]
+    shown = plain_text(read(page(dataclasses.replace(report, cells=bare))))
+    others = len(report.arms) - 1
+    assert shown.count("Planted on purpose") == 1
+    assert shown.count("No primary result was named") == others - 1
+
+
 def test_the_page_is_the_same_every_time(text):
     assert page(example_report()) == text
 
