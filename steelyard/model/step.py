@@ -72,6 +72,41 @@ class Step:
         return self._cache[key]
 
     @property
+    def carry(self) -> dict[str, Any]:
+        """What an earlier part leaves for a later one of the same call (RWKV's first values, a halting mask)."""
+        return self.cached("carry", dict)
+
+    @property
+    def losses(self) -> list[tuple[str, Tensor]]:
+        """What parts want to be smaller besides the loss of the text, already weighted: (name, scalar), gathered in training."""
+        return self.cached("losses", list)
+
+    @property
+    def real(self) -> Tensor | None:
+        """Which tokens are no padding, bool [b, t]; None where all are."""
+        return self.cached("real", self._real)
+
+    def _real(self) -> Tensor | None:
+        if self.segments is not None:
+            return None if bool((self.segments >= 0).all()) else self.segments >= 0
+        if min(self.lengths) == self.time:
+            return None
+        lengths = torch.tensor(self.lengths, device=self.device)
+        return torch.arange(self.time, device=self.device) < lengths[:, None]
+
+    @property
+    def begins(self) -> Tensor | None:
+        """Which tokens are the first of a document that others precede on the line, bool [b, t]; None where there is one document a line."""
+        return self.cached("begins", self._begins)
+
+    def _begins(self) -> Tensor | None:
+        if self.segments is None:
+            return None
+        begins = torch.zeros_like(self.segments, dtype=torch.bool)
+        begins[:, 1:] = self.segments[:, 1:] != self.segments[:, :-1]
+        return begins if bool(begins.any()) else None
+
+    @property
     def positions(self) -> Tensor:
         """Absolute position of every token, int64 [b, t]; within its document where there are segments."""
         return self.cached("positions", self._positions)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +17,19 @@ from steelyard.model.depth.stacked import StackedPlan
 from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.inputs.tokens import TokensPlan
+from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.linears.packed import PackedStorage
 from steelyard.model.linears.streamed import StreamedStorage, readers
 from steelyard.model.norms import NormPlan
 from steelyard.model.state import State, Storage
 from steelyard.model.step import Step
+
+
+class LinearsPlan(Protocol):
+    """Settings of a storage for linears."""
+
+    def storage(self, inputs: int, outputs: int, bias: bool) -> nn.Module: ...
 
 
 @dataclass(frozen=True)
@@ -35,14 +43,16 @@ class TrunkPlan:
         heads: by name (`lm`, `pool`).
         norm: the final norm, or None.
         context: most tokens of a text the model was made for.
+        linears: how the blocks' maps keep their weights, or None for floats.
     """
 
     width: int
-    inputs: TokensPlan
-    depth: StackedPlan
-    heads: Mapping[str, LMHeadPlan | PoolPlan]
+    inputs: TokensPlan | Any
+    depth: StackedPlan | Any
+    heads: Mapping[str, LMHeadPlan | PoolPlan | Any]
     norm: NormPlan | None = field(default_factory=NormPlan)
     context: int = 2048
+    linears: LinearsPlan | None = None
 
     def build(self) -> Trunk:
         return Trunk(self)
@@ -63,8 +73,12 @@ class Trunk(nn.Module):
         self.norm = plan.norm.build(plan.width) if plan.norm else None
         heads = {}
         for name, head in plan.heads.items():
-            heads[name] = head.build(plan.width, self.inputs.weight) if isinstance(head, LMHeadPlan) else head.build(plan.width)
+            heads[name] = head.build(plan.width) if isinstance(head, PoolPlan) else head.build(plan.width, self.inputs.weight)
         self.heads = nn.ModuleDict(heads)
+        if plan.linears is not None:
+            for module in self.blocks.modules():
+                if isinstance(module, Linear):
+                    module.storage = plan.linears.storage(module.inputs, module.outputs, module.bias is not None)
 
     @property
     def device(self) -> torch.device:

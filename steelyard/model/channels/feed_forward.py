@@ -6,12 +6,18 @@ y = down(activation(up(x)))   (Transformer, arXiv:1706.03762, eq. 2). Cost: 2 * 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.model.channels.activations import ACTIVATIONS, activate
 from steelyard.model.linears.linear import Linear
+from steelyard.model.parts import PartLever
 from steelyard.model.step import Step
+
+if TYPE_CHECKING:
+    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -38,3 +44,22 @@ class FeedForward(nn.Module):
 
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
         return self.down(activate(self.activation, self.up(x_btd, step), step.deterministic), step)
+
+
+class FeedForwardLever(PartLever):
+    """The plain channel of a new decoder."""
+
+    name: ClassVar[str] = "feed_forward"
+    idea: ClassVar[str] = "Each token passes through a wide layer with a nonlinearity, as in the first transformers."
+    equation: ClassVar[str] = "y = W_down gelu(W_up x + b) + c"
+    paper: ClassVar[str] = "arXiv:1706.03762"
+    cost: ClassVar[str] = "4 width hidden operations a token"
+    identity: ClassVar[Any] = "there is none: another channel in the place of the gated one"
+    place: ClassVar[Any] = "channel"
+
+    hidden: int | None = Field(None, ge=1, le=2**20, description="inner width; unset: 4 times the width")
+    activation: Literal["gelu", "relu", "silu"] = Field("gelu", description="nonlinearity")
+    bias: bool = Field(True, description="add a learned constant to each map")
+
+    def plan(self, decoder: DecoderPlan, layer: int) -> FeedForwardPlan:
+        return FeedForwardPlan(self.hidden or 4 * decoder.width, self.activation, self.bias)

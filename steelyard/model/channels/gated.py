@@ -6,13 +6,19 @@ y = down(activation(gate(x)) * up(x))   (GLU variants, arXiv:2002.05202). Cost: 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.model.channels.activations import ACTIVATIONS, activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.parts import PartLever
 from steelyard.model.step import Step
+
+if TYPE_CHECKING:
+    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -43,3 +49,21 @@ class Gated(nn.Module):
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
         gate, up = together(x_btd, step, (self.gate, self.up))
         return self.down(activate(self.activation, gate, step.deterministic) * up, step)
+
+
+class GatedLever(PartLever):
+    """The gated channel of a new decoder."""
+
+    name: ClassVar[str] = "gated"
+    idea: ClassVar[str] = "Each token passes through a wide layer in which one map decides how much of another passes on."
+    equation: ClassVar[str] = "y = W_down (silu(W_gate x) * W_up x)"
+    paper: ClassVar[str] = "arXiv:2002.05202"
+    cost: ClassVar[str] = "6 width hidden operations a token"
+    identity: ClassVar[Any] = "there is none: it is what new decoders have unless they say otherwise"
+    place: ClassVar[Any] = "channel"
+
+    hidden: int | None = Field(None, ge=1, le=2**20, description="inner width; unset: 8/3 of the width, rounded up to 32s")
+    activation: Literal["silu", "gelu", "relu"] = Field("silu", description="nonlinearity of the gate")
+
+    def plan(self, decoder: DecoderPlan, layer: int) -> GatedPlan:
+        return GatedPlan(self.hidden or -(-decoder.width * 8 // 3 // 32) * 32, self.activation)

@@ -6,13 +6,19 @@ logits = softcap * tanh((W h + b) * scale / softcap); the cap only where a famil
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.model.linears.linear import Linear
+from steelyard.model.parts import PartLever
 from steelyard.model.step import Step
+
+if TYPE_CHECKING:
+    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -48,3 +54,21 @@ class LMHead(nn.Module):
 def log_probabilities(logits: Tensor) -> Tensor:
     """float32 log-softmax over the last dimension."""
     return F.log_softmax(logits.float(), -1)
+
+
+class LMHeadLever(PartLever):
+    """The next token's head of a new decoder."""
+
+    name: ClassVar[str] = "lm"
+    idea: ClassVar[str] = "The last vector is compared with every token's; how well they agree is how likely that token is to come next."
+    equation: ClassVar[str] = "p = softmax(E x)"
+    paper: ClassVar[str] = "arXiv:1706.03762; tied tables arXiv:1608.05859"
+    cost: ClassVar[str] = "2 vocabulary width operations a token"
+    identity: ClassVar[Any] = "there is none: it is what new decoders have unless they say otherwise"
+    place: ClassVar[Any] = "head"
+
+    softcap: float | None = Field(None, gt=0, description="logits stay within this; unset: they are free")
+
+    def plan(self, decoder: DecoderPlan, layer: int) -> LMHeadPlan:
+        assert decoder.vocabulary is not None
+        return LMHeadPlan(decoder.vocabulary, decoder.tied, self.softcap)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import ContextLengthError
 from steelyard.model.norms import NormPlan
+from steelyard.model.parts import PartLever
 from steelyard.model.step import Step
+
+if TYPE_CHECKING:
+    from steelyard.model.new import DecoderPlan
 
 
 class RowStorage(Protocol):
@@ -88,3 +93,21 @@ class Tokens(nn.Module):
         if self.types is not None:
             x = x + self.types[0].to(x.dtype)
         return x if self.norm is None else self.norm(x)
+
+
+class TokensLever(PartLever):
+    """A table of vectors as a new decoder's inputs."""
+
+    name: ClassVar[str] = "tokens"
+    idea: ClassVar[str] = "Each token is a row of a learned table; with `learned` positions a row of a second table tells where it stands."
+    equation: ClassVar[str] = "x_t = E[id_t] (+ P[t])"
+    paper: ClassVar[str] = "arXiv:1706.03762"
+    cost: ClassVar[str] = "vocabulary times width weights; nothing to compute"
+    identity: ClassVar[Any] = "there is none: it is what new decoders have unless they say otherwise"
+    place: ClassVar[Any] = "inputs"
+
+    positions: Literal["none", "learned"] = Field("none", description="learned positions; none where the mixer tells them")
+
+    def plan(self, decoder: DecoderPlan, layer: int) -> TokensPlan:
+        assert decoder.vocabulary is not None
+        return TokensPlan(decoder.vocabulary, positions=decoder.context if self.positions == "learned" else 0)

@@ -12,18 +12,24 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from steelyard.core.errors import RecipeError
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.rotary import Rotary
 from steelyard.model.norms import NormPlan
+from steelyard.model.parts import PartLever
 from steelyard.model.state import KeyValuePool, Storage
 from steelyard.model.step import Step
+
+if TYPE_CHECKING:
+    from steelyard.model.new import DecoderPlan
 
 QUERY_TILE = 8
 """Matrix libraries treat the last few rows of a product apart, with another order of summation; deterministic calls therefore fill
@@ -163,3 +169,62 @@ class Attention(nn.Module):
         weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
         mixed = (weights @ v_bksd.float())[:, :, : groups * t]
         return mixed.reshape(b, h, t, d).to(q_bhtd.dtype)
+
+    def mixing_flops(self, time: int) -> int:
+        """Forward operations of scores and sums over a text of `time` tokens, besides its maps'."""
+        window = self.plan.window or time
+        seen = (
+            min(window, time) * (time - min(window, time)) + min(window, time) * (min(window, time) + 1) // 2
+            if self.causal
+            else time * time
+        )
+        return 4 * seen * self.plan.heads * self.plan.head_width
+
+
+class AttentionLever(PartLever):
+    """Attention as a new decoder's mixer."""
+
+    name: ClassVar[str] = "attention"
+    idea: ClassVar[str] = (
+        "Every token looks at all earlier ones and takes a mean of their values, weighted by how well its query meets their keys. "
+        "It recalls anything in the context, at a cost that grows with the square of the text's length and a memory that grows with it."
+    )
+    equation: ClassVar[str] = "y = softmax(Q K^T / sqrt(d)) V"
+    paper: ClassVar[str] = "arXiv:1706.03762; grouped queries arXiv:2305.13245, rotary positions arXiv:2104.09864"
+    cost: ClassVar[str] = (
+        "4 t width operations a token after t tokens besides its maps; memory 2 key_value_heads head_width numbers a token"
+    )
+    identity: ClassVar[Any] = "there is none: it is what new decoders have unless they say otherwise"
+    place: ClassVar[Any] = "mixer"
+
+    heads: int | None = Field(None, ge=1, le=4096, description="query heads; unset: one for 64 of the width, at least 2")
+    key_value_heads: int | None = Field(None, ge=1, le=4096, description="heads of keys and values; unset: as many as query heads")
+    head_width: int | None = Field(None, ge=1, le=4096, description="of one head; unset: width / heads")
+    positions: Literal["rotary", "none"] = Field("rotary", description="how positions are told; none where the inputs tell them")
+    base: float = Field(10000.0, gt=1, description="slowest wavelength of rotary positions, in tokens / 2 pi")
+    window: int | None = Field(None, ge=1, description="tokens a query may look back, itself included; unset: all")
+
+    def plan(self, decoder: DecoderPlan, layer: int) -> AttentionPlan:
+        heads = self.heads or fitting_heads(decoder.width)
+        head_width = self.head_width or decoder.width // heads
+        if self.head_width is None and decoder.width % heads:
+            raise RecipeError(
+                f"`attention`: {heads} heads do not divide the width {decoder.width}", do="Change one of them, or set `head_width`."
+            )
+        key_value_heads = self.key_value_heads or heads
+        if heads % key_value_heads:
+            raise RecipeError(f"`attention`: {key_value_heads} key/value heads do not divide {heads} heads", do="Change one of them.")
+        if self.positions == "rotary" and head_width % 2:
+            raise RecipeError(f"`attention`: rotary positions turn pairs, but a head is {head_width} wide", do="Make it even.")
+        if self.window is not None and self.window > decoder.context:
+            raise RecipeError(
+                f"`attention`: the window of {self.window} tokens is longer than the context of {decoder.context}", do="Leave `window` out."
+            )
+        rotary = Rotary(head_width, self.base) if self.positions == "rotary" else None
+        return AttentionPlan(heads, key_value_heads, head_width, rotary=rotary, window=self.window)
+
+
+def fitting_heads(width: int) -> int:
+    """The number of heads that makes them about 64 wide, a divisor of the width: at least 2 where the width is even."""
+    wished = max(2 if width % 4 == 0 else 1, round(width / 64))
+    return next(heads for heads in range(wished, 0, -1) if width % heads == 0 and (width // heads) % 2 == 0 or heads == 1)

@@ -1,0 +1,199 @@
+"""A decoder before it has weights: what `new:` in a recipe says, and the levers that shape it.
+
+new: {mixer: {mamba: {state: 16}}, width: 256, depth: 6}      every block the same
+new: {mixer: [attention, mamba, mamba], depth: 6}             layer by layer; the list repeats until the depth is reached
+
+A part of a decoder (a mixer, a channel, a way to stack blocks, ...) is a `PartLever`: its settings are what a person chooses, `plan`
+turns them into the exact plan that a trunk is built from. Parts of other packages are found like all levers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import pydantic
+import torch
+from pydantic import Field
+
+from steelyard.core import levers as registry
+from steelyard.core.errors import RecipeError, SteelyardError
+from steelyard.model.depth.stacked import BlockPlan
+from steelyard.model.norms import NormPlan
+from steelyard.model.parts import PartLever
+from steelyard.model.trunk import Trunk, TrunkPlan
+
+DEFAULTS: Mapping[str, str] = {"mixer": "attention", "channel": "gated", "stack": "stacked", "inputs": "tokens", "head": "lm"}
+"""The part a plan has where it names none."""
+
+NONE = "none"
+
+
+class TokenizerSettings(pydantic.BaseModel):
+    """The tokenizer of a new model: trained on a corpus, or another model's."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["bpe", "unigram", "characters", "bytes"] = Field("bpe", description="how text is cut")
+    vocabulary: int | None = Field(None, ge=2, le=2**24, description="tokens, of bpe and unigram; unset: 4096")
+    data: str | None = Field(None, description="what it is trained on; bytes need none")
+    special: tuple[str, ...] = Field((), description="special tokens besides the end of text")
+    model: str | None = Field(None, description="take this model's tokenizer instead")
+
+    @pydantic.model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.model is not None and (self.vocabulary or self.data or self.special or "kind" in self.model_fields_set):
+            raise ValueError("`model` names a tokenizer that is there; leave the other keys out")
+        if self.model is None and self.kind != "bytes" and self.data is None:
+            raise ValueError(f"a tokenizer of kind {self.kind} is trained: name its `data`")
+        return self
+
+
+class DecoderPlan(pydantic.BaseModel):
+    """What a new decoder is to be."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    width: int = Field(128, ge=1, le=2**17, description="of the residual stream")
+    depth: int = Field(4, ge=1, le=1024, description="blocks")
+    context: int = Field(256, ge=1, le=2**24, description="most tokens of a text")
+    mixer: tuple[PartLever, ...] = Field((), description="mixes tokens; a list repeats over the layers", validate_default=True)
+    channel: tuple[PartLever | None, ...] = Field((), description="transforms each token; `none` leaves it out", validate_default=True)
+    stack: PartLever = Field("stacked", description="how blocks follow each other", validate_default=True)  # type: ignore[assignment]
+    inputs: PartLever = Field("tokens", description="ids to vectors", validate_default=True)  # type: ignore[assignment]
+    head: PartLever = Field("lm", description="vectors to predictions", validate_default=True)  # type: ignore[assignment]
+    linears: PartLever | None = Field(None, description="how the maps inside blocks keep their weights; unset: floats")
+    norm: Literal["rms", "layer"] = Field("rms", description="normalisation")
+    tied: bool = Field(True, description="the head shares the token table")
+    initial: float = Field(0.02, gt=0, le=1, description="standard deviation of new weights")
+    vocabulary: int | None = Field(None, ge=1, le=2**24, description="rows of the token table; unset: the tokenizer's")
+    tokenizer: TokenizerSettings = Field(TokenizerSettings(kind="bytes"), description="a kind with its data, or a model's")
+
+    @pydantic.field_validator("mixer", "channel", mode="before")
+    @classmethod
+    def _parts(cls, value: Any, info: pydantic.ValidationInfo) -> tuple[PartLever | None, ...]:
+        place = str(info.field_name)
+        if place == "channel" and value in ((), [], None):
+            mixers = info.data.get("mixer", ())
+            return tuple(None if mixer.alone else part_of("gated", place) for mixer in mixers)
+        entries = value if isinstance(value, list | tuple) else [value]
+        return tuple(
+            None if entry in (NONE, None) and place == "channel" else part_of(entry, place) for entry in entries or [DEFAULTS[place]]
+        )
+
+    @pydantic.field_validator("stack", "inputs", "head", "linears", mode="before")
+    @classmethod
+    def _part(cls, value: Any, info: pydantic.ValidationInfo) -> PartLever | None:
+        return None if value is None else part_of(value, str(info.field_name))
+
+    def with_part(self, part: PartLever) -> DecoderPlan:
+        """The plan with one part replaced; blocks of a mixer that stands alone lose a channel that nobody asked for."""
+        changes: dict[str, Any] = {part.place: (part,) if part.place in ("mixer", "channel") else part}
+        if part.place == "mixer" and "channel" not in self.model_fields_set:
+            changes["channel"] = (None if part.alone else part_of("gated", "channel"),)
+        changed = self.model_copy(update=changes)
+        changed.__pydantic_fields_set__.discard("channel") if part.place == "mixer" and "channel" not in self.model_fields_set else None
+        return changed
+
+    def mixer_of(self, layer: int) -> PartLever:
+        return self.mixer[layer % len(self.mixer)]
+
+    def channel_of(self, layer: int) -> PartLever | None:
+        return self.channel[layer % len(self.channel)]
+
+    @property
+    def norm_plan(self) -> NormPlan:
+        return NormPlan(self.norm, 1e-5, bias=self.norm == "layer")
+
+    def block(self, layer: int) -> BlockPlan:
+        """The exact plan of one block."""
+        channel = self.channel_of(layer)
+        return BlockPlan(self.mixer_of(layer).plan(self, layer), channel.plan(self, layer) if channel else None, before=self.norm_plan)
+
+    def trunk(self, vocabulary: int) -> TrunkPlan:
+        """The exact plan of the whole.
+
+        Args:
+            vocabulary: the tokenizer's tokens.
+
+        Raises:
+            RecipeError: parts that do not fit each other or the sizes.
+        """
+        if self.vocabulary is not None and self.vocabulary < vocabulary:
+            raise RecipeError(
+                f"`vocabulary` is {self.vocabulary}, but the tokenizer has {vocabulary} tokens", do="Raise it, or leave it out."
+            )
+        sized = self.model_copy(update={"vocabulary": self.vocabulary or vocabulary})
+        return TrunkPlan(
+            self.width,
+            sized.inputs.plan(sized, 0),
+            sized.stack.plan(sized, 0),
+            {"lm": sized.head.plan(sized, 0)},
+            self.norm_plan,
+            self.context,
+            sized.linears.plan(sized, 0) if sized.linears else None,
+        )
+
+    def check(self) -> None:
+        """Builds the whole without memory, so that what does not fit is told before anything is spent.
+
+        Raises:
+            RecipeError: see `trunk`.
+        """
+        with torch.device("meta"):
+            self.trunk(min(self.vocabulary or 512, 512)).build()
+
+    def written(self) -> dict[str, Any]:
+        """The plan as a recipe would say it, every default filled in."""
+        out: dict[str, Any] = {}
+        for key in type(self).model_fields:
+            value = getattr(self, key)
+            if isinstance(value, tuple):
+                out[key] = [NONE if part is None else {part.name: part.settings} for part in value]
+            elif isinstance(value, PartLever):
+                out[key] = {value.name: value.settings}
+            elif isinstance(value, TokenizerSettings):
+                out[key] = value.model_dump(mode="json", exclude_defaults=True) or {"kind": "bpe"}
+            elif value is not None:
+                out[key] = value
+        return out
+
+
+def part_of(entry: Any, place: str) -> PartLever:
+    """The part a recipe's entry stands for.
+
+    Raises:
+        ValueError: there is no such part, or it belongs elsewhere; pydantic names the key.
+    """
+    if isinstance(entry, PartLever):
+        part = entry
+    else:
+        try:
+            part = registry.parse(entry)
+        except SteelyardError as error:
+            raise ValueError(f"{error.what}. {error.do or ''}".strip()) from None
+    if not isinstance(part, PartLever) or part.place != place:
+        known = sorted(name for name, kind in registry.all_levers().items() if issubclass(kind, PartLever) and kind.place == place)
+        raise ValueError(f"`{part.name}` is no {place}; known: {', '.join(known)}")
+    return part
+
+
+def initialize(trunk: Trunk, plan: DecoderPlan, seed: int) -> Trunk:
+    """Draws a new trunk's matrices: normal with the plan's deviation, smaller by sqrt(2 depth) where a part writes into the residual
+    stream (GPT-2, section 2.3), and what parts say of themselves (`reset(generator)`).
+
+    The same seed gives the same weights whatever else is drawn in the process.
+    """
+    generator = torch.Generator().manual_seed(seed % 2**63)
+    residual = ("output", "down")
+    own: set[int] = set()
+    with torch.no_grad():
+        for module in trunk.modules():
+            if hasattr(module, "reset"):
+                own |= {id(parameter) for parameter in module.reset(generator) or ()}  # type: ignore[operator]
+        for name, parameter in trunk.named_parameters():
+            if parameter.dim() >= 2 and id(parameter) not in own:
+                small = any(f".{last}." in name for last in residual)
+                deviation = plan.initial / (2 * plan.depth) ** 0.5 if small else plan.initial
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * deviation)
+    return trunk

@@ -1,0 +1,42 @@
+"""Parts of a new decoder as levers: a mixer, a channel, a way to stack blocks, inputs, a head, a way to keep weights.
+
+A part's settings are what a person chooses; `plan` turns them into the exact plan that a trunk is built from (`new.py`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from steelyard.core.levers import Lever
+
+if TYPE_CHECKING:
+    from steelyard.model.new import DecoderPlan
+
+Place = Literal["mixer", "channel", "linears", "stack", "inputs", "head"]
+
+
+class PartLever(Lever):
+    """A part of a decoder.
+
+    Class variables:
+        place: which part of the plan it is.
+        alone: a mixer whose blocks have no channel unless the plan names one (Mamba).
+    """
+
+    place: ClassVar[Place]
+    alone: ClassVar[bool] = False
+    needs: ClassVar[frozenset[str]] = frozenset()
+    evidence: ClassVar[Any] = "mechanism"
+    cost: ClassVar[str] = "trained from scratch"
+
+    def build(self, plan: DecoderPlan) -> DecoderPlan:
+        """The plan with this part in the place of what stood there (in every block)."""
+        return plan.with_part(self)
+
+    def plan(self, decoder: DecoderPlan, layer: int) -> Any:
+        """The exact plan of this part in one layer of a decoder.
+
+        Raises:
+            RecipeError: it does not fit the decoder's sizes.
+        """
+        raise NotImplementedError

@@ -1,0 +1,34 @@
+"""Small decoders for the tests that hold every part to the same promises: one entry for each mixer, channel, stack, input and head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from steelyard.model.new import DecoderPlan, initialize
+from steelyard.model.trunk import Trunk
+
+VOCABULARY = 61
+SMALL: dict[str, Any] = {"width": 32, "depth": 2, "context": 96}
+
+PARTS: dict[str, dict[str, Any]] = {
+    "attention": {"mixer": "attention"},
+    "attention window": {"mixer": {"attention": {"window": 7}}},
+    "attention positions": {"mixer": {"attention": {"positions": "none"}}, "inputs": {"tokens": {"positions": "learned"}}},
+    "linear_attention": {"mixer": "linear_attention"},
+    "feed_forward": {"channel": "feed_forward"},
+    "mixture": {"mixer": ["attention", "linear_attention"]},
+}
+"""What `new:` says of each; all of them are decoders and must obey the state protocol."""
+
+
+def decoder(name: str, seed: int = 0, **changes: Any) -> Trunk:
+    """A trunk of one of the parts, with weights large enough that every token matters."""
+    plan = DecoderPlan.model_validate(SMALL | {"initial": 0.2} | PARTS[name] | changes)
+    trunk = initialize(plan.trunk(VOCABULARY).build(), plan, seed).eval()
+    return trunk.requires_grad_(False)
+
+
+def ids(rows: int, time: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, VOCABULARY, (rows, time), generator=torch.Generator().manual_seed(seed))
