@@ -31,7 +31,7 @@ from steelyard.data.sources import open_source
 from steelyard.model.load import load
 from steelyard.model.model import Model
 from steelyard.train.adapters.lora import LoraPlan, attach
-from steelyard.train.supervised.sft import answer_loss
+from steelyard.train.objectives import next_token_loss
 from steelyard.train.trainer import TrainerSettings, train
 
 MODEL, DATA, RANK, ALPHA, RATE = "smollm2-135m-instruct", "generated:json_forms", 16, 32.0, 1e-4
@@ -104,7 +104,7 @@ def compare(model: Model, folder: Path, batches: Batches, dtype: str, rounds: in
 
 def our_side(model: Model, folder: Path, batches: Batches, dtype: str) -> tuple[Callable[[int], Round], float]:
     trunk = attach(model, model.trunk.with_weights(getattr(torch, dtype)), LoraPlan(RANK, ALPHA), seed=0)
-    objective, numbers = answer_loss(trunk), itertools.count()
+    objective, numbers = next_token_loss(trunk), itertools.count()
 
     def run(steps: int) -> Round:
         settings = TrainerSettings(steps=steps, learning_rate=RATE, dtype=dtype)  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def our_side(model: Model, folder: Path, batches: Batches, dtype: str) -> tuple[
         return Round(progress.tokens, progress.seconds, time.process_time() - cpu)
 
     with torch.no_grad(), autocast(dtype):
-        loss, learned = objective(first(batches))
+        loss, learned, _ = objective(first(batches))
     return run, float(loss) / learned
 
 

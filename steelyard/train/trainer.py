@@ -1,113 +1,59 @@
 """The only training loop. An objective gives the loss of a batch; the loop does the rest and can be stopped at any moment.
 
-One step: g = (sum over micro-batches of d loss_sum / d w) / (learned tokens of all of them), clipped to a norm; AdamW
-(arXiv:1711.05101) with decay on matrices only. Dividing once at the end makes accumulation equal one big batch, whatever the
-lengths of its rows. Random numbers (dropout) are keyed by step, so a resumed training draws the same ones.
+One step: g = (sum over micro-batches of d loss_sum / d w) / (learned tokens of all of them), clipped to a norm; then the optimizer
+(train/optimizers.py). Dividing once at the end makes accumulation equal one big batch, whatever the lengths of its rows. Random
+numbers (dropout) are keyed by step, so a resumed training draws the same ones. Training ends when its budget is used
+(train/budget.py); a checkpoint holds all that decides what comes next, so that a killed training goes on to the same bits (but for a
+budget of seconds, which no two runs use alike).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from steelyard.core.errors import SteelyardError
-from steelyard.core.files import write_text
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
-from steelyard.data.batching import Batch, Batches, Place
-from steelyard.train import checkpoints
-from steelyard.train.schedule import Shape, rate_share
+from steelyard.data.batching import Batch, Place
+from steelyard.train import checkpoints, resumption
+from steelyard.train.average import Average
+from steelyard.train.clock import Clock
+from steelyard.train.interruption import TrainingStopped, enough_memory, named, stop_signals
+from steelyard.train.objectives import Objective
+from steelyard.train.optimizers import optimizers
+from steelyard.train.parallel.company import Alone, Company
+from steelyard.train.schedule import rate_share
+from steelyard.train.settings import Progress, TrainerSettings
+from steelyard.train.spikes import SpikeWatch
+
+__all__ = ["Progress", "Stream", "TrainerSettings", "TrainingStopped", "train"]
 
 
-class TrainingStopped(SteelyardError):
-    """Somebody stopped the training; everything up to its last step is saved."""
+class Stream(Protocol):
+    """Batches from a place on, each with the place of the one after it (`data.batching.Batches`, `data.windows.Windows`)."""
 
-
-Objective = Callable[[Batch], tuple[Tensor, int]]
-"""Loss of a batch: the sum over its learned tokens (or pairs, or rewards), and their number."""
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How to train.
-
-    Attributes:
-        steps: optimizer steps in all.
-        learning_rate: peak.
-        warmup: share of the steps in which the rate rises.
-        shape: of the rate after the warm-up.
-        floor: share of the peak left at the end.
-        weight_decay: on parameters with two or more dimensions.
-        betas, epsilon: of AdamW.
-        clip: greatest norm of the gradient; 0 = no clipping.
-        accumulation: micro-batches of a step.
-        dtype: "float32", or "bfloat16" for activations under autocast (parameters and moments stay float32).
-        validate_every: steps between two validations; the last step always has one.
-        checkpoint_every: steps between two checkpoints, None for time alone.
-        checkpoint_seconds: seconds after which there is one anyway.
-        keep: checkpoints kept.
-        identity: anything that must be equal for a checkpoint to be continued (data, levers, base).
-    """
-
-    steps: int
-    learning_rate: float
-    warmup: float = 0.03
-    shape: Shape = "cosine"
-    floor: float = 0.0
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
-    clip: float = 1.0
-    accumulation: int = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    validate_every: int | None = None
-    checkpoint_every: int | None = None
-    checkpoint_seconds: float = 120.0
-    keep: int = 2
-    identity: str = ""
-
-
-@dataclass
-class Progress:
-    """Counters that a checkpoint carries on.
-
-    Attributes:
-        step: steps done.
-        seconds: spent in steps (not in validation, saving or loading).
-        tokens: read so far, without padding.
-        learned: tokens the loss was taken on so far.
-        loss: of the last step: mean over its learned tokens, in nats.
-        validation_before: validation loss before the first step.
-        validation_loss: the last one.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    tokens: int = 0
-    learned: int = 0
-    loss: float | None = None
-    validation_before: float | None = None
-    validation_loss: float | None = None
+    def iterate(self, place: Place = ...) -> Iterator[tuple[Batch, Place]]: ...
 
 
 def train(
     module: nn.Module,
     objective: Objective,
-    batches: Batches,
+    batches: Stream,
     settings: TrainerSettings,
     run: Run,
     *,
-    validation: Batches | None = None,
+    validation: Stream | None = None,
+    sample: Callable[[], Sequence[str]] | None = None,
+    flops: Callable[[Batch], int] | None = None,
+    company: Company | None = None,
     name: str = "training",
 ) -> Progress:
     """Trains every parameter of `module` that requires a gradient, in place, from the run's last checkpoint on.
@@ -115,173 +61,245 @@ def train(
     Args:
         module: holds the parameters; it is in training mode while steps are taken, in evaluation mode afterwards.
         objective: loss of a batch.
-        batches: the stream; it must last for `settings.steps` steps, or training ends with it.
+        batches: the stream; it must last for the budget, or training ends with it.
         settings: see there.
-        run: its directory receives `metrics.jsonl` and `checkpoints/`; its seed keys all random numbers.
+        run: its directory receives `metrics.jsonl`, `log.txt` and `checkpoints/`; its seed keys all random numbers.
         validation: batches whose mean loss is reported.
+        sample: called every `settings.sample_every` steps and at the end; what it returns goes into metrics and log.
+        flops: floating-point operations of a batch, forward and backward.
+        company: the processes that train together; None for this one alone.
         name: what progress is shown under.
 
     Returns:
         The counters at the end.
 
     Raises:
-        SteelyardError: a loss or gradient that is not a number (step and rows are named), a full disk, too little memory,
-            or a checkpoint that belongs to another training.
+        SteelyardError: a loss or gradient that is not a number (step and rows are named), a loss spike where those stop a training,
+            a full disk, too little memory, or a checkpoint that belongs to another training.
         TrainingStopped: stopped by Ctrl-C, SIGTERM or `run.cancelled`; a checkpoint was saved.
     """
-    return _Training(module, objective, batches, settings, run, validation, name).run_to_the_end()
+    return _Training(module, objective, batches, settings, run, validation, sample, flops, company or Alone(), name).run_to_the_end()
 
 
 @dataclass
 class _Training:
     module: nn.Module
     objective: Objective
-    batches: Batches
+    batches: Stream
     settings: TrainerSettings
     run: Run
-    validation: Batches | None
+    validation: Stream | None
+    sample: Callable[[], Sequence[str]] | None
+    flops: Callable[[Batch], int] | None
+    company: Company
     name: str
     progress: Progress = field(default_factory=Progress)
     place: Place = field(default_factory=Place)
+    spikes: SpikeWatch = field(default_factory=SpikeWatch)
+    clock: Clock = field(default_factory=Clock)
 
     def __post_init__(self) -> None:
+        settings = self.settings
+        self.budget = settings.budget
+        if self.budget.unit == "flops" and self.flops is None:
+            raise SteelyardError("a budget of FLOPs needs somebody who counts them", do="Give `flops`, or another budget.")
         self.trained = {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
         if not self.trained:
             raise SteelyardError("there is nothing to train: no parameter takes a gradient")
-        matrices = [parameter for parameter in self.trained.values() if parameter.dim() >= 2]
-        vectors = [parameter for parameter in self.trained.values() if parameter.dim() < 2]
-        groups = [{"params": matrices, "weight_decay": self.settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=self.settings.learning_rate,
-            betas=self.settings.betas,
-            eps=self.settings.epsilon,
+        self.optimizers = optimizers(
+            self.module,
+            self.trained,
+            settings.optimizer,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            betas=settings.betas,
+            epsilon=settings.epsilon,
         )
-        self.warmup = math.ceil(self.settings.warmup * self.settings.steps)
+        self.average = Average(self.trained, settings.average) if settings.average is not None else None
 
     @property
     def directory(self):
         return self.run.directory / "checkpoints"
 
     def run_to_the_end(self) -> Progress:
-        settings = self.settings
-        self._resume()
-        if self.progress.step >= settings.steps:
-            self.module.eval()
-            return self.progress
-        if self.validation is not None and self.progress.step == 0:
-            self.progress.validation_before = self._validate()
-        stream = self.batches.iterate(self.place)
-        saved_at, saved_step = time.perf_counter(), self.progress.step
-        with _stop_signals() as stopped, torch.random.fork_rng(self._random_devices()):
-            while self.progress.step < settings.steps:
-                if not self._step(stream):
-                    break
-                step = self.progress.step
-                last = step == settings.steps
-                asked_to_stop = stopped() or self.run.cancelled()
-                due = settings.checkpoint_every and step % settings.checkpoint_every == 0
-                if due or (asked_to_stop and not last) or time.perf_counter() - saved_at > settings.checkpoint_seconds:
-                    self._save()
-                    saved_at, saved_step = time.perf_counter(), step
-                if asked_to_stop and not last:
-                    raise TrainingStopped(
-                        f"training was stopped after step {step} of {settings.steps}",
-                        where=str(self.run.directory),
-                        do="Everything up to there is saved; run the same command again to go on.",
-                    )
-        if saved_step != self.progress.step:
-            self._save()
+        resumption.resume(self)
+        if not self.budget.finished(self.progress):
+            if self.validation is not None and self.progress.step == 0:
+                self.progress.validation_before = self._validate()
+            hearing = self.clock.hearing_the_compiler() if self.settings.compiles else contextlib.nullcontext()
+            with hearing, stop_signals() as stopped, torch.random.fork_rng(self._random_devices()):
+                self._take_steps(stopped)
+        if self.average is not None:
+            self.average.put()
         self.module.eval()
         return self.progress
 
+    def _take_steps(self, stopped: Callable[[], bool]) -> None:
+        settings, progress = self.settings, self.progress
+        stream = self.batches.iterate(self.place)
+        saved_at, saved_step = time.perf_counter(), progress.step
+        while not self.budget.finished(progress) and self._step(stream):
+            last = self.budget.finished(progress)
+            asked_to_stop = any(self.company.total([float(stopped() or self.run.cancelled())]))
+            due = settings.checkpoint_every and progress.step % settings.checkpoint_every == 0
+            due = due or self.company.agreed(time.perf_counter() - saved_at) > settings.checkpoint_seconds
+            if due or (asked_to_stop and not last):
+                resumption.save(self)
+                saved_at, saved_step = time.perf_counter(), progress.step
+            if asked_to_stop and not last:
+                of = f" of {settings.steps}" if settings.steps is not None else f", {self.budget.share(progress):.0%} of {self.budget}"
+                raise TrainingStopped(
+                    f"training was stopped after step {progress.step}{of}",
+                    where=str(self.run.directory),
+                    do="Everything up to there is saved; run the same command again to go on.",
+                )
+        if saved_step != progress.step:
+            resumption.save(self)
+
     def _step(self, stream: Iterator[tuple[Batch, Place]]) -> bool:
         """One optimizer step; False where the stream has ended."""
-        settings, number = self.settings, self.progress.step + 1
-        started = time.perf_counter()
-        torch.manual_seed(derive(self.run.seed, "step", number))
-        self.module.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        total, learned, tokens = 0.0, 0, 0
-        rows: list[str] = []
-        for _ in range(settings.accumulation):
+        progress, number, before = self.progress, self.progress.step + 1, self.place
+        began, compiling = self.clock.seconds, self.clock.compiling
+        with self.clock.running():
+            torch.manual_seed(derive(self.run.seed, "step", number, *([self.company.number] if self.company.number else [])))
+            self.module.train()
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            found = self._gradients(stream, number)
+            if not found.rows:
+                return False
+            loss = found.plain / found.learned
+            seconds = progress.seconds + self.company.agreed(self.clock.now - began)
+            after = Progress(step=number, seconds=seconds, tokens=progress.tokens + found.tokens, flops=progress.flops + found.flops)
+            rate = self._rate(after)
+            norm = self._norm(found, number)
+            spike = self.spikes.see(loss)
+            if spike and self.settings.spikes == "stop":
+                self.place = before
+                resumption.save(self)
+                raise self._spiked(loss, number, found.rows)
+            skipped = spike and self.settings.spikes == "skip"
+            if not skipped:
+                self._update(rate)
+                if self.average is not None:
+                    self.average.update(number)
+        progress.step, progress.loss, progress.tokens, progress.flops = number, loss, after.tokens, after.flops
+        progress.learned += found.learned
+        progress.seconds += self.company.agreed(self.clock.seconds - began)
+        progress.compile_seconds += self.clock.compiling - compiling
+        progress.spikes, progress.skipped = progress.spikes + spike, progress.skipped + skipped
+        values: dict[str, Any] = {"loss": loss, "learning_rate": rate, "grad_norm": norm}
+        values |= {f"loss_{part}": value / found.learned for part, value in found.parts.items()}
+        values |= {"flops": progress.flops} if self.flops else {}
+        if spike:
+            values |= {"spike": True, "skipped": skipped}
+            taken = "the step was left out" if skipped else "the step was taken all the same"
+            self._say(f"{self.name}: the loss of step {number} is a spike ({loss:.3f}, batch of {named(found.rows)}); {taken}")
+        self._observe(values)
+        return True
+
+    def _gradients(self, stream: Iterator[tuple[Batch, Place]], number: int) -> _Found:
+        """The gradients of the loss sum of a step's micro-batches, over all processes."""
+        found = _Found()
+        for _ in range(self.settings.accumulation):
             taken = next(stream, None)
             if taken is None:
                 break
             batch, self.place = taken
-            rows += batch.where
-            loss_sum, count = self._loss(batch, number)
-            total, learned, tokens = total + loss_sum, learned + count, tokens + batch.tokens
-        if not rows:
-            return False
-        if learned == 0:
-            raise SteelyardError(f"no token of step {number} is learned", where=_named(rows), do="Check that these rows have answers.")
-        rate = settings.learning_rate * rate_share(number - 1, settings.steps, self.warmup, settings.shape, settings.floor)
-        norm = self._update(learned, rate, number, rows)
-        progress = self.progress
-        progress.step, progress.loss = number, total / learned
-        progress.tokens, progress.learned = progress.tokens + tokens, progress.learned + learned
-        progress.seconds += time.perf_counter() - started
-        values: dict[str, Any] = {"loss": progress.loss, "learning_rate": rate, "grad_norm": norm}
-        if self.validation is not None and self._validates(number):
-            values["validation_loss"] = progress.validation_loss = self._validate()
-        self.run.metric(step=number, seconds=round(progress.seconds, 4), tokens=progress.tokens, **values)
-        self._report()
-        return True
+            found.rows += batch.where
+            found.tokens += batch.tokens
+            found.flops += self.flops(batch) if self.flops else 0
+            self._add_loss(self.company.part(batch), number, found)
+        if not found.rows:
+            return found
+        names = sorted(found.parts)
+        plain, learned, *parts = self.company.total([found.plain, float(found.learned), *(found.parts[name] for name in names)])
+        found.plain, found.learned, found.parts = plain, int(learned), dict(zip(names, parts, strict=True))
+        if found.learned == 0:
+            where = named(found.rows)
+            raise SteelyardError(f"no token of step {number} is learned", where=where, do="Check that these rows have answers.")
+        return found
 
-    def _loss(self, batch: Batch, number: int) -> tuple[float, int]:
-        """Adds a micro-batch's gradient of the loss sum."""
-        with _enough_memory(batch):
+    def _add_loss(self, batch: Batch, number: int, found: _Found) -> None:
+        with enough_memory(batch):
             with self._autocast():
-                loss, count = self.objective(batch)
+                loss, count, *more = self.objective(batch)
             value = float(loss.detach())
             if not math.isfinite(value):
                 raise self._not_a_number(f"the loss is {value}", number, list(batch.where))
             if loss.requires_grad:
                 loss.backward()
-        return value, count
+        parts: dict[str, Tensor] = more[0] if more else {}
+        for name, part in parts.items():
+            found.parts[name] = found.parts.get(name, 0.0) + float(part)
+            value -= float(part)
+        found.plain, found.learned = found.plain + value, found.learned + count
 
-    def _update(self, learned: int, rate: float, number: int, rows: list[str]) -> float:
-        gradients = [parameter.grad for parameter in self.trained.values() if parameter.grad is not None]
-        for gradient in gradients:
-            gradient.div_(learned)
-        limit = self.settings.clip or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), limit))
+    def _norm(self, found: _Found, number: int) -> float:
+        """Gradients become means and are clipped; the norm they had."""
+        self.company.share_gradients(self.trained.values())
+        for parameter in self.trained.values():
+            if parameter.grad is not None:
+                parameter.grad.div_(found.learned)
+        norm = self.company.clip(self.trained.values(), self.settings.clip or math.inf)
         if not math.isfinite(norm):
-            raise self._not_a_number(f"the gradient's norm is {norm}", number, rows)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+            raise self._not_a_number(f"the gradient's norm is {norm}", number, found.rows)
         return norm
 
-    def _not_a_number(self, what: str, number: int, rows: list[str]) -> SteelyardError:
-        saved = checkpoints.steps_saved(self.directory)
-        kept = f" The last checkpoint is {saved[-1].name}." if saved else ""
-        return SteelyardError(
-            f"{what} at step {number}",
-            where=f"step {number}, batch of {_named(rows)}",
-            do=f"Lower `learning_rate`, look at these rows, or train in float32; the step was not taken.{kept}",
-        )
+    def _rate(self, after: Progress) -> float:
+        settings, budget = self.settings, self.budget
+        used, total = budget.used(self.progress), budget.amount
+        # In steps the warm-up is a whole number of them, at least one where there is any.
+        warmup = math.ceil(settings.warmup * total) if budget.unit == "steps" else settings.warmup * total
+        size = max(budget.used(after) - used, 1e-9)
+        return settings.learning_rate * rate_share(used, total, warmup, settings.shape, settings.floor, size=size, decay=settings.decay)
 
-    def _validates(self, number: int) -> bool:
-        every = self.settings.validate_every
-        return number == self.settings.steps or bool(every and number % every == 0)
+    def _update(self, rate: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+
+    def _observe(self, values: dict[str, Any]) -> None:
+        """Validation and samples where they are due, and all that is written down about a step."""
+        progress, settings = self.progress, self.settings
+        number, last = progress.step, self.budget.finished(progress)
+        due = lambda every: last or bool(every and number % every == 0)  # noqa: E731
+        if self.validation is not None and due(settings.validate_every):
+            values["validation_loss"] = progress.validation_loss = self._validate()
+        if self.sample is not None and due(settings.sample_every):
+            with self._as_finished():
+                values["samples"] = list(self.sample())
+        if not self.company.first:
+            return
+        self.run.metric(step=number, seconds=round(progress.seconds, 4), tokens=progress.tokens, **values)
+        for text in values.get("samples", ()):
+            self.run.log(f"{self.name}: step {number}, sample: {text!r}")
+        self._report(last)
 
     def _validate(self) -> float:
         """Mean loss over the validation rows."""
         assert self.validation is not None
-        self.module.eval()
-        total, learned = 0.0, 0
-        with torch.no_grad():
+        total, learned = 0.0, 0.0
+        with self._as_finished(), torch.no_grad():
             for batch, _ in self.validation.iterate():
-                with _enough_memory(batch), self._autocast():
-                    loss, count = self.objective(batch)
+                part = self.company.part(batch)
+                with enough_memory(part), self._autocast():
+                    loss, count, *_ = self.objective(part)
                 total, learned = total + float(loss), learned + count
+        total, learned = self.company.total([total, learned])
         if not math.isfinite(total):
             raise SteelyardError(
                 "the validation loss is not a number", where=f"after step {self.progress.step}", do="Lower `learning_rate`."
             )
         return total / max(1, learned)
+
+    @contextlib.contextmanager
+    def _as_finished(self) -> Iterator[None]:
+        """The module as it would be if training ended now."""
+        self.module.eval()
+        with self.average.in_place() if self.average is not None and self.progress.step else contextlib.nullcontext():
+            yield
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.dtype == "float32":
@@ -292,122 +310,62 @@ class _Training:
         device = torch.device(self.run.device)
         return [] if device.type == "cpu" else [device]
 
-    def _report(self) -> None:
-        progress, steps = self.progress, self.settings.steps
+    def _say(self, line: str) -> None:
+        if self.company.first:
+            self.run.say(line)
+            self.run.log(line)
+
+    def _report(self, last: bool) -> None:
+        progress = self.progress
+        done, total = self.budget.shown(progress)
         validated = "" if progress.validation_loss is None else f", validation {progress.validation_loss:.3f}"
         note = f"loss {progress.loss:.3f}{validated}"
-        self.run.progress(self.name, progress.step, steps, note)
-        if progress.step in (1, steps) or progress.step * 10 // steps != (progress.step - 1) * 10 // steps:
-            left = progress.seconds / progress.step * (steps - progress.step)
-            self.run.say(f"{self.name}: step {progress.step}/{steps}, {note}, {_duration(left)} left")
+        self.run.progress(self.name, done, total, note)
+        tenth = int(10 * self.budget.share(progress))
+        if progress.step == 1 or last or tenth != self._told:
+            left = progress.seconds * (1 / max(self.budget.share(progress), 1e-9) - 1)
+            of = f"/{total}" if self.budget.unit == "steps" else f" ({self.budget.share(progress):.0%} of {self.budget})"
+            self.run.say(f"{self.name}: step {progress.step}{of}, {note}, {_duration(left)} left")
+        self._told = tenth
 
-    def _save(self) -> None:
-        names = {id(parameter): name for name, parameter in self.trained.items()}
-        moments = {
-            f"{names[id(parameter)]}/{key}": value
-            for parameter, values in self.optimizer.state.items()
-            for key, value in values.items()
-            if isinstance(value, Tensor)
-        }
-        state = {
-            "identity": self.settings.identity,
-            "steps": self.settings.steps,
-            "place": [self.place.epoch, self.place.index],
-            "progress": vars(self.progress),
-        }
-        checkpoints.save(self.directory, self.progress.step, self.trained, moments, state, self.settings.keep)
+    _told = 0
 
-    def _check_same(self, checkpoint: checkpoints.Checkpoint) -> None:
-        """Refuses to go on from what other settings, data or parameters have made."""
-        shapes = {name: tensor.shape for name, tensor in checkpoint.trained.items()}
-        same = shapes == {name: parameter.shape for name, parameter in self.trained.items()}
-        if checkpoint.state["identity"] != self.settings.identity or checkpoint.state["steps"] != self.settings.steps or not same:
-            raise SteelyardError(
-                "the checkpoints here belong to a training with other settings or data",
-                where=str(self.directory),
-                do="Use another run directory, or delete this one to start again.",
-            )
+    def _spiked(self, loss: float, number: int, rows: list[str]) -> SteelyardError:
+        return SteelyardError(
+            f"the loss spikes at step {number}: {loss:.3f}, far above the {len(self.spikes.losses) - 1} losses before",
+            where=f"step {number}, batch of {named(rows)}",
+            do="Look at these rows, lower `learning_rate`, or let spikes be left out (`spikes: skip`); the step was not taken.",
+        )
 
-    def _resume(self) -> None:
-        """Goes back to the last checkpoint, and the metrics with it."""
-        checkpoint = checkpoints.load_latest(self.directory)
-        if checkpoint is not None:
-            self._check_same(checkpoint)
-        step = checkpoint.step if checkpoint else 0
-        metrics = self.run.directory / "metrics.jsonl"
-        if metrics.exists():
-            write_text(metrics, "".join(_lines_up_to(metrics.read_text(encoding="utf-8", errors="replace"), step)))
-        if checkpoint is None:
-            return
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                parameter.copy_(checkpoint.trained[name])
-        for name, parameter in self.trained.items():
-            keys = [key for key in checkpoint.optimizer if key.startswith(f"{name}/")]
-            # The step count stays on the CPU and moments go where the parameter is, as the optimizer itself keeps them.
-            moments = {key.rpartition("/")[2]: checkpoint.optimizer[key] for key in keys}
-            placed = {key: value if key == "step" else value.to(parameter.device) for key, value in moments.items()}
-            if placed:
-                self.optimizer.state[parameter] = placed
-        self.place = Place(*checkpoint.state["place"])
-        self.progress = Progress(**checkpoint.state["progress"])
-        if step < self.settings.steps:
-            self.run.say(f"{self.name}: going on from step {step} of {self.settings.steps}")
+    def _not_a_number(self, what: str, number: int, rows: list[str]) -> SteelyardError:
+        saved = checkpoints.steps_saved(self.directory)
+        kept = f" The last checkpoint is {saved[-1].name}." if saved else ""
+        return SteelyardError(
+            f"{what} at step {number}",
+            where=f"step {number}, batch of {named(rows)}",
+            do=f"Lower `learning_rate`, look at these rows, or train in float32; the step was not taken.{kept}",
+        )
 
 
-def _lines_up_to(text: str, step: int) -> Iterator[str]:
-    """Whole metric lines of steps that the checkpoint holds; a killed run may have written more, or half a line."""
-    for line in text.splitlines(keepends=True):
-        try:
-            number = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
-            continue
-        if isinstance(number, int) and number <= step and line.endswith("\n"):
-            yield line
+@dataclass
+class _Found:
+    """What the micro-batches of a step come to.
 
+    Attributes:
+        plain: sum of the loss itself, without what was added to it.
+        learned: tokens it was taken on.
+        parts: sums of what was added to it, by name.
+        tokens, flops, rows: of the whole step, whichever process took them.
+    """
 
-def _named(rows: list[str]) -> str:
-    shown = ", ".join(rows[:8])
-    return shown + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+    plain: float = 0.0
+    learned: int = 0
+    parts: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    flops: int = 0
+    rows: list[str] = field(default_factory=list)
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-@contextlib.contextmanager
-def _enough_memory(batch: Batch) -> Iterator[None]:
-    """Says so where memory ran out."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        shape = "x".join(map(str, batch.ids.shape))
-        raise SteelyardError(
-            "memory ran out in a training step",
-            where=f"batch of {shape} tokens ({_named(list(batch.where))})",
-            do="Lower `batch` and raise `accumulation` (the result is the same), lower `max_length`, or train with LoRA.",
-        ) from error
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C (or SIGTERM) asks for a stop after the step; the second Ctrl-C interrupts at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -20,7 +20,7 @@ from steelyard.model.linears.lora import branches, merge, view
 from steelyard.model.model import Model
 from steelyard.model.save import their_tensors
 from steelyard.train.adapters.lora import LoraPlan, attach, paths
-from steelyard.train.supervised.sft import answer_loss
+from steelyard.train.objectives import next_token_loss
 from steelyard.train.trainer import TrainerSettings, train
 
 LLAMA = {
@@ -133,7 +133,7 @@ def test_training_gives_pefts_losses_from_the_same_beginning(tmp_path):
     opened = peft.PeftModel.from_pretrained(theirs(model), tmp_path / "start", is_trainable=True).train()
     stream = Batches(rows(), 4, seed=1, epochs=None)
     settings = TrainerSettings(steps=12, learning_rate=5e-3, warmup=0.0, shape="constant", weight_decay=0.1)
-    train(adapted, answer_loss(adapted), stream, settings, Run(tmp_path))
+    train(adapted, next_token_loss(adapted), stream, settings, Run(tmp_path))
     ours = [json.loads(line)["loss"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
     optimizer = torch.optim.AdamW([p for p in opened.parameters() if p.requires_grad], lr=5e-3, weight_decay=0.1)
@@ -156,7 +156,7 @@ def test_fresh_branches_change_nothing_and_the_base_is_never_touched(tmp_path):
     before, digest = logits(model), tiny().fingerprint
     adapted = attach(model, model.trunk, LoraPlan(), seed=0)
     assert torch.equal(logits(model, adapted), before)
-    train(adapted, answer_loss(adapted), Batches(rows(), 4, epochs=None), TrainerSettings(steps=3, learning_rate=0.1), Run(tmp_path))
+    train(adapted, next_token_loss(adapted), Batches(rows(), 4, epochs=None), TrainerSettings(steps=3, learning_rate=0.1), Run(tmp_path))
     merged = merge(adapted)
     assert not close(logits(model, adapted), before)
     assert torch.equal(logits(model), before)

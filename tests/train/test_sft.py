@@ -14,9 +14,10 @@ from steelyard.data.batching import NOT_LEARNED, Batches
 from steelyard.data.encoding import Encoder
 from steelyard.data.formats import read_jsonl, to_example
 from steelyard.model.linears.lora import branches, view
+from steelyard.train import objectives
 from steelyard.train.adapters.lora import LoraPlan, attach
-from steelyard.train.supervised import sft
-from steelyard.train.supervised.sft import Sft, answer_loss, split
+from steelyard.train.objectives import next_token_loss
+from steelyard.train.supervised.sft import Sft, split
 
 COLOURS = {"sky": "blue", "grass": "green", "snow": "white", "coal": "black"}
 
@@ -214,7 +215,7 @@ def one_batch(model, *rows):
 def test_the_loss_of_a_batch_is_the_same_in_evaluation_and_training():
     model = tiny_talker()
     trunk, batch = view(model.trunk), one_batch(model, ("a", "b"))
-    assert float(answer_loss(trunk.train())(batch)[0].detach()) == float(answer_loss(trunk.eval())(batch)[0].detach())
+    assert float(next_token_loss(trunk.train())(batch)[0].detach()) == float(next_token_loss(trunk.eval())(batch)[0].detach())
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -223,10 +224,10 @@ def test_logits_computed_a_piece_at_a_time_give_the_same_loss_and_gradients(monk
     batch = one_batch(model, ("a", "a long answer"), ("b", "another one"), ("c", "d"))
     results = []
     for piece in (1024, 5):
-        monkeypatch.setattr(sft, "PIECE", piece)
+        monkeypatch.setattr(objectives, "PIECE", piece)
         trunk = model.trunk.requires_grad_(True) if full else attach(model, model.trunk, LoraPlan(4), seed=0)
         trunk.zero_grad()
-        loss, learned = answer_loss(trunk)(batch)
+        loss, learned, _ = next_token_loss(trunk)(batch)
         loss.backward()
         results.append((float(loss.detach()), learned, [p.grad.clone() for p in trunk.parameters() if p.requires_grad]))
     (loss, learned, gradients), (pieced_loss, pieced_learned, pieced_gradients) = results
@@ -239,5 +240,5 @@ def test_a_batch_without_anything_to_learn_adds_nothing():
     model = teachable()
     batch = one_batch(model, ("a", "b"))
     batch.targets[:] = NOT_LEARNED
-    loss, learned = answer_loss(attach(model, model.trunk, LoraPlan(4), seed=0))(batch)
+    loss, learned, _ = next_token_loss(attach(model, model.trunk, LoraPlan(4), seed=0))(batch)
     assert (float(loss.detach()), learned) == (0.0, 0)

@@ -25,8 +25,8 @@ from steelyard.data.encoding import TokenRow
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import find
 from steelyard.train import checkpoints
+from steelyard.train.objectives import next_token_loss
 from steelyard.train.schedule import rate_share
-from steelyard.train.supervised.sft import answer_loss
 from steelyard.train.trainer import TrainerSettings, TrainingStopped, train
 
 CONFIG = {
@@ -63,7 +63,7 @@ def trained(directory, steps, *, run=None, trunk=None, batches=None, validation=
     trunk = trunk or tiny()
     run = run or Run(directory, seed=3)
     batches = batches or Batches(rows(), 4, seed=1, epochs=None)
-    progress = train(trunk, objective or answer_loss(trunk), batches, settings(steps, **changes), run, validation=validation)
+    progress = train(trunk, objective or next_token_loss(trunk), batches, settings(steps, **changes), run, validation=validation)
     return trunk, progress
 
 
@@ -120,7 +120,7 @@ class Killed(BaseException):
 
 
 def killed_after(trunk, calls):
-    loss, count = answer_loss(trunk), itertools.count()
+    loss, count = next_token_loss(trunk), itertools.count()
 
     def objective(batch):
         if next(count) == calls:
@@ -207,7 +207,7 @@ def test_dropout_draws_the_same_numbers_after_a_resumption_and_leaves_the_users_
 def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path):
     straight, _ = trained(tmp_path / "straight", 10)
     trunk = tiny()
-    loss, count = answer_loss(trunk), itertools.count(1)
+    loss, count = next_token_loss(trunk), itertools.count(1)
 
     def objective(batch):
         if next(count) == 4:
@@ -239,10 +239,10 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_a_number_stops_with_step_and_rows(tmp_path, value):
     trunk = tiny()
-    loss, count = answer_loss(trunk), itertools.count(1)
+    loss, count = next_token_loss(trunk), itertools.count(1)
 
     def objective(batch):
-        total, learned = loss(batch)
+        total, learned, _ = loss(batch)
         return (total * value if next(count) == 3 else total), learned
 
     batches = Batches(rows(8), 2, epochs=None, shuffle=False)
@@ -257,7 +257,7 @@ def test_a_gradient_that_is_not_a_number_stops_too(tmp_path):
 
     def objective(batch):
         weight = trunk.inputs.weight
-        return (weight * 0).abs().sqrt().sum() + answer_loss(trunk)(batch)[0], 3
+        return (weight * 0).abs().sqrt().sum() + next_token_loss(trunk)(batch)[0], 3
 
     with pytest.raises(SteelyardError, match="gradient's norm is nan at step 1"):
         trained(tmp_path, 10, trunk=trunk, objective=objective)
@@ -341,7 +341,7 @@ def test_validation_is_the_mean_over_tokens_and_does_not_change_the_training(tmp
     assert same_bits(plain, watched)
     assert [line["step"] for line in metrics(tmp_path / "watched") if "validation_loss" in line] == [4, 6]
     with torch.no_grad():
-        one = answer_loss(watched)(next(Batches(rows(9, seed=5), 9, shuffle=False).iterate())[0])
+        one = next_token_loss(watched)(next(Batches(rows(9, seed=5), 9, shuffle=False).iterate())[0])
     assert progress.validation_loss == pytest.approx(float(one[0]) / one[1], abs=1e-5)
     assert progress.validation_before > progress.validation_loss - 1
 

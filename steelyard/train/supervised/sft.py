@@ -13,17 +13,14 @@ from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import ConfigDict, Field, model_validator
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
-from steelyard.data.batching import NOT_LEARNED, Batch, Batches
+from steelyard.data.batching import Batches
 from steelyard.data.encoding import Encoder, TokenRow, encode_all
 from steelyard.data.formats import Example
 from steelyard.data.sources import open_source
@@ -31,14 +28,10 @@ from steelyard.generate.spec import native_type
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.linears.lora import merge
 from steelyard.model.model import Model
-from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 from steelyard.train.adapters.lora import LoraPlan, attach, transfer
+from steelyard.train.objectives import next_token_loss
 from steelyard.train.trainer import TrainerSettings, train
-
-PIECE = 1024
-"""Learned tokens whose logits are held at once (200 MB of them for a vocabulary of 49152). Where a batch has more, each piece's logits
-are computed again for its gradient: logits are most of a step's memory with long answers and a large vocabulary."""
 
 Stream = Callable[[Sequence[Example]], Sequence[Example]]
 """What the recipe's `data` levers do to examples, in order."""
@@ -136,7 +129,7 @@ class Sft(Lever):
             identity=digest([model.fingerprint, self.fingerprint, record["fingerprint"], run.seed, dtype]),
         )
         validation = Batches(kept, self.batch, shuffle=False) if kept else None
-        progress = train(trunk, answer_loss(trunk), batches, settings, run, validation=validation, name="sft")
+        progress = train(trunk, next_token_loss(trunk), batches, settings, run, validation=validation, name="sft")
         record |= {"rows": len(learned), "validation_rows": len(kept)}
         return self._finished(model, trunk, record, asdict(progress) | {"dtype": dtype})
 
@@ -199,29 +192,6 @@ class Sft(Lever):
             {"lever": self.name, "settings": self.settings, "data": record, "result": result},
         ]
         return model.with_trunk(trained.eval(), record=model.record | {"training": steps})
-
-
-def answer_loss(trunk: Trunk) -> Callable[[Batch], tuple[Tensor, int]]:
-    """The objective: summed cross-entropy over learned tokens. Logits are computed for those tokens only, a piece at a time."""
-
-    def loss(batch: Batch) -> tuple[Tensor, int]:
-        device = trunk.device
-        ids_bt, targets_bt = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.targets).to(device)
-        segments_bt = None if batch.segments is None else torch.from_numpy(batch.segments).to(device)
-        step = Step.whole(ids_bt.shape[0], ids_bt.shape[1], device, segments=segments_bt)
-        learned_bt = targets_bt != NOT_LEARNED
-        hidden_nd, targets_n = trunk(ids_bt, step)[learned_bt], targets_bt[learned_bt]
-
-        def summed(h_nd: Tensor, t_n: Tensor) -> Tensor:
-            return F.cross_entropy(trunk.heads["lm"](h_nd, step).float(), t_n, reduction="sum")
-
-        if len(hidden_nd) <= PIECE:
-            return summed(hidden_nd, targets_n), len(hidden_nd)
-        pieces = zip(hidden_nd.split(PIECE), targets_n.split(PIECE), strict=True)
-        sums = [checkpoint(summed, h_nd, t_n, use_reentrant=False, preserve_rng_state=False) for h_nd, t_n in pieces]
-        return torch.stack(sums).sum(), len(hidden_nd)  # type: ignore[arg-type]
-
-    return loss
 
 
 def split(rows: Sequence[TokenRow], share: float, seed: int) -> tuple[list[TokenRow], list[TokenRow]]:
