@@ -28,7 +28,7 @@ from steelyard.core import recipe_overrides, recipe_yaml
 from steelyard.core.axes import AXES, Axis
 from steelyard.core.errors import DataError, RecipeError, SteelyardError, nearest
 from steelyard.core.levers import Lever, short
-from steelyard.core.recipe_arms import BASE, LARGEST_SEED, Problems, chain, expand, lever, source
+from steelyard.core.recipe_arms import BASE, LARGEST_SEED, Problems, after, chain, expand, lever, shaping, source
 from steelyard.core.recipe_parts import Arm, EndpointSource, ModelSource, NewSource, Source, TaskSpec, task_class, task_names, written_lever
 from steelyard.core.recipe_paths import rooted, rooted_path
 from steelyard.core.recipe_yaml import Document
@@ -84,8 +84,11 @@ class Recipe(pydantic.BaseModel):
         return recipe_yaml.write(self.resolved())
 
     def _written_arm(self, arm: Arm) -> Any:
-        from_base = arm.source == self.base and arm.levers[: len(self.steps)] == self.steps
-        own = [written_lever(each) for each in (arm.levers[len(self.steps) :] if from_base else arm.levers)]
+        base_shape, base_rest = shaping(self.steps)
+        shape, rest = shaping(arm.levers)
+        added = shape[len(base_shape) :] + rest[len(base_rest) :]
+        from_base = arm.source == self.base and after(self.steps, added) == arm.levers
+        own = [written_lever(each) for each in (added if from_base else arm.levers)]
         if from_base and not arm.seeds:
             return own
         seeds = {"seeds": list(arm.seeds)} if arm.seeds else {}

@@ -17,7 +17,7 @@ import pydantic
 from steelyard.core import levers as registry
 from steelyard.core.errors import RecipeError, SteelyardError, nearest
 from steelyard.core.levers import Lever, explain, short
-from steelyard.core.recipe_parts import Arm, EndpointSource, ModelSource, NewSource, Source, part_problems
+from steelyard.core.recipe_parts import Arm, EndpointSource, ModelSource, NewSource, Source, part_problems, plan_class
 from steelyard.core.recipe_paths import rooted, rooted_name
 from steelyard.core.recipe_yaml import Document, KeyPath
 
@@ -86,11 +86,22 @@ def source(value: Mapping[str, Any], path: KeyPath, directory: Path, problems: P
         problems.add((*path, key), f"`{key}` is a mapping, not {short(content)}")
         return None
     if key == "new":
-        return NewSource(plan=dict(content))
+        return _new(content, (*path, key), directory, problems)
     wrong = part_problems(EndpointSource, content)
     for inner, what, do in wrong:
         problems.add((*path, key, *inner), what, do)
     return None if wrong else EndpointSource.model_validate(content)
+
+
+def _new(content: Mapping[str, Any], path: KeyPath, directory: Path, problems: Problems) -> NewSource | None:
+    kind = plan_class()
+    try:
+        return NewSource(plan=rooted(kind.model_validate(content), directory))
+    except pydantic.ValidationError as error:
+        problems.validation(path, error, kind.model_fields)
+    except SteelyardError as error:
+        problems.add(path, error.what, error.do)
+    return None
 
 
 def lever(entry: Any, path: KeyPath, directory: Path, problems: Problems) -> Lever | None:
@@ -125,6 +136,8 @@ def chain(pulled: tuple[Lever, ...], start: Source, path: KeyPath, problems: Pro
             return problems.add(path, f"`{each.name}` shapes a model before it has weights", "Start this from `new: {...}`.")
     try:
         registry.check_chain(pulled, start.capabilities, "")
+        if isinstance(start, NewSource):
+            start.shaped(pulled).check()
     except SteelyardError as error:
         problems.add(path, error.what, error.do)
 
@@ -142,13 +155,25 @@ def expand(document: Document, base: Source, steps: tuple[Lever, ...], directory
         if found is None:
             continue
         start = found.source or base
-        pulled = found.levers if found.source else steps + found.levers
+        pulled = found.levers if found.source else after(steps, found.levers)
         chain(pulled, start, path, problems)
         if name in presets and not _is_preset(found, *presets[name]):
             what = f"`{name}` is also a preset of `{presets[name][0].name}`, and this arm is something else"
             problems.add(path, what, "Give the arm a name of its own.")
         arms[name] = Arm(name=name, source=start, levers=pulled, seeds=found.seeds)
     return arms
+
+
+def after(steps: tuple[Lever, ...], own: tuple[Lever, ...]) -> tuple[Lever, ...]:
+    """The base's steps with an arm's own levers after them; those that shape a model before it has weights come before all others."""
+    (shape, rest), (own_shape, own_rest) = shaping(steps), shaping(own)
+    return shape + own_shape + rest + own_rest
+
+
+def shaping(levers: tuple[Lever, ...]) -> tuple[tuple[Lever, ...], tuple[Lever, ...]]:
+    """The levers that shape a model before it has weights, and the others."""
+    shape = tuple(each for each in levers if each.stages() == ("new",))
+    return shape, tuple(each for each in levers if each.stages() != ("new",))
 
 
 def _is_preset(arm: _Whole, kind: type[Lever], settings: Mapping[str, Any]) -> bool:

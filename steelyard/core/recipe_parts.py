@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import pydantic
@@ -16,6 +16,7 @@ from steelyard.core.errors import RecipeError, nearest
 from steelyard.core.levers import Lever, explain
 
 TASKS = "steelyard.tasks"
+PLANS = "steelyard.plans"
 LOCAL = frozenset({"weights", "gradients", "logprobs", "sites"})
 
 
@@ -75,15 +76,30 @@ class EndpointSource(_Part):
 
 
 class NewSource(_Part):
-    """A model that does not exist yet; `plan` is read by the model floor's decoder plan."""
+    """A model that does not exist yet. `plan` is the model floor's `DecoderPlan`, found through its entry point."""
 
     capabilities: ClassVar[frozenset[str]] = LOCAL
+    name: ClassVar[str] = "new"
 
-    plan: dict[str, Any]
+    plan: Any
 
     def written(self) -> dict[str, Any]:
         """The recipe keys that say so."""
-        return {"new": self.plan}
+        return {"new": self.plan.written()}
+
+    def shaped(self, levers: Iterable[Lever]) -> Any:
+        """The plan after the `build` hooks of all levers."""
+        plan = self.plan
+        for each in levers:
+            if "build" in each.hooks():
+                plan = each.build(plan)  # type: ignore[attr-defined]
+        return plan
+
+
+@functools.cache
+def plan_class() -> type[pydantic.BaseModel]:
+    """The class that `new:` is read by."""
+    return plugins.load(plugins.points(PLANS)["decoder"], pydantic.BaseModel, "plan")
 
 
 Source = ModelSource | EndpointSource | NewSource

@@ -54,8 +54,10 @@ def _rooted_value(value: Any, key: str, directory: Path) -> Any:
         return value if path == value else path
     if key == "path" and isinstance(value, str) and value:
         return str(rooted_path(value, directory))
-    if key == "data" and isinstance(value, str):
+    if key in ("data", "model") and isinstance(value, str):
         return rooted_name(value, directory)
+    if isinstance(value, pydantic.BaseModel):
+        return rooted(value, directory)
     return value
 
 

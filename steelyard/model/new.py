@@ -17,7 +17,8 @@ import torch
 from pydantic import Field
 
 from steelyard.core import levers as registry
-from steelyard.core.errors import RecipeError, SteelyardError
+from steelyard.core.errors import RecipeError, SteelyardError, nearest
+from steelyard.core.levers import Lever
 from steelyard.model.depth.stacked import BlockPlan
 from steelyard.model.norms import NormPlan
 from steelyard.model.parts import PartLever
@@ -58,7 +59,9 @@ class DecoderPlan(pydantic.BaseModel):
     depth: int = Field(4, ge=1, le=1024, description="blocks")
     context: int = Field(256, ge=1, le=2**24, description="most tokens of a text")
     mixer: tuple[PartLever, ...] = Field((), description="mixes tokens; a list repeats over the layers", validate_default=True)
-    channel: tuple[PartLever | None, ...] = Field((), description="transforms each token; `none` leaves it out", validate_default=True)
+    channel: tuple[PartLever | None, ...] | None = Field(
+        None, description="transforms each token; `none` leaves it out; unset: gated, none where the mixer stands alone"
+    )
     stack: PartLever = Field("stacked", description="how blocks follow each other", validate_default=True)  # type: ignore[assignment]
     inputs: PartLever = Field("tokens", description="ids to vectors", validate_default=True)  # type: ignore[assignment]
     head: PartLever = Field("lm", description="vectors to predictions", validate_default=True)  # type: ignore[assignment]
@@ -67,15 +70,16 @@ class DecoderPlan(pydantic.BaseModel):
     tied: bool = Field(True, description="the head shares the token table")
     initial: float = Field(0.02, gt=0, le=1, description="standard deviation of new weights")
     vocabulary: int | None = Field(None, ge=1, le=2**24, description="rows of the token table; unset: the tokenizer's")
-    tokenizer: TokenizerSettings = Field(TokenizerSettings(kind="bytes"), description="a kind with its data, or a model's")
+    tokenizer: TokenizerSettings = Field(
+        TokenizerSettings.model_validate({"kind": "bytes"}), description="a kind with its data, or a model's"
+    )
 
     @pydantic.field_validator("mixer", "channel", mode="before")
     @classmethod
-    def _parts(cls, value: Any, info: pydantic.ValidationInfo) -> tuple[PartLever | None, ...]:
+    def _parts(cls, value: Any, info: pydantic.ValidationInfo) -> tuple[PartLever | None, ...] | None:
         place = str(info.field_name)
-        if place == "channel" and value in ((), [], None):
-            mixers = info.data.get("mixer", ())
-            return tuple(None if mixer.alone else part_of("gated", place) for mixer in mixers)
+        if place == "channel" and value is None:
+            return None
         entries = value if isinstance(value, list | tuple) else [value]
         return tuple(
             None if entry in (NONE, None) and place == "channel" else part_of(entry, place) for entry in entries or [DEFAULTS[place]]
@@ -87,18 +91,15 @@ class DecoderPlan(pydantic.BaseModel):
         return None if value is None else part_of(value, str(info.field_name))
 
     def with_part(self, part: PartLever) -> DecoderPlan:
-        """The plan with one part replaced; blocks of a mixer that stands alone lose a channel that nobody asked for."""
-        changes: dict[str, Any] = {part.place: (part,) if part.place in ("mixer", "channel") else part}
-        if part.place == "mixer" and "channel" not in self.model_fields_set:
-            changes["channel"] = (None if part.alone else part_of("gated", "channel"),)
-        changed = self.model_copy(update=changes)
-        changed.__pydantic_fields_set__.discard("channel") if part.place == "mixer" and "channel" not in self.model_fields_set else None
-        return changed
+        """The plan with one part replaced, in every block."""
+        return self.model_copy(update={part.place: (part,) if part.place in ("mixer", "channel") else part})
 
     def mixer_of(self, layer: int) -> PartLever:
         return self.mixer[layer % len(self.mixer)]
 
     def channel_of(self, layer: int) -> PartLever | None:
+        if self.channel is None:
+            return None if self.mixer_of(layer).alone else part_of(DEFAULTS["channel"], "channel")
         return self.channel[layer % len(self.channel)]
 
     @property
@@ -166,16 +167,23 @@ def part_of(entry: Any, place: str) -> PartLever:
         ValueError: there is no such part, or it belongs elsewhere; pydantic names the key.
     """
     if isinstance(entry, PartLever):
-        part = entry
+        part: Lever = entry
     else:
+        name = next(iter(entry)) if isinstance(entry, Mapping) and len(entry) == 1 else entry
+        if isinstance(name, str) and name not in registry.names():
+            raise ValueError(f"no {place} is called `{name:.60}`. {nearest(name, known(place))}")
         try:
             part = registry.parse(entry)
         except SteelyardError as error:
             raise ValueError(f"{error.what}. {error.do or ''}".strip()) from None
     if not isinstance(part, PartLever) or part.place != place:
-        known = sorted(name for name, kind in registry.all_levers().items() if issubclass(kind, PartLever) and kind.place == place)
-        raise ValueError(f"`{part.name}` is no {place}; known: {', '.join(known)}")
+        raise ValueError(f"`{part.name}` is no {place}. Known: {', '.join(known(place))}.")
     return part
+
+
+def known(place: str) -> list[str]:
+    """The names of all parts for a place."""
+    return sorted(name for name, kind in registry.all_levers().items() if issubclass(kind, PartLever) and kind.place == place)
 
 
 def initialize(trunk: Trunk, plan: DecoderPlan, seed: int) -> Trunk:

@@ -20,7 +20,7 @@ from steelyard.core.files import write_json, write_text, writing
 from steelyard.core.hardware import describe, versions
 from steelyard.core.levers import Lever
 from steelyard.core.progress import shown
-from steelyard.core.recipe import ModelSource, Recipe
+from steelyard.core.recipe import EndpointSource, ModelSource, NewSource, Recipe
 from steelyard.core.recipe_parts import written_lever
 from steelyard.core.references import ModelRef, Reference
 from steelyard.core.run import Run
@@ -30,6 +30,7 @@ from steelyard.model.load import load
 from steelyard.model.model import Model
 from steelyard.model.save import put_in_place
 from steelyard.train.card import model_card
+from steelyard.train.pretrain.new import new_model
 from steelyard.train.steps import pull
 
 
@@ -68,7 +69,7 @@ def make(
         run = Run(folder / "make", seed=recipe.seed, device=device, resolve=References(), say=say, progress=progress)
         write_text(run.path("recipe.resolved.yaml"), recipe.text())
         begun = time.perf_counter()
-        base = load(source.name)
+        base = new_model(source.shaped(levers), run) if isinstance(source, NewSource) else load(source.name)
         levers = [lever.bind(run.resolve) for lever in levers]
         model = pull(levers, base, run)
     made = with_record(model, base, source.name, levers, recipe, arm, time.perf_counter() - begun)
@@ -77,7 +78,7 @@ def make(
     return made
 
 
-def chosen(recipe: Recipe, arm: str | None) -> tuple[str | None, ModelSource, Sequence[Lever]]:
+def chosen(recipe: Recipe, arm: str | None) -> tuple[str | None, ModelSource | NewSource, Sequence[Lever]]:
     """The arm that is made (None: the recipe's steps), what to start from and which levers to pull."""
     arms = {name: value for name, value in recipe.arms.items() if name != "base"}
     if arm is None and not recipe.steps and len(arms) == 1:
@@ -91,8 +92,8 @@ def chosen(recipe: Recipe, arm: str | None) -> tuple[str | None, ModelSource, Se
     if not levers:
         one = f"Name one of its arms: {', '.join(arms)}." if arms else "Add `steps: [{sft: {...}}]`."
         raise RecipeError("the recipe has no steps, so there is nothing to make", where=recipe.name, do=one)
-    if not isinstance(source, ModelSource):
-        raise UnsupportedError("only a model that is here already can be made into another", where=recipe.name, do="Name it as `base`.")
+    if isinstance(source, EndpointSource):
+        raise UnsupportedError("a server's model cannot be made into another", where=recipe.name, do="Name one that is here as `base`.")
     return arm, source, levers
 
 
@@ -133,7 +134,9 @@ def with_record(
     """The model with `steelyard.json`'s content: where it comes from, what was done, with what, and what was measured."""
     training = model.record.get("training", [])[len(base.record.get("training", [])) :]
     record: dict[str, Any] = {
-        "parents": [{"name": base_name, "fingerprint": base.fingerprint, "parents": base.record.get("parents", [])}],
+        "parents": [{"name": base_name, "fingerprint": base.fingerprint, "parents": base.record.get("parents", [])}]
+        if base_name != "new"
+        else [],
         "recipe": recipe.resolved(),
         **({"arm": arm} if arm else {}),
         "steps": [written_lever(lever) for lever in levers if "weights" in lever.stages()],

@@ -25,7 +25,7 @@ from steelyard.core.fingerprint import digest
 from steelyard.core.get import locate
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import Answerer, Score
-from steelyard.core.recipe import Arm, EndpointSource, ModelSource
+from steelyard.core.recipe import Arm, EndpointSource, ModelSource, NewSource
 from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
 from steelyard.core.run import Run
 from steelyard.core.threads import apart
@@ -36,6 +36,7 @@ from steelyard.generate.spec import EngineSpec, native_type
 from steelyard.model.linears.lora import branches, merge
 from steelyard.model.load import STORED, load
 from steelyard.model.model import Model
+from steelyard.train.pretrain.new import new_model
 from steelyard.train.steps import pull, weight_levers
 
 SLOTS = 8
@@ -202,11 +203,10 @@ class ArmOpener:
         self.references.close()
         self._models.clear()
 
-    def _base(self, arm: Arm, streamed: Offload | None = None, stored: bool = False) -> Model:
-        if not isinstance(arm.source, ModelSource):
-            raise UnsupportedError(
-                "new models cannot be weighed yet", do="Make it first (`steelyard make`), then name its directory as `base`."
-            )
+    def _base(self, arm: Arm, seed: int, streamed: Offload | None = None, stored: bool = False) -> Model:
+        if isinstance(arm.source, NewSource):
+            return new_model(arm.source.shaped(arm.levers), dataclasses.replace(self.run, seed=seed))
+        assert isinstance(arm.source, ModelSource)
         key = (arm.source.name, streamed, stored)
         if key not in self._models:
             self._models = {}  # one source at a time: memory
@@ -216,7 +216,7 @@ class ArmOpener:
     def _weights(self, arm: Arm, levers: Sequence[Lever], seed: int) -> Model:
         """The model after all weight levers; made once, then read from the run's directory."""
         pulled, streamed = weight_levers(levers), kept(levers)
-        base = self._base(arm, None if pulled else streamed, stays_stored(levers) and not pulled)
+        base = self._base(arm, seed, None if pulled else streamed, stays_stored(levers) and not pulled)
         if not pulled:
             return base
         key = digest([base.fingerprint, [lever.fingerprint for lever in pulled], seed if is_trained(arm) else None])

@@ -46,7 +46,7 @@ arms:
   taught:  {steps: [{demo_train: {data: "generated:x"}}, demo_decode], seeds: [1, 2]}
   other:   {base: hf:org/name, steps: [polite]}
   remote:  {endpoint: {url: "https://host/v1", model: big, key: BIG_KEY}, steps: [polite]}
-  fresh:   {new: {mixer: {mamba: {}}, width: 256}, steps: [demo_shape, demo_train]}
+  fresh:   {new: {mixer: {linear_attention: {}}, width: 256}, steps: [demo_shape, demo_train]}
 tasks: [demo_quiz, {demo_survey: {samples_each: 3}}]
 axes: [speed, quality]
 seed: 7
@@ -64,7 +64,8 @@ def test_a_whole_recipe_is_read(tmp_path: Path) -> None:
     assert it.arms["taught"].seeds == (1, 2)
     assert it.arms["other"].source == ModelSource(name="hf:org/name")
     assert it.arms["remote"].source == EndpointSource(url="https://host/v1", model="big", key="BIG_KEY")
-    assert it.arms["fresh"].source == NewSource(plan={"mixer": {"mamba": {}}, "width": 256})
+    fresh = it.arms["fresh"].source
+    assert isinstance(fresh, NewSource) and (fresh.plan.width, fresh.plan.mixer[0].name) == (256, "linear_attention")
     assert [(task.name, task.settings["samples_each"]) for task in it.tasks] == [("demo_quiz", 10), ("demo_survey", 3)]
     assert it.axes == ("quality", "speed")
     assert (it.name, it.seed, it.samples, it.trials) == ("my", 7, 20, 2)
@@ -112,7 +113,8 @@ def test_an_arm_may_be_called_like_a_preset_only_if_it_is_that_preset(tmp_path: 
 
 def test_words_are_text_and_numbers_are_numbers(tmp_path: Path) -> None:
     plan = "[no, on, 1e-4, 0x10, 0o17, 017, 12:30:45, 2020-01-01, 1_000, ~, true, '3', +2, .5]"
-    value = read(tmp_path, f"new: {{values: {plan}}}").base.plan["values"]  # type: ignore[union-attr]
+    (tmp_path / "words.yaml").write_text(f"values: {plan}")
+    value = recipe_yaml.read(tmp_path / "words.yaml").value["values"]
     assert value == ["no", "on", 1e-4, 16, 15, 17, "12:30:45", "2020-01-01", "1_000", None, True, "3", 2, 0.5]
 
 
@@ -535,7 +537,7 @@ ARM = st.one_of(
         {"steps": st.lists(ENTRY, max_size=2)},
         optional={"base": st.sampled_from(["m", "other", "hf:o/n"]), "seeds": st.lists(st.integers(0, 9), min_size=1, unique=True)},
     ),
-    st.fixed_dictionaries({"new": st.dictionaries(st.sampled_from(["width", "depth"]), st.integers(1, 9))}),
+    st.fixed_dictionaries({"new": st.dictionaries(st.sampled_from(["depth", "context"]), st.integers(1, 9))}),
 )
 
 

@@ -84,6 +84,8 @@ class Family:
         gguf_config: what such a file says -> config.json's values.
         gguf_entries: trunk plan -> tensors of such a file.
         gguf_ignored: patterns of its tensors that are settings, read by `gguf_config`.
+        describe: what config.json would say of a trunk made here, so that other tools open it; None where the family cannot be
+            said of it. It may say so of too many: `families.steelyard.public` reads every description back.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Family:
     gguf_config: Callable[[Description], dict[str, Any]] | None = None
     gguf_entries: Callable[[TrunkPlan], list[Entry]] | None = None
     gguf_ignored: tuple[str, ...] = ()
+    describe: Callable[[TrunkPlan], dict[str, Any] | None] | None = None
 
 
 # model_type -> the file that knows it. A file is imported when its family is met.
@@ -113,6 +116,9 @@ FILES = {
     "olmo2": "olmo2",
     "phi3": "phi3",
     "bert": "bert",
+    "mamba": "mamba",
+    "falcon_mamba": "mamba",
+    "steelyard": "steelyard",
 }
 
 GGUF_FILES = {

@@ -81,6 +81,29 @@ def plan(config: Config) -> TrunkPlan:
     return decoder(config, (block,) * config.integer("num_hidden_layers"), norm)
 
 
+def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
+    """config.json of a trunk made here, if it is a Llama."""
+    block = trunk.depth.blocks[0] if isinstance(trunk.depth, StackedPlan) else None
+    if block is None or not isinstance(block.mixer, AttentionPlan) or not isinstance(block.channel, GatedPlan) or trunk.norm is None:
+        return None
+    if block.mixer.rotary is None or not isinstance(head := trunk.heads["lm"], LMHeadPlan):
+        return None
+    return {
+        "hidden_size": trunk.width,
+        "num_hidden_layers": len(trunk.depth.blocks),
+        "num_attention_heads": block.mixer.heads,
+        "num_key_value_heads": block.mixer.key_value_heads,
+        "head_dim": block.mixer.head_width,
+        "intermediate_size": block.channel.hidden,
+        "hidden_act": block.channel.activation,
+        "rms_norm_eps": trunk.norm.epsilon,
+        "rope_theta": block.mixer.rotary.base,
+        "vocab_size": trunk.inputs.vocabulary,
+        "max_position_embeddings": trunk.context,
+        "tie_word_embeddings": head.tied,
+    }
+
+
 def entries(trunk: TrunkPlan) -> list[Entry]:
     """Tensors of a Hugging Face directory."""
     return renamed(trunk, NAMES, BLOCK)
@@ -120,6 +143,7 @@ FAMILIES = (
         plan,
         entries,
         ignored=IGNORED,
+        describe=describe,
         gguf="llama",
         gguf_config=gguf_config,
         gguf_entries=gguf_entries,

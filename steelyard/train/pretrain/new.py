@@ -1,0 +1,60 @@
+"""A model out of nothing: a plan, a tokenizer (learned from a corpus or another model's) and fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from steelyard.core.fingerprint import digest
+from steelyard.core.run import Run
+from steelyard.core.seeds import derive
+from steelyard.data.texts import open_texts
+from steelyard.data.tokenizer_training import train_tokenizer
+from steelyard.model.families.steelyard import written
+from steelyard.model.load import load_tokenizer, read_tokenizer, special_ids
+from steelyard.model.model import Model
+from steelyard.model.new import DecoderPlan, TokenizerSettings, initialize
+from steelyard.model.template import ChatTemplate
+from steelyard.model.tokenizer import Tokenizer
+
+VOCABULARY = 4096
+PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+"""A new model has learned no roles: what it is told is the text that it goes on with."""
+
+
+def new_model(plan: DecoderPlan, run: Run, name: str = "new") -> Model:
+    """A model with fresh weights.
+
+    Args:
+        plan: after the `build` hooks of all levers.
+        run: its seed draws the weights; its directory keeps the tokenizer, so that a second call need not learn it again.
+        name: what a person calls it.
+
+    Raises:
+        SteelyardError: a plan that does not fit together, or a tokenizer that cannot be had.
+    """
+    tokenizer = tokenizer_of(plan.tokenizer, run)
+    trunk_plan = plan.trunk(tokenizer.vocabulary_size)
+    trunk = initialize(trunk_plan.build(), plan, derive(run.seed, "weights")).eval()
+    family, config = written(plan, trunk_plan)
+    return Model(trunk, family, {**config, **special_ids(tokenizer)}, tokenizer, ChatTemplate(PLAIN_TEMPLATE, {}), name)
+
+
+def tokenizer_of(settings: TokenizerSettings, run: Run) -> Tokenizer:
+    """The tokenizer that a plan asks for."""
+    if settings.model is not None:
+        return load_tokenizer(settings.model)
+    if settings.data is None:
+        return train_tokenizer(settings.kind, (), settings.vocabulary, settings.special)
+    texts = open_texts(settings.data)
+    place = run.directory / "tokenizers" / digest([settings.model_dump(mode="json"), texts.fingerprint])
+    if (found := read_tokenizer(place) if place.exists() else None) is not None:
+        return found
+    learned = settings.kind in ("bpe", "unigram")
+    run.say(f"learning a tokenizer ({settings.kind}) from {settings.data}")
+
+    def passages() -> Iterator[str]:
+        return (document.text for document in texts)
+
+    tokenizer = train_tokenizer(settings.kind, passages(), settings.vocabulary or (VOCABULARY if learned else None), settings.special)
+    tokenizer.save(place)
+    return tokenizer
