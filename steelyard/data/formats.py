@@ -81,7 +81,7 @@ class Rows:
     bad: list[BadRow] = field(default_factory=list)
 
 
-class _Unusable(ValueError):
+class UnusableRow(ValueError):
     """Why one row cannot be used; becomes a `BadRow`."""
 
 
@@ -109,14 +109,14 @@ def read_jsonl(path: Path, kind: Kind | Literal["auto"] = "auto") -> Rows:
             continue
         text = line.decode("utf-8", errors="replace").rstrip("\r")
         try:
-            parsed.append((number, _object(line), text))
-        except _Unusable as problem:
+            parsed.append((number, parse_row(line), text))
+        except UnusableRow as problem:
             rows.bad.append(BadRow(number, str(problem), text))
     chosen = _common_kind(row for _, row, _ in parsed) if kind == "auto" else kind
     for number, row, text in parsed:
         try:
             rows.examples.append(to_example(row, chosen, f"{path}:{number}", declared=kind != "auto"))
-        except _Unusable as problem:
+        except UnusableRow as problem:
             rows.bad.append(BadRow(number, str(problem), text))
     rows.bad.sort(key=lambda bad: bad.line)
     return rows
@@ -165,19 +165,24 @@ def _ranges(numbers: list[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _object(line: bytes) -> dict[str, Any]:
+def parse_row(line: bytes) -> dict[str, Any]:
+    """One line of JSONL as an object.
+
+    Raises:
+        UnusableRow: it is none; the message is the reason.
+    """
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _Unusable(f"not UTF-8 (byte {error.start + 1} of the line)") from error
+        raise UnusableRow(f"not UTF-8 (byte {error.start + 1} of the line)") from error
     except json.JSONDecodeError as error:
-        raise _Unusable(f"not JSON: {error.msg} (column {error.colno})") from error
+        raise UnusableRow(f"not JSON: {error.msg} (column {error.colno})") from error
     except RecursionError as error:
-        raise _Unusable("JSON nested too deeply") from error
+        raise UnusableRow("JSON nested too deeply") from error
     except ValueError as error:  # an integer of thousands of digits
-        raise _Unusable("JSON with a number too long to read") from error
+        raise UnusableRow("JSON with a number too long to read") from error
     if not isinstance(row, dict):
-        raise _Unusable(f"{_name(row)}, not an object")
+        raise UnusableRow(f"{json_name(row)}, not an object")
     return row
 
 
@@ -205,13 +210,13 @@ def to_example(row: Mapping[str, Any], kind: Kind | None, where: str, *, declare
     found = _kinds(row)
     if not found or kind is None:
         keys = ", ".join(f"`{key}`" for key in row) or "no keys"
-        raise _Unusable(
+        raise UnusableRow(
             f"none of the forms messages, prompt/completion, alpaca, sharegpt (it has {keys[:200]})" if not found else _several(found)
         )
     if not declared and len(found) > 1:
-        raise _Unusable(_several(found))
+        raise UnusableRow(_several(found))
     if kind not in found:
-        raise _Unusable(f"of the kind {found[0]}, but this file is {kind}")
+        raise UnusableRow(f"of the kind {found[0]}, but this file is {kind}")
     parse: Mapping[Kind, Callable[[Mapping[str, Any]], list[Turn]]] = {
         "messages": lambda row: _turns(row["messages"], "messages", "role", "content", _ROLES),
         "prompt_completion": _prompt_completion,
@@ -220,12 +225,12 @@ def to_example(row: Mapping[str, Any], kind: Kind | None, where: str, *, declare
     }
     turns = parse[kind](row)
     if not any(turn.learned for turn in turns):
-        raise _Unusable("no assistant turn to learn from")
+        raise UnusableRow("no assistant turn to learn from")
     for index, turn in enumerate(turns):
         if turn.message.role == "system" and index:
-            raise _Unusable(f"turn {index + 1} is a system turn; only the first may be")
+            raise UnusableRow(f"turn {index + 1} is a system turn; only the first may be")
         if turn.learned and not turn.message.content.strip() and not turn.message.tool_calls:
-            raise _Unusable(f"turn {index + 1} is an empty answer")
+            raise UnusableRow(f"turn {index + 1} is an empty answer")
     return Example(tuple(turns), where, _tools(row.get("tools")))
 
 
@@ -245,10 +250,10 @@ def _alpaca(row: Mapping[str, Any]) -> list[Turn]:
     turns = [_said("system", row, "system")] if row.get("system") else []
     history = row.get("history") or []
     if not isinstance(history, list):
-        raise _Unusable(f"`history` is {_name(history)}, not a list of [question, answer] pairs")
+        raise UnusableRow(f"`history` is {json_name(history)}, not a list of [question, answer] pairs")
     for index, pair in enumerate(history):
         if not (isinstance(pair, list) and len(pair) == 2):
-            raise _Unusable(f"`history` item {index + 1} is not a [question, answer] pair")
+            raise UnusableRow(f"`history` item {index + 1} is not a [question, answer] pair")
         turns += [_said("user", dict(enumerate(pair)), 0), Turn(_said("assistant", dict(enumerate(pair)), 1).message, learned=False)]
     asked = _said("user", row, "instruction").message.content
     extra = _said("user", row, "input").message.content if row.get("input") else ""
@@ -267,19 +272,19 @@ def _sharegpt(row: Mapping[str, Any]) -> list[Turn]:
 
 def _turns(listed: Any, key: str, speaker: str, said: str, roles: Mapping[str, Role]) -> list[Turn]:
     if not isinstance(listed, list) or not listed:
-        raise _Unusable(f"`{key}` is {'empty' if listed == [] else _name(listed)}, not a list of turns")
+        raise UnusableRow(f"`{key}` is {'empty' if listed == [] else json_name(listed)}, not a list of turns")
     turns = []
     for index, turn in enumerate(listed, start=1):
         if not isinstance(turn, dict):
-            raise _Unusable(f"turn {index} of `{key}` is {_name(turn)}, not an object")
+            raise UnusableRow(f"turn {index} of `{key}` is {json_name(turn)}, not an object")
         role = turn.get(speaker)
         if not isinstance(role, str) or role not in roles:
-            raise _Unusable(f"turn {index} of `{key}` has the {speaker} {role!r:.40}; known: {', '.join(roles)}")
+            raise UnusableRow(f"turn {index} of `{key}` has the {speaker} {role!r:.40}; known: {', '.join(roles)}")
         calls = _tool_calls(turn.get("tool_calls"), index)
         content = "" if calls and turn.get(said) is None else _text(turn.get(said), f"`{said}` of turn {index}")
         weight = turn.get("weight", 1)
         if isinstance(weight, bool) or weight not in (0, 1):
-            raise _Unusable(f"`weight` of turn {index} is {weight!r:.40}; it is 0 (not learned) or 1")
+            raise UnusableRow(f"`weight` of turn {index} is {weight!r:.40}; it is 0 (not learned) or 1")
         name = turn.get("name")
         if name is not None:
             name = _text(name, f"`name` of turn {index}")
@@ -297,14 +302,14 @@ def _text(value: Any, what: str) -> str:
         if others := sorted(
             {str(part.get("type")) for part in value if part.get("type") != "text" or not isinstance(part.get("text"), str)}
         ):
-            raise _Unusable(f"{what} has parts of type {', '.join(others)[:80]}; only text can be learned")
+            raise UnusableRow(f"{what} has parts of type {', '.join(others)[:80]}; only text can be learned")
         value = "".join(part["text"] for part in value)
     if not isinstance(value, str):
-        raise _Unusable(f"{what} is {_name(value)}, not text")
+        raise UnusableRow(f"{what} is {json_name(value)}, not text")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise _Unusable(f"{what} holds half a surrogate pair (character {error.start + 1}), which no tokenizer can read") from error
+        raise UnusableRow(f"{what} holds half a surrogate pair (character {error.start + 1}), which no tokenizer can read") from error
     return value
 
 
@@ -314,7 +319,7 @@ def _tool_calls(value: Any, index: int) -> tuple[ToolCall, ...]:
     try:
         calls = [(call.get("id", ""), call["function"]["name"], call["function"]["arguments"]) for call in value]
     except (TypeError, KeyError, AttributeError) as error:
-        raise _Unusable(f"`tool_calls` of turn {index} do not have the form of the OpenAI API") from error
+        raise UnusableRow(f"`tool_calls` of turn {index} do not have the form of the OpenAI API") from error
     return tuple(
         ToolCall(
             _text(id, "a tool call's id"), _text(name, "a tool's name"), arguments if isinstance(arguments, str) else json.dumps(arguments)
@@ -327,11 +332,11 @@ def _tools(value: Any) -> tuple[Any, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise _Unusable(f"`tools` is {_name(value)}, not a list")
+        raise UnusableRow(f"`tools` is {json_name(value)}, not a list")
     return tuple(value)
 
 
-def _name(value: Any) -> str:
+def json_name(value: Any) -> str:
     """What a JSON value is, for a reason."""
     names = {
         type(None): "null or missing",

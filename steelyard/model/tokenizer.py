@@ -117,6 +117,19 @@ class Tokenizer:
         except TypeError:
             raise _not_text(text) from None
 
+    def encode_batch(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
+        """`encode` of every text, on all cores.
+
+        Raises:
+            DataError: a text holds half of a surrogate pair.
+        """
+        backend = self.backend if special else self._plain
+        try:
+            with library("the tokenizer"):
+                return [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+        except TypeError:
+            return [self.encode(text, special) for text in texts]  # names the text's bad character
+
     def encode_for_model(self, text: str) -> list[int]:
         """Token ids as the model was trained to read a text: with what belongs before and after it."""
         return [*self.prefix_ids, *self.encode(text), *self.suffix_ids]

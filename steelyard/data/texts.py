@@ -1,0 +1,202 @@
+"""Documents to learn from: plain texts in a fixed order, from files, folders, corpora and data sets by name.
+
+| name | documents |
+| --- | --- |
+| a file, or a folder with all below it | one for each text, Markdown or code file; one for each row of `.jsonl` and `.parquet` |
+| `python` | the standard library of the Python that runs this |
+| `encyclopedia` | the article openings that are not held out for measuring |
+| `datasets:NAME`, `datasets:NAME:SPLIT`, `datasets:NAME:CONFIG:SPLIT` | rows of a Hugging Face data set (extra `datasets`) |
+
+Opening reads every source once, a piece at a time: what cannot be used is named before anything is trained on it, and the
+fingerprint is of the content. After that a corpus is streamed; nothing of it stays in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from steelyard.core.errors import DataError
+from steelyard.core.fingerprint import digest
+from steelyard.data.formats import BadRow, describe
+
+DATASETS = "datasets:"
+SHOWN = 50
+"""Bad files that an error lists one by one; of more it says how many."""
+PIECE = 2**18
+"""Most characters of a document: longer texts come as several, each but the last marked with `continues`."""
+
+BadFiles = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text.
+
+    Attributes:
+        text: as the source has it. Strings that look like special tokens are ordinary text.
+        where: file (and line), or name and number, for errors.
+        continues: the next document goes on with the same text, which was too long for one.
+        special: (start, end) of stretches of the text that are special tokens, in order.
+    """
+
+    text: str
+    where: str = ""
+    continues: bool = False
+    special: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What reading a source found out.
+
+    Attributes:
+        fingerprint: digest of the content.
+        documents: usable ones.
+        bad: rows that cannot be used.
+        unusable: why the whole source cannot be used, or "".
+    """
+
+    fingerprint: str = ""
+    documents: int = 0
+    bad: tuple[BadRow, ...] = ()
+    unusable: str = ""
+
+
+class Part(Protocol):
+    """One file, or one table."""
+
+    @property
+    def where(self) -> str: ...
+
+    def check(self) -> Checked:
+        """Reads it through once. It is asked before `documents`."""
+        ...
+
+    def documents(self) -> Iterator[Document]:
+        """Its usable documents, in its own order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Documents that can be gone through again and again.
+
+    Attributes:
+        name: as the recipe names it.
+        parts: in order.
+        fingerprint: digest of the content; the same texts from elsewhere have the same one.
+        notes: lines for a person about what was left out.
+        limit: at most so many documents, or None.
+    """
+
+    name: str
+    parts: tuple[Part, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def __iter__(self) -> Iterator[Document]:
+        left = self.limit
+        for part in self.parts:
+            for document in part.documents():
+                if left == 0:
+                    return
+                yield document
+                if left is not None and not document.continues:
+                    left -= 1
+
+
+def open_texts(
+    name: str, *, base: Path | None = None, column: str = "text", bad_files: BadFiles = "stop", limit: int | None = None
+) -> Texts:
+    """Finds, checks and fingerprints documents.
+
+    Args:
+        name: see the table above. A known name wins over a file of that name: write `./python`.
+        base: folder that relative paths start from; None is the current one.
+        column: key of JSONL rows, column of tables, that holds the text.
+        bad_files: whether files and rows that cannot be used (empty, binary, not UTF-8, not JSON, without the column) stop it or
+            are left out; either way all are named, in the error or in `notes`.
+        limit: at most so many documents, the first ones.
+
+    Raises:
+        DataError: nothing to read, or bad files under "stop".
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"`limit` is {limit}", where=name, do="Ask for at least one document, or leave it out.")
+    parts, notes, lenient = _parts(name, base, column)
+    kept: list[tuple[Part, Checked]] = []
+    bad: list[str] = []
+    found = 0
+    for part in parts:
+        if limit is not None and found >= limit:
+            break
+        checked = part.check()
+        if checked.unusable:
+            bad.append(f"{part.where}: {checked.unusable}")
+        elif checked.bad:
+            bad.append(f"{part.where}: {len(checked.bad)} rows\n{describe(checked.bad)}")
+        if checked.documents:
+            kept.append((part, checked))
+            found += checked.documents
+    if bad and bad_files == "stop" and not lenient:
+        raise DataError(
+            f"{_count(len(bad), 'file')} cannot be used:\n{_listed(bad)}",
+            where=name,
+            do="Mend them or take them away, or set `bad_files: skip` to go on without them.",
+        )
+    if bad:
+        notes.append(f"{name}: went on without {_count(len(bad), 'file')}:\n{_listed(bad)}")
+    if not kept:
+        raise DataError("there is no text to learn from" + (f":\n{_listed(bad)}" if bad else ""), where=name)
+    fingerprint = digest([[checked.fingerprint for _, checked in kept], limit])
+    return Texts(name, tuple(part for part, _ in kept), fingerprint, tuple(notes), limit)
+
+
+def _parts(name: str, base: Path | None, column: str) -> tuple[list[Part], list[str], bool]:
+    """The sources a name stands for, notes about them, and whether bad ones are left out unasked (nobody could mend them)."""
+    if name.startswith(DATASETS):
+        from steelyard.data.text_tables import DatasetPart
+
+        return [DatasetPart.named(name, column)], [], False
+    if name == "encyclopedia":
+        from steelyard.data.text_corpora import EncyclopediaPart
+
+        return [EncyclopediaPart()], [], False
+    if name == "python":
+        from steelyard.data.text_corpora import standard_library
+
+        return list(standard_library()), [], True
+    from steelyard.data.text_files import below
+
+    path = Path(name).expanduser()
+    parts, notes = below(base / path if base is not None else path, column)
+    return parts, notes, False
+
+
+def pieces(texts: Iterator[str], where: str) -> Iterator[Document]:
+    """One text that arrives in chunks, as documents of at most `PIECE` characters.
+
+    A cut is made after a line's end where there is one. A token that would reach over a cut becomes two.
+    """
+    held = ""
+    for chunk in texts:
+        held += chunk
+        while len(held) > PIECE:
+            cut = held.rfind("\n", 1, PIECE) + 1 or PIECE
+            yield Document(held[:cut], where, continues=True)
+            held = held[cut:]
+    if held:
+        yield Document(held, where)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _listed(lines: Sequence[str]) -> str:
+    more = [f"  and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
+    return "\n".join([*(f"  {line}" for line in lines[:SHOWN]), *more])
