@@ -22,6 +22,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_p
 LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.5}
 LONG = {"rope_type": "longrope", "rope_theta": 1000.0, "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]}
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 48, "n_head": 3, "n_layer": 3, "n_positions": 64}
+MAMBA = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3}
 NEOX = SMALL | {"num_attention_heads": 3, "intermediate_size": 70}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -108,6 +109,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "Phi3",
         GROUPED | {"rope_parameters": {"rope_theta": 300.0, "partial_rotary_factor": 0.5}, "tie_word_embeddings": True},
     ),
+    "mamba": ("Mamba", MAMBA),
+    "mamba untied, biases, other sizes": (
+        "Mamba",
+        MAMBA | {"state_size": 5, "use_bias": True, "use_conv_bias": False, "expand": 3, "conv_kernel": 3, "tie_word_embeddings": False},
+    ),
+    "mamba given rank, other activation": (
+        "Mamba",
+        MAMBA | {"hidden_size": 33, "time_step_rank": 7, "hidden_act": "gelu", "state_size": 17, "layer_norm_epsilon": 0.01},
+    ),
+    "falcon_mamba": ("FalconMamba", MAMBA),
+    "falcon_mamba as it varies": (
+        "FalconMamba",
+        MAMBA | {"mixer_rms_eps": 0.1, "state_size": 3, "use_bias": True, "expand": 1, "tie_word_embeddings": False},
+    ),
 }
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -173,14 +188,33 @@ def test_longrope_turns_by_the_length_of_the_text_so_far(tmp_path: Path) -> None
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     kind = data.draw(
-        st.sampled_from(["Llama", "Mistral", "Qwen2", "Qwen3", "Gemma", "Gemma2", "Gemma3Text", "Olmo2", "Phi3", "GPT2", "GPTNeoX"])
+        st.sampled_from(
+            [
+                "Llama",
+                "Mistral",
+                "Qwen2",
+                "Qwen3",
+                "Gemma",
+                "Gemma2",
+                "Gemma3Text",
+                "Olmo2",
+                "Phi3",
+                "GPT2",
+                "GPTNeoX",
+                "Mamba",
+                "FalconMamba",
+            ]
+        )
     )
     shared, groups = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5))
     heads, half = shared * groups, data.draw(st.integers(1, 5))
     layers, tied = data.draw(st.integers(1, 3)), data.draw(st.booleans())
     vocabulary, hidden = data.draw(st.integers(5, 70)), data.draw(st.integers(1, 40))
     values: dict[str, Any] = {"vocab_size": vocabulary, "tie_word_embeddings": tied}
-    if kind == "GPT2":
+    if kind in ("Mamba", "FalconMamba"):
+        values |= {"hidden_size": hidden, "num_hidden_layers": layers, "state_size": half, "expand": shared, "conv_kernel": groups}
+        values |= {"use_bias": data.draw(st.booleans()), "use_conv_bias": data.draw(st.booleans())}
+    elif kind == "GPT2":
         values |= {"n_embd": 2 * half * heads, "n_head": heads, "n_layer": layers, "n_inner": hidden, "n_positions": 32}
     else:
         values |= {"num_hidden_layers": layers, "num_attention_heads": heads, "intermediate_size": hidden, "max_position_embeddings": 32}
@@ -262,6 +296,8 @@ LEAST = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 24, "i
         ("Qwen2", LEAST | {"num_attention_heads": 32, "hidden_size": 64}),
         ("Qwen3", LEAST | {"num_attention_heads": 32}),
         ("GPT2", {"n_embd": 48, "n_head": 3, "n_layer": 2}),
+        ("Mamba", {"hidden_size": 40, "num_hidden_layers": 2}),
+        ("FalconMamba", {"hidden_size": 40, "num_hidden_layers": 2}),
     ],
 )
 def test_what_a_config_leaves_out_means_what_it_means_to_transformers(kind: str, sizes: dict[str, int], tmp_path: Path) -> None:
@@ -273,4 +309,4 @@ def test_what_a_config_leaves_out_means_what_it_means_to_transformers(kind: str,
     ids = random_ids()
     model = steelyard.load(folder)
     assert difference(model.logits(ids), their_logits(theirs, ids)) < 1e-4
-    assert model.context_length == theirs.config.max_position_embeddings
+    assert model.context_length == getattr(theirs.config, "max_position_embeddings", 2**20)

@@ -83,7 +83,7 @@ def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
     """config.json of a trunk made here, if it is a Mamba."""
     if (described := stack(trunk, MambaPlan)) is None:
         return None
-    mixer = trunk.depth.blocks[0].mixer
+    mixer: Any = trunk.depth.blocks[0].mixer
     return described | {
         "intermediate_size": mixer.inner,
         "state_size": mixer.state,
@@ -97,8 +97,10 @@ def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
 
 def falcon_describe(trunk: TrunkPlan) -> dict[str, Any] | None:
     """config.json of a trunk made here, if it is a FalconMamba."""
-    described = describe(trunk)
-    return described and described | {"mixer_rms_eps": trunk.depth.blocks[0].mixer.parameter_norm or 0.0}
+    if (described := describe(trunk)) is None:
+        return None
+    mixer: Any = trunk.depth.blocks[0].mixer
+    return described | {"mixer_rms_eps": mixer.parameter_norm or 0.0}
 
 
 def stack(trunk: TrunkPlan, mixer: type) -> dict[str, Any] | None:
