@@ -66,7 +66,13 @@ class Step:
         return len(self.lengths)
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
-        """A value computed once per call and shared by all layers (masks, rotary angles)."""
+        """A value computed once per call and shared by all layers (masks, rotary angles).
+
+        Compiled blocks compute such values themselves, because fused loops do so faster than they would read them; only collections
+        (`list`, `dict`), which layers fill together, are shared there too.
+        """
+        if torch.compiler.is_compiling() and make not in (list, dict):
+            return make()
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]

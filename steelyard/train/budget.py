@@ -57,7 +57,7 @@ def one_budget(**amounts: float | None) -> Budget:
     Raises:
         RecipeError: none or several are given.
     """
-    given = [(unit, amount) for unit in UNITS if (amount := amounts.get(unit)) is not None]
+    given: list[tuple[Unit, float]] = [(unit, amount) for unit in UNITS if (amount := amounts.get(unit)) is not None]
     if len(given) != 1:
         named = f"{' and '.join(unit for unit, _ in given)} are" if given else "none is"
         raise RecipeError(f"a training has one budget, but {named} given", do=f"Give exactly one of {', '.join(UNITS)}.")

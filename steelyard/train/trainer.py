@@ -124,10 +124,10 @@ class _Training:
     def run_to_the_end(self) -> Progress:
         resumption.resume(self)
         if not self.budget.finished(self.progress):
-            if self.validation is not None and self.progress.step == 0:
-                self.progress.validation_before = self._validate()
             hearing = self.clock.hearing_the_compiler() if self.settings.compiles else contextlib.nullcontext()
             with hearing, stop_signals() as stopped, torch.random.fork_rng(self._random_devices()):
+                if self.validation is not None and self.progress.step == 0:
+                    self.progress.validation_before = self._validate()
                 self._take_steps(stopped)
         if self.average is not None:
             self.average.put()

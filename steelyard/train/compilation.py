@@ -1,0 +1,47 @@
+"""torch.compile for training: blocks and the loss become fused loops, the same function up to rounding.
+
+Each block is compiled by itself, and blocks of one plan share what was compiled, so that time does not grow with the depth. Cost:
+tens of seconds on a CPU, which needs a C++ compiler; they are told apart from the seconds of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from steelyard.core.errors import UnsupportedError
+from steelyard.model.depth.stacked import Block
+
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def check_compiler(device: torch.device) -> None:
+    """Refuses to compile for a CPU where nothing here turns C++ into machine code."""
+    if device.type == "cpu" and not any(shutil.which(name) for name in COMPILERS):
+        raise UnsupportedError(
+            "torch.compile needs a C++ compiler",
+            do=f"Install one ({', '.join(COMPILERS)}), or leave `compile` out: the result is the same.",
+        )
+
+
+@contextlib.contextmanager
+def compiled_blocks(module: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Within it, the blocks of a module run compiled."""
+    blocks: list[Any] = [block for block in module.modules() if isinstance(block, Block)] if wanted else []
+    for block in blocks:
+        block.compile(dynamic=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function, compiled for each shape it meets."""
+    return torch.compile(function, dynamic=False)

@@ -1,0 +1,225 @@
+"""Pretraining: a model learns to go on with text, every token from all before it; a new model's first step, or more of it for another.
+
+loss = - sum_t log p(x_t | x_<t) / tokens, over windows of a long row of tokens (documents end to end, each with its end of text).
+Two arms trained with equal budgets (steps, tokens, FLOPs or seconds) on the same windows differ by their models alone.
+Papers: GPT (Radford et al. 2018), arXiv:2001.08361, arXiv:2203.15556. Cost: 6 operations per weight and token, plus what mixing costs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+
+from steelyard.core.errors import RecipeError, UnsupportedError
+from steelyard.core.fingerprint import digest
+from steelyard.core.get import home
+from steelyard.core.levers import Lever
+from steelyard.core.protocols import AnswerSettings
+from steelyard.core.run import Run
+from steelyard.data.batching import Batch
+from steelyard.data.texts import BadFiles, open_texts
+from steelyard.data.token_file import TokenFile, write_tokens
+from steelyard.data.windows import Windows
+from steelyard.generate.engine import Engine
+from steelyard.generate.spec import native_type
+from steelyard.model.cost import training_flops
+from steelyard.model.linears.linear import Linear
+from steelyard.model.model import Model
+from steelyard.model.trunk import Trunk
+from steelyard.train.budget import UNITS
+from steelyard.train.compilation import check_compiler, compiled, compiled_blocks
+from steelyard.train.objectives import next_token_loss
+from steelyard.train.optimizers import Kind
+from steelyard.train.recompute import recomputed
+from steelyard.train.schedule import Shape
+from steelyard.train.spikes import Answer
+from steelyard.train.trainer import TrainerSettings, train
+
+SAMPLE_TOKENS = 48
+PROMPT_TOKENS = 16
+
+
+class Pretrain(Lever):
+    """Trains all weights on plain text."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    name: ClassVar[str] = "pretrain"
+    idea: ClassVar[str] = (
+        "Show the model long stretches of text and raise the probability of every next token. "
+        "The budget (steps, tokens, FLOPs or seconds) is what arms of a fair race have in common."
+    )
+    equation: ClassVar[str] = "loss = - sum_t log p(x_t | x_<t) / tokens (+ z (log sum exp logits)^2 + the parts' own losses)"
+    paper: ClassVar[str] = "arXiv:2001.08361, arXiv:2203.15556"
+    cost: ClassVar[str] = "about 6 operations per weight and token; AdamW keeps 4 copies of the weights, Muon 3"
+    main: ClassVar[str | None] = "data"
+    needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
+    identity: ClassVar[Any] = {"steps": 0}
+    evidence: ClassVar[Any] = "mechanism"
+
+    data: str = Field(description="a file or folder of texts, `python`, `encyclopedia`, or `datasets:NAME[:split]`")
+    column: str = Field("text", description="what the texts are called in rows of JSONL, Parquet and data sets")
+    bad_files: BadFiles = Field("stop", description="what becomes of files that cannot be read")
+    documents: int | None = Field(None, ge=1, description="at most so many documents, the first ones; unset: all")
+    batch: int = Field(16, ge=1, description="windows of a micro-batch")
+    time: int | None = Field(None, ge=2, description="tokens of a window; unset: the model's context")
+    windows: Literal["random", "shuffled"] = Field(
+        "shuffled", description="random: drawn anywhere, with replacement; shuffled: each token once a pass"
+    )
+    mask_documents: bool = Field(False, description="tokens see nothing of the documents before theirs")
+    validation: float = Field(0.05, ge=0, le=0.5, description="share of the tokens kept aside to measure the loss on: the last ones")
+    validation_batches: int | None = Field(20, ge=1, description="most batches a validation reads; unset: all")
+    validate_every: int | None = Field(None, ge=1, description="steps between validations; unset: at the end alone")
+    sample_every: int | None = Field(None, ge=1, description="steps between samples of what the model writes; unset: none")
+    steps: int | None = Field(None, ge=0, description="budget: optimizer steps")
+    tokens: int | None = Field(None, ge=1, description="budget: tokens read")
+    flops: float | None = Field(None, gt=0, description="budget: operations, forward and backward")
+    seconds: float | None = Field(None, gt=0, description="budget: seconds in training steps; compiling, validating and saving not counted")
+    learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak")
+    optimizer: Kind = Field("adamw", description="muon: for matrices inside blocks, adamw for the rest")
+    schedule: Shape = Field("cosine", description="of the learning rate after the warm-up")
+    warmup: float = Field(0.03, ge=0, le=1, description="share of the budget in which the learning rate rises")
+    decay: float = Field(0.2, gt=0, le=1, description="share of the budget in which the schedule wsd falls")
+    floor: float = Field(0.1, ge=0, le=1, description="share of the learning rate left at the end")
+    weight_decay: float = Field(0.1, ge=0, description="of matrices and tables")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="of adamw: share of its two moments that a step keeps")
+    clip: float = Field(1.0, ge=0, description="greatest norm of the gradient; 0 = no clipping")
+    accumulation: int = Field(1, ge=1, description="micro-batches of a step")
+    z_loss: float = Field(0.0, ge=0, description="weight of the z-loss; 1e-4 is usual, 0 = none")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="keep a mean of the weights, of which a step keeps this share; it becomes the model"
+    )
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None, description="of products; unset: bfloat16 where the hardware multiplies it, else float32. Trained weights stay float32"
+    )
+    compile: bool = Field(False, description="compile blocks and loss; the seconds that takes are told apart")
+    checkpoint_activations: bool = Field(False, description="compute blocks again for their gradients instead of keeping activations")
+    spikes: Answer = Field("report", description="what is done about a loss spike: report it, skip the step, or stop")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Pretrain:
+        given = [unit for unit in UNITS if getattr(self, unit) is not None]
+        if len(given) != 1:
+            named = f"{' and '.join(given)} are given" if given else "none is"
+            raise ValueError(f"a training has one budget, but {named}: give exactly one of {', '.join(UNITS)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"`betas` are {list(self.betas)}, but both must be from 0 to below 1")
+        return self
+
+    def train(self, model: Model, stream: Callable[[Any], Any] | None, run: Run) -> Model:
+        """The trained model; the one given stays as it is.
+
+        Args:
+            model: with a language-model head and a tokenizer, new or not.
+            stream: maps the documents before they become tokens, or None.
+            run: its directory receives metrics, checkpoints and samples.
+
+        Raises:
+            SteelyardError: see `open_texts`, `write_tokens`, `Windows` and `train`; RecipeError where `time` does not fit the model.
+        """
+        if self.steps == 0:
+            return model
+        time = self._checked_time(model)
+        device = torch.device(run.device)
+        if self.compile:
+            check_compiler(device)
+        tokens, record = self._tokens(model, stream, run)
+        learned, kept = self._windows(tokens, time, run)
+        dtype: Any = self.dtype or native_type(device)
+        trunk = copy.deepcopy(model.trunk.with_weights(torch.float32)).requires_grad_(True).to(device)
+        settings = TrainerSettings(
+            **{unit: getattr(self, unit) for unit in UNITS},
+            **{key: getattr(self, key) for key in ("learning_rate", "optimizer", "warmup", "decay", "floor", "weight_decay", "betas")},
+            **{key: getattr(self, key) for key in ("clip", "accumulation", "spikes", "validate_every", "sample_every")},
+            shape=self.schedule,
+            dtype=dtype,
+            compiles=self.compile,
+            average=self.ema,
+            identity=digest([model.fingerprint, self.fingerprint, record["fingerprint"], run.seed, dtype]),
+        )
+        objective = next_token_loss(trunk, z_loss=self.z_loss, **({"compiled": compiled} if self.compile else {}))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(recomputed(trunk, self.checkpoint_activations))
+            stack.enter_context(compiled_blocks(trunk, self.compile))
+            progress = train(
+                trunk,
+                objective,
+                learned,
+                settings,
+                run,
+                validation=kept,
+                sample=self._sampler(model.with_trunk(trunk), kept, learned) if self.sample_every else None,
+                flops=_counter(trunk, time),
+                name="pretrain",
+            )
+        trained = trunk.to(model.trunk.device).with_weights(model.trunk.inputs.weight.dtype)
+        entry = {"lever": self.name, "settings": self.settings, "data": record, "result": asdict(progress) | {"dtype": dtype}}
+        history = [*model.record.get("training", []), entry]
+        return model.with_trunk(trained.eval(), record=model.record | {"training": history})
+
+    def _checked_time(self, model: Model) -> int:
+        if "lm" not in model.trunk.heads or model.tokenizer is None:
+            raise UnsupportedError(f"{model.name} has no language-model head or no tokenizer", do="Pretrain a model that writes text.")
+        linears = [module for module in model.trunk.modules() if isinstance(module, Linear)]
+        packed = {str(linear.storage.kind) for linear in linears if not any(p.is_floating_point() for p in linear.storage.parameters())}
+        if packed:
+            raise UnsupportedError(
+                f"the weights of {model.name} are packed ({', '.join(sorted(packed))}) and take no gradients",
+                do="Train first and quantize afterwards.",
+            )
+        time = self.time or model.context_length
+        if time > model.context_length:
+            raise RecipeError(f"`time` is {time}, but {model.name} reads at most {model.context_length} tokens", where="pretrain")
+        return time
+
+    def _tokens(self, model: Model, stream: Callable[[Any], Any] | None, run: Run) -> tuple[TokenFile, dict[str, Any]]:
+        texts = open_texts(self.data, column=self.column, bad_files=self.bad_files, limit=self.documents)
+        for note in texts.notes:
+            run.say(note)
+            run.log(note)
+        assert model.tokenizer is not None
+        # In the common folder, so that the arms of a race read the same file.
+        tokens = write_tokens(texts if stream is None else stream(texts), model.tokenizer, home() / "tokens")
+        record = {"source": self.data, "fingerprint": tokens.fingerprint, "rows": tokens.documents, "tokens": len(tokens)}
+        return tokens, record | {"bytes_per_token": tokens.bytes_per_token}
+
+    def _windows(self, tokens: TokenFile, time: int, run: Run) -> tuple[Windows, Windows | None]:
+        """(windows to learn, windows to validate on or None). Compiled code is made for one shape, so it meets whole batches only."""
+        learned, kept = tokens.split(self.validation)
+        whole = self.compile
+        stream = Windows(
+            learned, self.batch, time, run.derive_seed("windows"), self.mask_documents, order=self.windows, whole_batches=whole
+        )
+        if not self.validation:
+            return stream, None
+        aside = Windows(kept, self.batch, time, mask_documents=self.mask_documents, order="sequential", epochs=1.0, whole_batches=whole)
+        if self.validation_batches is not None and self.validation_batches < len(aside):
+            aside = replace(aside, epochs=self.validation_batches / len(aside))
+        return stream, aside
+
+    def _sampler(self, model: Model, kept: Windows | None, learned: Windows) -> Callable[[], Sequence[str]]:
+        """Writes a little after the first tokens of the text that is kept aside: the likeliest, and one that is drawn."""
+        tokenizer = model.tokenizer
+        assert tokenizer is not None
+        ids = (kept or learned).tokens.ids[: min(PROMPT_TOKENS, model.context_length // 2)].tolist()
+        tokens = min(SAMPLE_TOKENS, model.context_length - len(ids))
+        ways = [AnswerSettings(temperature=0.0, max_tokens=tokens), AnswerSettings(temperature=1.0, seed=0, max_tokens=tokens)]
+
+        def sample() -> list[str]:
+            with Engine(model, slots=len(ways), kernels="pytorch") as engine:
+                written = engine.generate([ids] * len(ways), logprobs=False, settings=ways)
+            return [tokenizer.decode(ids) + completion.text for completion in written]
+
+        return sample
+
+
+def _counter(trunk: Trunk, time: int) -> Callable[[Batch], int]:
+    """Operations of a batch of windows of `time` tokens."""
+    of_a_window = training_flops(trunk, time)
+    return lambda batch: of_a_window * len(batch.ids)
