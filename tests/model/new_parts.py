@@ -17,6 +17,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "attention window": {"mixer": {"attention": {"window": 7}}},
     "attention positions": {"mixer": {"attention": {"positions": "none"}}, "inputs": {"tokens": {"positions": "learned"}}},
     "linear_attention": {"mixer": "linear_attention"},
+    "lstm": {"mixer": {"lstm": {"hidden": 24}}},
     "feed_forward": {"channel": "feed_forward"},
     "mixture": {"mixer": ["attention", "linear_attention"]},
 }
