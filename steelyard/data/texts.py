@@ -177,16 +177,16 @@ def _parts(name: str, base: Path | None, column: str) -> tuple[list[Part], list[
     return parts, notes, False
 
 
-def pieces(texts: Iterator[str], where: str) -> Iterator[Document]:
-    """One text that arrives in chunks, as documents of at most `PIECE` characters.
+def pieces(texts: Iterator[str], where: str, most: int | None = None) -> Iterator[Document]:
+    """One text that arrives in chunks, as documents of at most `most` (`PIECE` if None) characters.
 
     A cut is made after a line's end where there is one. A token that would reach over a cut becomes two.
     """
-    held = ""
+    held, most = "", PIECE if most is None else most
     for chunk in texts:
         held += chunk
-        while len(held) > PIECE:
-            cut = held.rfind("\n", 1, PIECE) + 1 or PIECE
+        while len(held) > most:
+            cut = held.rfind("\n", 1, most) + 1 or most
             yield Document(held[:cut], where, continues=True)
             held = held[cut:]
     if held:
