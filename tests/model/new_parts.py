@@ -18,6 +18,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "attention positions": {"mixer": {"attention": {"positions": "none"}}, "inputs": {"tokens": {"positions": "learned"}}},
     "linear_attention": {"mixer": "linear_attention"},
     "lstm": {"mixer": {"lstm": {"hidden": 24}}},
+    "performer": {"mixer": {"performer": {"features": 24}}},
+    "performer rotary off": {"mixer": {"performer": {"features": 16, "rotary": False}}},
     "feed_forward": {"channel": "feed_forward"},
     "mixture": {"mixer": ["attention", "linear_attention"]},
 }

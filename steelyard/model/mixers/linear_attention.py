@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 CHUNK = 64
 """Tokens whose scores are computed as a matrix; more cost time that grows with their number, fewer cost passes."""
+
+NO_LEVEL = -1e4
+"""The level of nothing: its exponential is 0 beside any other."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,20 @@ class LinearAttention(Recurrence):
         return self.plan.heads * time * (4 * d * d + 2 * seen * d)
 
 
+class Levels(NamedTuple):
+    """Logarithms of what keys' features were divided by so that they stay within floats (Performer).
+
+    Attributes:
+        own_bht: each key's.
+        running_bht: the greatest so far in each token's document; sums are relative to it.
+        before_bh: what the sums before the call are relative to.
+    """
+
+    own_bht: Tensor
+    running_bht: Tensor
+    before_bh: Tensor
+
+
 def causal_sums(
     q_bhtf: Tensor,
     k_bhtf: Tensor,
@@ -89,6 +106,7 @@ def causal_sums(
     weights_bhf: Tensor,
     step: Step,
     rotary: Rotary | None = None,
+    levels: Levels | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted means of the values so far, with weights q . k that are never negative.
 
@@ -98,6 +116,7 @@ def causal_sums(
         sums_bhfd, weights_bhf: of the text before the call.
         step: the call; documents on one line do not see each other.
         rotary: turns features in the numerator only, which then tells distances.
+        levels: of keys whose features were scaled each by its own factor; None where they were not.
 
     Returns:
         [b, h, t, d], and the sums after the call.
@@ -115,29 +134,44 @@ def causal_sums(
 
     q, k, v, weigh_q, weigh_k = cut(q_bhtf), cut(k_bhtf), cut(v_bhtd), cut(weigh_q), cut(weigh_k)
     mask = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).tril()
-    ends = reaches = None
+    ends = reaches = carries = None
     if step.begins is not None:
         document = F.pad(step.begins.cumsum(1), (0, padding), mode="replicate").unflatten(1, (chunks, chunk))[:, None]  # [b, 1, n, c]
         mask = mask & (document[..., :, None] == document[..., None, :])
         ends = (document == document[..., -1:])[..., None]  # keys that the next chunk may still see
         reaches = (document == F.pad(document[..., -1], (1, 0))[..., :-1, None])[..., None]  # queries that may see the chunk before
         carries = (document[..., -1:] == F.pad(document[..., -1], (1, 0))[..., :-1, None])[..., None]
+    seen: Tensor = mask
+    if levels is not None:
+        own = F.pad(levels.own_bht, (0, padding), value=NO_LEVEL).unflatten(2, (chunks, chunk))
+        running = F.pad(levels.running_bht, (0, padding), mode="replicate").unflatten(2, (chunks, chunk))
+        final = running[..., -1]  # [b, h, n]
+        previous = torch.cat((levels.before_bh[..., None], final[..., :-1]), -1)
+        seen = (own[..., None, :] - running[..., :, None]).masked_fill(~mask, float("-inf")).exp()
+        # Differences are above 0 only between documents, whose products are nothing anyway.
+        kept = (own - final[..., None]).clamp(max=0).exp()[..., None]
+        ends = kept if ends is None else ends * kept
+        reached = (previous[..., None] - running).clamp(max=0).exp()[..., None]
+        reaches = reached if reaches is None else reaches * reached
+        carried = (previous - final).clamp(max=0).exp()[..., None, None]
+        carries = carried if carries is None else carries * carried
     kept_k = k if ends is None else k * ends
     kept_weights = weigh_k if ends is None else weigh_k * ends
     additions = torch.cat((kept_k.transpose(-1, -2) @ v, kept_weights.sum(-2)[..., None]), -1)  # [b, h, n, f, d + 1]
     state, before = torch.cat((sums_bhfd, weights_bhf[..., None]), -1), []
     for number in range(chunks):
         before.append(state)
-        state = state + additions[:, :, number] if ends is None else state * carries[:, :, number] + additions[:, :, number]
+        state = state + additions[:, :, number] if carries is None else state * carries[:, :, number] + additions[:, :, number]
     earlier = torch.stack(before, 2)
-    scores = (q @ k.transpose(-1, -2)) * mask
-    weigh_scores = scores if rotary is None else (weigh_q @ weigh_k.transpose(-1, -2)) * mask
+    scores = (q @ k.transpose(-1, -2)) * seen
+    weigh_scores = scores if rotary is None else (weigh_q @ weigh_k.transpose(-1, -2)) * seen
     across, across_weight = q @ earlier[..., :-1], weigh_q @ earlier[..., -1:]
     if reaches is not None:
         across, across_weight = across * reaches, across_weight * reaches
     numerator = scores @ v + across
     denominator = weigh_scores.sum(-1, keepdim=True) + across_weight
-    y = (numerator / denominator.clamp(min=1e-6)).flatten(2, 3)[:, :, :t]
+    # Turned numerators may be large beside small denominators; scaled features are small only together.
+    y = (numerator / denominator.clamp(min=1e-6 if levels is None else 1e-30)).flatten(2, 3)[:, :, :t]
     return y, state[..., :-1], state[..., -1]
 
 
