@@ -18,6 +18,7 @@ from steelyard.core.errors import UnsupportedError
 from steelyard.model.depth.stacked import Block
 
 COMPILERS = ("c++", "g++", "clang++")
+BACKEND = "inductor"
 
 
 def check_compiler(device: torch.device) -> None:
@@ -34,7 +35,7 @@ def compiled_blocks(module: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Within it, the blocks of a module run compiled."""
     blocks: list[Any] = [block for block in module.modules() if isinstance(block, Block)] if wanted else []
     for block in blocks:
-        block.compile(dynamic=False)
+        block.compile(backend=BACKEND, dynamic=False)
     try:
         yield
     finally:
@@ -44,4 +45,4 @@ def compiled_blocks(module: nn.Module, wanted: bool = True) -> Iterator[None]:
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function, compiled for each shape it meets."""
-    return torch.compile(function, dynamic=False)
+    return torch.compile(function, backend=BACKEND, dynamic=False)
