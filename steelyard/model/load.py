@@ -34,6 +34,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.tx
 INT8 = {"num_bits": (8,), "type": ("int",), "symmetric": (True, None)}
 """What compressed-tensors must say of weights and activations for them to be multiplied as ours are; None = it need not say."""
 
+ENDLESS = ("time_step_limit",)
+"""Keys of config.json that may say Infinity, as Mamba-2's older ones do."""
+
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STORED = "stored"
 
@@ -147,7 +150,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / "config.json").exists():
         open_directory(path).close()  # whatever else is wrong with the directory is the better answer
         raise ModelFileError("there is no config.json", where=str(path), do="Copy the model's config.json beside its weights.")
-    config = read_object(path / "config.json")
+    config = read_object(path / "config.json", ENDLESS)
     return config | ({sentence_directory.KEY: said} if (said := sentence_directory.read(path)) else {})
 
 

@@ -46,6 +46,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("Mistral", GROUPED | {"head_dim": 8, "sliding_window": 7}),
     "mistral, no window, tied": ("Mistral", GROUPED | {"head_dim": 10, "sliding_window": None, "tie_word_embeddings": True}),
     "mistral, window of one": ("Mistral", GROUPED | {"sliding_window": 1}),
+    "mixtral": ("Mixtral", GROUPED | {"num_local_experts": 4, "sliding_window": 9}),
+    "mixtral as it varies": (
+        "Mixtral",
+        GROUPED | {"num_local_experts": 5, "num_experts_per_tok": 3, "head_dim": 10, "hidden_act": "gelu", "tie_word_embeddings": True},
+    ),
+    "mixtral, one of one": ("Mixtral", GROUPED | {"num_local_experts": 1, "num_experts_per_tok": 1}),
     "qwen2": ("Qwen2", GROUPED),
     "qwen2 windows": (
         "Qwen2",
@@ -122,6 +128,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_mamba as it varies": (
         "FalconMamba",
         MAMBA | {"mixer_rms_eps": 0.1, "state_size": 3, "use_bias": True, "expand": 1, "tie_word_embeddings": False},
+    ),
+    "mamba2": ("Mamba2", MAMBA | {"num_heads": 6, "head_dim": 16, "n_groups": 2, "state_size": 12, "chunk_size": 8}),
+    "mamba2 as it varies": (
+        "Mamba2",
+        MAMBA
+        | {"num_heads": 3, "head_dim": 16, "n_groups": 1, "state_size": 5, "expand": 1, "conv_kernel": 2, "time_step_limit": (0.3, 0.9)}
+        | {"use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True, "layer_norm_epsilon": 0.01},
     ),
 }
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -203,6 +216,7 @@ def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: py
                 "GPTNeoX",
                 "Mamba",
                 "FalconMamba",
+                "Mamba2",
             ]
         )
     )
@@ -211,7 +225,12 @@ def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: py
     layers, tied = data.draw(st.integers(1, 3)), data.draw(st.booleans())
     vocabulary, hidden = data.draw(st.integers(5, 70)), data.draw(st.integers(1, 40))
     values: dict[str, Any] = {"vocab_size": vocabulary, "tie_word_embeddings": tied}
-    if kind in ("Mamba", "FalconMamba"):
+    if kind == "Mamba2":
+        expand = data.draw(st.integers(1, 2))
+        values |= {"num_heads": heads, "n_groups": shared, "head_dim": half * expand, "hidden_size": half * heads, "expand": expand}
+        values |= {"num_hidden_layers": layers, "state_size": data.draw(st.integers(1, 9)), "conv_kernel": data.draw(st.integers(1, 4))}
+        values |= {"use_bias": data.draw(st.booleans()), "use_conv_bias": data.draw(st.booleans()), "chunk_size": 8}
+    elif kind in ("Mamba", "FalconMamba"):
         values |= {"hidden_size": hidden, "num_hidden_layers": layers, "state_size": half, "expand": shared, "conv_kernel": groups}
         values |= {"use_bias": data.draw(st.booleans()), "use_conv_bias": data.draw(st.booleans())}
     elif kind == "GPT2":
@@ -283,6 +302,21 @@ def test_configs_of_older_versions_mean_the_same(case: str, changes: dict[str, A
     assert difference(steelyard.load(folder).logits(ids), their_logits(theirs, ids)) < 1e-4
 
 
+def test_a_config_may_name_an_endless_step_as_older_versions_write_it(tmp_path: Path) -> None:
+    """JSON has no infinity, but public Mamba-2 directories hold the word."""
+    theirs = model_of("mamba2")
+    folder = saved(theirs, tmp_path / "theirs")
+    config = json.loads((folder / "config.json").read_text()) | {"time_step_limit": [0.0, float("inf")]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "Infinity" in (folder / "config.json").read_text()
+    ids = random_ids()
+    model = steelyard.load(folder)
+    assert difference(model.logits(ids), their_logits(theirs, ids)) < 1e-4
+    model.save(tmp_path / "ours")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    assert torch.equal(their_logits(again, ids), their_logits(theirs, ids))
+
+
 LEAST = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 24, "intermediate_size": 40}
 
 
@@ -298,6 +332,7 @@ LEAST = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 24, "i
         ("GPT2", {"n_embd": 48, "n_head": 3, "n_layer": 2}),
         ("Mamba", {"hidden_size": 40, "num_hidden_layers": 2}),
         ("FalconMamba", {"hidden_size": 40, "num_hidden_layers": 2}),
+        ("Mamba2", {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 8, "head_dim": 4}),
     ],
 )
 def test_what_a_config_leaves_out_means_what_it_means_to_transformers(kind: str, sizes: dict[str, int], tmp_path: Path) -> None:

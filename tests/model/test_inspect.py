@@ -128,7 +128,7 @@ def test_what_is_wrong_is_a_problem_and_an_exit_status(model: Path, damage: Any,
     "damage",
     [
         lambda m: (m / "config.json").write_text("{"),
-        lambda m: change_config(m, model_type="mamba"),
+        lambda m: change_config(m, model_type="retnet"),
         lambda m: change_config(m, hidden_size=-8),
         lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-1]),
         lambda m: (m / "model.safetensors").unlink(),

@@ -198,7 +198,7 @@ def test_bytes_that_are_no_text_are_refused(model: Path) -> None:
     refused(model, "not a regular file")
 
 
-@pytest.mark.parametrize("model_type", ["mamba", "lama", "", None, 7, ["llama"], {"a": 1}, True, "../llama", "llama\x00"])
+@pytest.mark.parametrize("model_type", ["retnet", "lama", "", None, 7, ["llama"], {"a": 1}, True, "../llama", "llama\x00"])
 def test_an_unknown_model_type_names_the_known_ones(model: Path, model_type: Any) -> None:
     path = model / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": model_type}))

@@ -13,6 +13,7 @@ from new_parts import VOCABULARY
 from steelyard.core.errors import RecipeError
 from steelyard.model.families.steelyard import public
 from steelyard.model.mixers.mamba import Mamba, MambaPlan, selective_scan
+from steelyard.model.mixers.mamba2 import chunked_scan
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.new import DecoderPlan, initialize
 
@@ -83,3 +84,48 @@ def test_tokens_that_step_by_zero_leave_the_states_alone():
     before, decay = torch.randn(1, 2, 6, generator=draw), -torch.rand(2, 6, generator=draw)
     short = selective_scan(x[:, :5], steps[:, :5], decay, write[:, :5], write[:, :5], torch.ones(6), gate[:, :5], before)[1]
     assert torch.equal(selective_scan(x, steps, decay, write, write, torch.ones(6), gate, before)[1], short)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(1, 3),
+    st.integers(1, 150),
+    st.sampled_from([(1, 1), (4, 2), (3, 3), (4, 1)]),
+    st.integers(1, 5),
+    st.booleans(),
+    st.integers(0, 999),
+)
+def test_mamba2_in_chunks_and_its_gradients_are_the_recurrence(rows, time, shape, width, several, seed):
+    heads, groups = shape
+    draw = torch.Generator().manual_seed(seed)
+    sizes = [
+        (rows, time, heads, width),
+        (rows, time, heads),
+        (heads,),
+        (rows, time, groups, 3),
+        (rows, time, groups, 3),
+        (rows, heads, width, 3),
+    ]
+    parts = [torch.randn(size, generator=draw, dtype=torch.float64) for size in sizes]
+    parts[1], parts[2] = torch.nn.functional.softplus(parts[1]), -parts[2].exp()
+    begins = torch.rand(rows, time, generator=draw) < 0.1 if several else None
+    weights, results = torch.randn(sizes[0], generator=draw, dtype=torch.float64), []
+    for scan in (chunked_scan, step_by_step):
+        leaves = [part.clone().requires_grad_() for part in parts]
+        y, states = scan(*leaves, begins)
+        results.append([y, states, *torch.autograd.grad((y * weights).sum() + states.sum(), leaves)])
+    for ours, wanted in zip(*results, strict=True):
+        assert torch.allclose(ours, wanted, atol=1e-8, rtol=1e-8)
+
+
+def step_by_step(x, steps, decay, write, read, state, begins):
+    """The equation of Mamba-2, a token at a time."""
+    heads, out = x.shape[2], []
+    write, read = (part.repeat_interleave(heads // part.shape[2], 2) for part in (write, read))
+    for time in range(x.shape[1]):
+        kept = torch.exp(steps[:, time] * decay)[..., None, None]
+        if begins is not None:
+            kept = kept * ~begins[:, time, None, None, None]
+        state = kept * state + (steps[:, time, :, None] * x[:, time])[..., None] * write[:, time, :, None]
+        out.append((state * read[:, time, :, None]).sum(-1))
+    return torch.stack(out, 1), state

@@ -106,6 +106,7 @@ class Family:
 FILES = {
     "llama": "llama",
     "mistral": "mistral",
+    "mixtral": "mixtral",
     "qwen2": "qwen",
     "qwen3": "qwen",
     "gemma": "gemma",
@@ -118,6 +119,7 @@ FILES = {
     "bert": "bert",
     "mamba": "mamba",
     "falcon_mamba": "mamba",
+    "mamba2": "mamba2",
     "steelyard": "steelyard",
 }
 

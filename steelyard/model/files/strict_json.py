@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ MOST_BYTES = 100_000_000  # the safetensors format's own bound on its header
 MOST_PARTS = 2**23  # an empty list takes three bytes here and 64 in memory; the largest tokenizers have two million parts
 
 
-def parse_object(data: bytes, where: str) -> dict[str, Any]:
+def parse_object(data: bytes, where: str, endless: Collection[str] = ()) -> dict[str, Any]:
     """The JSON object in `data`.
+
+    Args:
+        data: UTF-8.
+        where: address for errors.
+        endless: keys whose lists may hold the word Infinity, which is no JSON; it becomes `{"__float__": "Infinity"}`, which is.
 
     Raises:
         ModelFileError: when it is not UTF-8, not JSON, nested beyond reason, not an object, or names a key twice.
@@ -23,7 +29,7 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     if (parts := sum(data.count(mark) for mark in (b",", b"[", b"{"))) > MOST_PARTS:
         raise ModelFileError(f"{parts} values of JSON; at most {MOST_PARTS} are read", where=where, do="Download or copy the file again.")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_reader(endless), parse_constant=_Word if endless else _refuse_constant)
     except RecursionError:
         raise ModelFileError("JSON nested beyond reason", where=where, do="Download or copy the file again.") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits, and our own below
@@ -33,12 +39,12 @@ def parse_object(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of at most 100 MB."""
+def read_object(path: Path, endless: Collection[str] = ()) -> dict[str, Any]:
+    """The JSON object in a file of at most 100 MB; see `parse_object`."""
     with ExtentFile(path) as file:
         if file.size > MOST_BYTES:
             raise ModelFileError(f"{file.size} bytes of JSON; at most {MOST_BYTES} are read", where=str(path))
-        return parse_object(file.read(0, file.size), str(path))
+        return parse_object(file.read(0, file.size), str(path), endless)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -56,3 +62,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
+
+
+class _Word(str):
+    """A number that is no JSON: NaN, Infinity or -Infinity."""
+
+
+def _reader(endless: Collection[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """`_unique`, and where some keys may be endless a look at which words stand where."""
+    if not endless:
+        return _unique
+
+    def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: _worded(value, key in endless) for key, value in _unique(pairs).items()}
+
+    return read
+
+
+def _worded(value: Any, endless: bool) -> Any:
+    if isinstance(value, _Word):
+        return {"__float__": str(value)} if endless and value == "Infinity" else _refuse_constant(value)
+    return [_worded(part, endless) for part in value] if isinstance(value, list) else value

@@ -24,7 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.channels.activations import ACTIVATIONS
+from steelyard.model.channels.activations import ACTIVATIONS, activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.recurrence import Recurrence, causal_convolution, last_inputs
@@ -119,14 +119,15 @@ class Mamba(Recurrence):
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
         plan = self.plan
         into, gate = together(x_btd, step, (self.input, self.gate))
-        x = ACTIVATIONS[plan.activation](causal_convolution(into, self.convolution[:, 0], self.convolution_bias, memory["inputs"], step))
+        convolved = causal_convolution(into, self.convolution[:, 0], self.convolution_bias, memory["inputs"], step)
+        x = activate(ACTIVATIONS[plan.activation], convolved, step.deterministic)
         chosen = self.selection(x, step) if self.selection is not None else self.constants.to(x.dtype).expand(*x.shape[:2], -1)  # type: ignore[union-attr]
         low, write, read = chosen.split((plan.rank, plan.state, plan.state), -1)
         if plan.parameter_norm is not None:
             low, write, read = (
                 F.rms_norm(part.float(), part.shape[-1:], eps=plan.parameter_norm).to(x.dtype) for part in (low, write, read)
             )
-        time_step = F.softplus(self.time_step(low, step).float())
+        time_step = activate(F.softplus, self.time_step(low, step).float(), step.deterministic)
         if step.real is not None:
             time_step = time_step * step.real[:, :, None]  # padding moves nothing
         begins = step.begins if step.begins is None or step.real is None else step.begins & step.real
