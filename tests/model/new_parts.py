@@ -20,6 +20,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "lstm": {"mixer": {"lstm": {"hidden": 24}}},
     "performer": {"mixer": {"performer": {"features": 24}}},
     "performer rotary off": {"mixer": {"performer": {"features": 16, "rotary": False}}},
+    "mamba": {"mixer": {"mamba": {"state": 5}}},
+    "mamba2": {"mixer": {"mamba2": {"state": 6}}},
+    "mamba2 groups": {"mixer": {"mamba2": {"heads": 4, "groups": 2, "state": 3, "taps": 1}}},
+    "mamba as it varies": {"mixer": {"mamba": {"norms": True, "taps": 1, "expand": 1.5, "rank": 3}}, "channel": "gated"},
+    "mamba time-invariant": {"mixer": {"mamba": {"selective": False, "taps": 2}}},
     "feed_forward": {"channel": "feed_forward"},
     "mixture": {"mixer": ["attention", "linear_attention"]},
 }
