@@ -10,6 +10,10 @@ from steelyard.model.linears.lora import branches
 from steelyard.model.model import Model
 
 
+OURS = "steelyard"
+"""The family of models that no public class knows."""
+
+
 def model_card(model: Model, name: str, record: Mapping[str, Any]) -> str:
     """Markdown with the metadata block the Hub reads.
 
@@ -18,20 +22,22 @@ def model_card(model: Model, name: str, record: Mapping[str, Any]) -> str:
         name: its title.
         record: `steelyard.json`'s content.
     """
-    parent = record["parents"][0]
+    parent = record["parents"][0] if record["parents"] else None
     adapter = bool(branches(model.trunk))
-    base = parent["name"].removeprefix("hf:") if parent["name"].startswith("hf:") else None
+    base = parent["name"].removeprefix("hf:") if parent and parent["name"].startswith("hf:") else None
+    made_from = f"from `{parent['name']}` (fingerprint `{parent['fingerprint']}`)" if parent else "from nothing: its weights were drawn anew"
+    ours = model.family.name == OURS
     head = [
         "---",
-        f"library_name: {'peft' if adapter else 'transformers'}",
+        f"library_name: {'peft' if adapter else OURS if ours else 'transformers'}",
         *([f"base_model: {base}"] if base else []),
         "tags: [steelyard]",
         "---",
     ]
     body = [
         f"# {name}",
-        f"Made with [Steelyard](https://pypi.org/project/steelyard/) {record['versions'].get('steelyard', '')} from "
-        f"`{parent['name']}` (fingerprint `{parent['fingerprint']}`). Everything that went into it is in `steelyard.json`.",
+        f"Made with [Steelyard](https://pypi.org/project/steelyard/) {record['versions'].get('steelyard', '')} {made_from}. "
+        "Everything that went into it is in `steelyard.json`.",
         "## Steps",
         *(
             f"* `{step}`: `{json.dumps(_told(settings), ensure_ascii=False)}`"
@@ -40,10 +46,14 @@ def model_card(model: Model, name: str, record: Mapping[str, Any]) -> str:
         ),
         *_training(record["training"]),
         "## Use",
-        _use(adapter, parent["name"]),
+        _use(adapter, parent["name"] if parent else "", ours),
         "## Limits",
         "The losses above are all that was measured while it was made; they say nothing about truthfulness, safety or any task. "
-        f"Weigh it: `steelyard weigh --base {parent['name']} --data mine.jsonl ...`. The licence of the base and of the data apply.",
+        + (
+            f"Weigh it: `steelyard weigh --base {parent['name']} --data mine.jsonl ...`. The licence of the base and of the data apply."
+            if parent
+            else "It goes on with text and has learned to answer nobody. The licence of the data applies."
+        ),
     ]
     return "\n".join(head) + "\n\n" + "\n\n".join(body) + "\n"
 
@@ -77,7 +87,9 @@ def _number(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.4f}"
 
 
-def _use(adapter: bool, base: str) -> str:
+def _use(adapter: bool, base: str, ours: bool = False) -> str:
+    if ours:
+        return "```\nsteelyard chat .\n```\n\nNo public class knows its architecture: Steelyard alone opens it."
     if adapter:
         return (
             "An adapter; its base is not in here.\n\n```\nsteelyard chat .\n```\n\nor\n\n```python\nfrom peft import PeftModel\n"
