@@ -13,6 +13,7 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
+from steelyard.model.families.steelyard import PLAN
 from steelyard.model.files import adapters
 from steelyard.model.files.check import RECORD, finite_problem, verify_digests
 from steelyard.model.files.directory import open_directory
@@ -22,6 +23,8 @@ from steelyard.model.files.source import TensorSource
 from steelyard.model.files.strict_json import read_object
 from steelyard.model.load import TOKENIZER_FILES, gguf_config, holds_adapter, load, read_config
 
+OURS = "steelyard"
+"""The family of models that no public class knows."""
 SAMPLE = (Message("user", "What is the capital of France?"),)
 SHOWN = ("parents", "arm", "steps", "serve", "training", "seed", "measurements", "versions")
 """What of `steelyard.json` says how a model came to be."""
@@ -112,12 +115,12 @@ def _describe(path: Path, family: Family, config: dict[str, Any], source: Tensor
         "stored_as": dict(stored.most_common()),
         "context": plan.context,
         "width": plan.width,
-        "depth": len(plan.depth.blocks),
+        "depth": len(getattr(plan.depth, "blocks", ())) or config.get("plan", {}).get("depth"),
         "vocabulary": plan.inputs.vocabulary,
         "tokenizer": tokenizer_of(path),
         "heads": sorted(plan.heads),
-        "opens_in": "transformers, GGUF tools" if path.is_file() else "transformers",
-    } | ({"ignored": ["auto_map: code that comes with a model is never run"]} if config.get("auto_map") else {})
+        "opens_in": "transformers, GGUF tools" if path.is_file() else "Steelyard only" if family.name == OURS else "transformers",
+    } | ({"plan": config[PLAN]} if family.name == OURS else {}) | ({"ignored": ["auto_map: code that comes with a model is never run"]} if config.get("auto_map") else {})
 
 
 def problems(path: Path) -> list[str]:

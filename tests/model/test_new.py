@@ -15,6 +15,7 @@ from steelyard.core import recipe
 from steelyard.core.errors import ModelFileError, RecipeError
 from steelyard.core.run import Run
 from steelyard.model.cost import flops, state_bytes, training_flops
+from steelyard.model.inspect import inspect
 from steelyard.model.load import load
 from steelyard.model.model import Model
 from steelyard.model.new import DecoderPlan
@@ -54,6 +55,8 @@ def test_what_no_public_class_knows_says_so_and_keeps_its_plan(tmp_path: Path) -
     model.save(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["model_type"] == "steelyard" and len(config["plan"]["mixer"]) == 2
+    told = inspect(tmp_path / "model", check=True)
+    assert told["opens_in"] == "Steelyard only" and told["plan"] == config["plan"] and not told["problems"]
 
 
 def test_the_same_seed_draws_the_same_weights(tmp_path: Path) -> None:
