@@ -26,6 +26,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "mamba as it varies": {"mixer": {"mamba": {"norms": True, "taps": 1, "expand": 1.5, "rank": 3}}, "channel": "gated"},
     "mamba time-invariant": {"mixer": {"mamba": {"selective": False, "taps": 2}}},
     "feed_forward": {"channel": "feed_forward"},
+    "moe": {"channel": {"moe": {"experts": 4}}},
     "mixture": {"mixer": ["attention", "linear_attention"]},
 }
 """What `new:` says of each; all of them are decoders and must obey the state protocol."""

@@ -1,0 +1,93 @@
+"""Mixtral: Llama with a mixture of experts for its channels, perhaps a sliding window (arXiv:2401.04088)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from steelyard.core.errors import ModelFileError
+from steelyard.model.channels.moe import MoePlan
+from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.families import llama
+from steelyard.model.families.config import Config
+from steelyard.model.families.family import Entry, Family
+from steelyard.model.families.renaming import renamed
+from steelyard.model.heads.lm import LMHeadPlan
+from steelyard.model.mixers.attention import AttentionPlan
+from steelyard.model.norms import NormPlan
+from steelyard.model.trunk import TrunkPlan
+
+EXPERTS = "block_sparse_moe.experts"
+MAPS = {"gate": "w1", "up": "w3", "down": "w2"}
+"""Our maps of an expert -> theirs."""
+MOST_EXPERTS = 4096
+
+
+def channel(config: Config) -> MoePlan:
+    """The mixture a config describes."""
+    experts, active = config.integer("num_local_experts", 8), config.integer("num_experts_per_tok", 2)
+    if not active <= experts <= MOST_EXPERTS:
+        raise ModelFileError(
+            f"{active} of {experts} experts",
+            where=config.where,
+            do=f"There can be {MOST_EXPERTS}, and no fewer than a token passes through.",
+        )
+    return MoePlan(
+        experts,
+        active,
+        config.integer("intermediate_size"),
+        config.activation("hidden_act", "silu"),
+        config.epsilon("router_aux_loss_coef", 0.001),
+        config.epsilon("router_z_loss_coef", 0.0),
+    )
+
+
+def plan(config: Config) -> TrunkPlan:
+    """The trunk a Mixtral config describes."""
+    config = config.with_defaults(num_key_value_heads=8, max_position_embeddings=131072)
+    norm = NormPlan("rms", config.epsilon("rms_norm_eps", 1e-5))
+    rotary = config.rotary(llama.attention(config).head_width, base=1_000_000.0)
+    attention = llama.attention(config, bias=False, output_bias=False, window=config.integer("sliding_window", None), rotary=rotary)
+    block = BlockPlan(attention, channel(config), before=norm)
+    return llama.decoder(config, (block,) * config.integer("num_hidden_layers"), norm)
+
+
+def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
+    """config.json of a trunk made here, if it is a Mixtral."""
+    block = trunk.depth.blocks[0] if isinstance(trunk.depth, StackedPlan) else None
+    if block is None or not isinstance(block.mixer, AttentionPlan) or not isinstance(block.channel, MoePlan) or trunk.norm is None:
+        return None
+    if block.mixer.rotary is None or not isinstance(head := trunk.heads["lm"], LMHeadPlan):
+        return None
+    return {
+        "hidden_size": trunk.width,
+        "num_hidden_layers": len(trunk.depth.blocks),
+        "num_attention_heads": block.mixer.heads,
+        "num_key_value_heads": block.mixer.key_value_heads,
+        "head_dim": block.mixer.head_width,
+        "sliding_window": block.mixer.window,
+        "intermediate_size": block.channel.hidden,
+        "hidden_act": block.channel.activation,
+        "num_local_experts": block.channel.experts,
+        "num_experts_per_tok": block.channel.active,
+        "router_aux_loss_coef": block.channel.balance,
+        "router_z_loss_coef": block.channel.router_z,  # transformers keeps it, and has no use for it
+        "rms_norm_eps": trunk.norm.epsilon,
+        "rope_theta": block.mixer.rotary.base,
+        "vocab_size": trunk.inputs.vocabulary,
+        "max_position_embeddings": trunk.context,
+        "tie_word_embeddings": head.tied,
+    }
+
+
+def entries(trunk: TrunkPlan) -> list[Entry]:
+    """Tensors of a Hugging Face directory."""
+    experts = trunk.depth.blocks[0].channel.experts
+    names = {name: theirs for name, theirs in llama.NAMES.items() if not name.startswith("channel.")}
+    names |= {"channel.router": "block_sparse_moe.gate"}
+    names |= {
+        f"channel.experts.{number}.{ours}": f"{EXPERTS}.{number}.{theirs}" for number in range(experts) for ours, theirs in MAPS.items()
+    }
+    return renamed(trunk, names, llama.BLOCK)
+
+
+FAMILIES = (Family("mixtral", "MixtralForCausalLM", plan, entries, ignored=llama.IGNORED, describe=describe),)
