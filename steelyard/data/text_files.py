@@ -130,7 +130,8 @@ class TextPart:
                 while chunk := file.read(CHUNK):
                     if 0 in chunk:
                         return Checked(unusable=f"binary (byte {done + chunk.index(0) + 1} is zero)")
-                    blank = blank and not decoder.decode(chunk).removeprefix("\ufeff").strip()
+                    text = decoder.decode(chunk)  # also where it is known not to be blank: every byte is checked
+                    blank = blank and not text.removeprefix("\ufeff").strip()
                     content.update(chunk)
                     done += len(chunk)
             decoder.decode(b"", final=True)

@@ -138,7 +138,7 @@ def write_tokens(
         if target.exists():
             with contextlib.suppress(DataError):  # damaged: it is made again
                 return TokenFile.open(target)
-        for left_over in path.glob(f".{target.name}.*.part"):  # of a killed writing; nobody else writes now
+        for left_over in path.glob(".*.safetensors.*.part"):  # of killed writings; nobody else writes here now
             left_over.unlink(missing_ok=True)
         with atomic(target, "wb") as file, tempfile.TemporaryFile(dir=path) as starts:
             _write(file, starts, documents, _Encoder(tokenizer, end, unknown), key)

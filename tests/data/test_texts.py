@@ -89,6 +89,16 @@ def test_a_character_cut_by_the_reading_is_no_error(folder, monkeypatch):
     assert contents(open_texts("a.txt", base=folder)) == [text]
 
 
+def test_a_bad_byte_is_found_however_far_in_the_file_it_stands(folder, monkeypatch):
+    monkeypatch.setattr(text_files, "CHUNK", 8)
+    (folder / "a.txt").write_bytes(b"good text " * 5 + b"\xff" + b" and more" * 3)
+    with pytest.raises(DataError, match="a.txt: not UTF-8 .*near byte 51"):
+        open_texts("a.txt", base=folder)
+    (folder / "a.txt").write_bytes(b"good text " * 5 + b"\0")
+    with pytest.raises(DataError, match="byte 51 is zero"):
+        open_texts("a.txt", base=folder)
+
+
 def test_nothing_usable_is_an_error_even_when_told_to_skip(tmp_path):
     with pytest.raises(DataError, match="no file to learn from"):
         open_texts(str(tmp_path))
