@@ -47,10 +47,20 @@ class Muon(torch.optim.Optimizer):
                 if not state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].lerp_(parameter.grad, 1 - momentum)
-                update = orthogonal(parameter.grad.lerp(state["momentum"], momentum))
+                update = _whole_orthogonal(parameter.grad.lerp(state["momentum"], momentum))
                 scale = 0.2 * math.sqrt(max(parameter.shape[-2:]))
                 parameter.mul_(1 - rate * group["weight_decay"])
                 parameter.add_(update.to(parameter.dtype), alpha=-rate * scale)
+
+
+def _whole_orthogonal(matrix: Tensor) -> Tensor:
+    """`orthogonal`, of a matrix of which every process may hold a share (the whole is gathered: its directions are not its rows')."""
+    if not hasattr(matrix, "full_tensor"):
+        return orthogonal(matrix)
+    from torch.distributed.tensor import distribute_tensor
+
+    sharded: Any = matrix
+    return distribute_tensor(orthogonal(sharded.full_tensor()), sharded.device_mesh, sharded.placements, src_data_rank=None)
 
 
 def orthogonal(matrix: Tensor, rounds: int = ROUNDS) -> Tensor:

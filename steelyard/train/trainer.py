@@ -131,6 +131,7 @@ class _Training:
                 self._take_steps(stopped)
         if self.average is not None:
             self.average.put()
+            self.company.refresh(self.module)
         self.module.eval()
         return self.progress
 
@@ -299,7 +300,9 @@ class _Training:
         """The module as it would be if training ended now."""
         self.module.eval()
         with self.average.in_place() if self.average is not None and self.progress.step else contextlib.nullcontext():
+            self.company.refresh(self.module)
             yield
+        self.company.refresh(self.module)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.settings.dtype == "float32":

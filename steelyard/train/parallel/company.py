@@ -5,13 +5,27 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from steelyard.data.batching import Batch
+
+Way = Literal["data", "sharded"]
+"""How processes share the work (train/parallel/processes.py)."""
+T = TypeVar("T", bound=nn.Module)
+
+
+def company(device: torch.device) -> Company:
+    """Who trains: the processes that torchrun has started, or this one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Alone()
+    from steelyard.train.parallel.processes import joined  # takes a second to import
+
+    return joined(device)
 
 
 class Company(Protocol):
@@ -21,6 +35,10 @@ class Company(Protocol):
     """Whether this process writes metrics and checkpoints and speaks to people."""
     number: int
     """Of this process, from 0."""
+
+    def prepare(self, module: T, way: Way) -> T:
+        """The module, in place, as these processes train it."""
+        ...
 
     def part(self, batch: Batch) -> Batch:
         """This process's lines of a batch."""
@@ -50,6 +68,10 @@ class Company(Protocol):
         """A whole tensor laid out as another one is."""
         ...
 
+    def refresh(self, module: nn.Module) -> None:
+        """Lets go of gathered weights, because they have been changed by other means than a step."""
+        ...
+
     def wait(self) -> None:
         """Goes on when all have come here."""
         ...
@@ -60,6 +82,9 @@ class Alone:
 
     first = True
     number = 0
+
+    def prepare(self, module: T, way: Way) -> T:
+        return module
 
     def part(self, batch: Batch) -> Batch:
         return batch
@@ -81,6 +106,9 @@ class Alone:
 
     def like(self, whole: Tensor, model: Tensor) -> Tensor:
         return whole.to(model.device)
+
+    def refresh(self, module: nn.Module) -> None:
+        return
 
     def wait(self) -> None:
         return

@@ -36,6 +36,7 @@ from steelyard.train.budget import UNITS
 from steelyard.train.compilation import check_compiler, compiled, compiled_blocks
 from steelyard.train.objectives import next_token_loss
 from steelyard.train.optimizers import Kind
+from steelyard.train.parallel.company import Alone, Company, Way, company
 from steelyard.train.recompute import recomputed
 from steelyard.train.schedule import Shape
 from steelyard.train.spikes import Answer
@@ -100,6 +101,9 @@ class Pretrain(Lever):
     )
     compile: bool = Field(False, description="compile blocks and loss; the seconds that takes are told apart")
     checkpoint_activations: bool = Field(False, description="compute blocks again for their gradients instead of keeping activations")
+    parallel: Way = Field(
+        "data", description="how processes started by torchrun share the work; sharded: each holds a share of the weights"
+    )
     spikes: Answer = Field("report", description="what is done about a loss spike: report it, skip the step, or stop")
 
     @model_validator(mode="after")
@@ -129,6 +133,9 @@ class Pretrain(Lever):
         device = torch.device(run.device)
         if self.compile:
             check_compiler(device)
+        crew = company(device)
+        if not isinstance(crew, Alone) and self.parallel == "sharded" and self.sample_every:
+            raise UnsupportedError("a model whose weights are shared out cannot write samples", do="Leave `sample_every` out.")
         tokens, record = self._tokens(model, stream, run)
         learned, kept = self._windows(tokens, time, run)
         dtype: Any = self.dtype or native_type(device)
@@ -143,6 +150,7 @@ class Pretrain(Lever):
             average=self.ema,
             identity=digest([model.fingerprint, self.fingerprint, record["fingerprint"], run.seed, dtype]),
         )
+        crew.prepare(trunk, self.parallel)
         objective = next_token_loss(trunk, z_loss=self.z_loss, **({"compiled": compiled} if self.compile else {}))
         with contextlib.ExitStack() as stack:
             stack.enter_context(recomputed(trunk, self.checkpoint_activations))
@@ -156,8 +164,10 @@ class Pretrain(Lever):
                 validation=kept,
                 sample=self._sampler(model.with_trunk(trunk), kept, learned) if self.sample_every else None,
                 flops=_counter(trunk, time),
+                company=crew,
                 name="pretrain",
             )
+        trunk = gathered(trunk, model.trunk, crew)
         trained = trunk.to(model.trunk.device).with_weights(model.trunk.inputs.weight.dtype)
         entry = {"lever": self.name, "settings": self.settings, "data": record, "result": asdict(progress) | {"dtype": dtype}}
         history = [*model.record.get("training", []), entry]
@@ -217,6 +227,17 @@ class Pretrain(Lever):
             return [tokenizer.decode(ids) + completion.text for completion in written]
 
         return sample
+
+
+def gathered(trunk: Trunk, like: Trunk, crew: Company) -> Trunk:
+    """A trunk of whole weights in this process."""
+    if not any(hasattr(parameter, "full_tensor") for parameter in trunk.parameters()):
+        return trunk
+    whole = copy.deepcopy(like.with_weights(torch.float32)).to(trunk.device)
+    with torch.no_grad():
+        for (_, mine), (_, shared) in zip(whole.named_parameters(), trunk.named_parameters(), strict=True):
+            mine.copy_(crew.whole(shared))
+    return whole
 
 
 def _counter(trunk: Trunk, time: int) -> Callable[[Batch], int]:
