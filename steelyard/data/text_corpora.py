@@ -20,8 +20,8 @@ def standard_library() -> Iterator[TextPart]:
     It holds empty files and, as tests of Python itself, some that are no UTF-8; `open_texts` leaves these out and says so.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    for file in walk(root):
-        if file.suffix == ".py" and NOT_ITS_OWN.isdisjoint(file.relative_to(root).parts):
+    for file in walk(root, NOT_ITS_OWN):
+        if file.suffix == ".py":
             yield TextPart(file)
 
 

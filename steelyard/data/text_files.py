@@ -6,7 +6,7 @@ import codecs
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,14 @@ def below(path: Path, column: str) -> tuple[list[Part], list[str]]:
     return parts, [f"{path}: {left}"] if others else []
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """The files of a folder and its folders, in the order of their paths' parts; hidden ones are left out."""
+def walk(folder: Path, without: Collection[str] = ()) -> Iterator[Path]:
+    """The files of a folder, then those of its folders, by name; hidden ones and folders called one of `without` are left out."""
 
     def refuse(error: OSError) -> None:
         raise DataError(f"cannot be read: {error.strerror}", where=str(error.filename), do="Allow reading, or name another folder.")
 
     for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in without)
         yield from (Path(place, name) for name in sorted(files) if not name.startswith("."))
 
 
