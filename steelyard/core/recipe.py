@@ -28,7 +28,7 @@ from steelyard.core import recipe_overrides, recipe_yaml
 from steelyard.core.axes import AXES, Axis
 from steelyard.core.errors import DataError, RecipeError, SteelyardError, nearest
 from steelyard.core.levers import Lever, short
-from steelyard.core.recipe_arms import BASE, LARGEST_SEED, Problems, after, chain, expand, lever, shaping, source
+from steelyard.core.recipe_arms import BASE, LARGEST_SEED, Problems, after, chain, expand, lever, shaping, source, training_seeds
 from steelyard.core.recipe_parts import Arm, EndpointSource, ModelSource, NewSource, Source, TaskSpec, task_class, task_names, written_lever
 from steelyard.core.recipe_paths import rooted, rooted_path
 from steelyard.core.recipe_yaml import Document
@@ -51,6 +51,7 @@ class Recipe(pydantic.BaseModel):
         primary: arm -> (task, axis) of its one primary hypothesis, where the recipe chooses it.
         samples: most samples of each task, or None for all of them.
         trials: runs of each sample under other seeds, or None for the task's own number.
+        seeds: training seeds of the base and of every trained arm that says none of its own; () for the recipe's seed alone.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -65,6 +66,7 @@ class Recipe(pydantic.BaseModel):
     primary: dict[str, tuple[str, Axis]] = {}
     samples: int | None = None
     trials: int | None = None
+    seeds: tuple[int, ...] = ()
 
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain data with every default said and every path absolute."""
@@ -77,7 +79,7 @@ class Recipe(pydantic.BaseModel):
         out["seed"] = self.seed
         out["primary"] = {arm: list(choice) for arm, choice in self.primary.items()}
         out |= {key: value for key in ("samples", "trials") if (value := getattr(self, key)) is not None}
-        return out
+        return out | ({"seeds": list(self.seeds)} if self.seeds else {})
 
     def text(self) -> str:
         """`resolved()` as YAML: what `recipe.resolved.yaml` holds."""
@@ -89,9 +91,9 @@ class Recipe(pydantic.BaseModel):
         added = shape[len(base_shape) :] + rest[len(base_rest) :]
         from_base = arm.source == self.base and after(self.steps, added) == arm.levers
         own = [written_lever(each) for each in (added if from_base else arm.levers)]
-        if from_base and not arm.seeds:
+        seeds = {"seeds": list(arm.seeds)} if arm.seeds and arm.seeds != self.seeds else {}
+        if from_base and not seeds:
             return own
-        seeds = {"seeds": list(arm.seeds)} if arm.seeds else {}
         return {**({} if from_base else arm.source.written()), "steps": own, **seeds}
 
 
@@ -112,6 +114,7 @@ class _Written(pydantic.BaseModel):
     primary: dict[str, Any] | None = None
     samples: pydantic.StrictInt | None = pydantic.Field(None, ge=1)
     trials: pydantic.StrictInt | None = pydantic.Field(None, ge=1)
+    seeds: list[Any] | None = None
 
 
 KEYS = tuple(_Written.model_fields)
@@ -259,7 +262,8 @@ def _checked(document: Document, name: str, directory: Path, overrides: Iterable
         problems.add((), "nothing says what the base is", "Add `base: NAME`, `endpoint: {...}` or `new: {...}`.")
     base = base or ModelSource(name=BASE)  # stands in while the rest is looked through; a problem is already noted
     steps = _steps(written.steps or [], base, directory, problems)
-    arms = expand(document, base, steps, directory, problems)
+    seeds = training_seeds(written.seeds, ("seeds",), problems)
+    arms = expand(document, base, steps, seeds, directory, problems)
     tasks = _tasks(written.tasks or [], directory, problems)
     axes = _axes(written.axes, problems)
     primary = _primary(written, tasks, axes, problems)
@@ -275,6 +279,7 @@ def _checked(document: Document, name: str, directory: Path, overrides: Iterable
         primary=primary,
         samples=written.samples,
         trials=written.trials,
+        seeds=seeds,
     )
 
 

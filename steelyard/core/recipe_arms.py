@@ -142,9 +142,16 @@ def chain(pulled: tuple[Lever, ...], start: Source, path: KeyPath, problems: Pro
         problems.add(path, error.what, error.do)
 
 
-def expand(document: Document, base: Source, steps: tuple[Lever, ...], directory: Path, problems: Problems) -> dict[str, Arm]:
-    """The arms in order, the base first. Arms with problems are left out; the problems are noted."""
-    arms = {BASE: Arm(name=BASE, source=base, levers=steps)}
+def expand(
+    document: Document, base: Source, steps: tuple[Lever, ...], seeds: tuple[int, ...], directory: Path, problems: Problems
+) -> dict[str, Arm]:
+    """The arms in order, the base first. Arms with problems are left out; the problems are noted. `seeds` are those of arms that are
+    trained and name none."""
+
+    def trained(levers: tuple[Lever, ...]) -> tuple[int, ...]:
+        return seeds if any("train" in each.hooks() for each in levers) else ()
+
+    arms = {BASE: Arm(name=BASE, source=base, levers=steps, seeds=trained(steps))}
     raw = document.value.get("arms") or {}
     presets = registry.presets()
     written = {name: _read(name, value, raw, presets, directory, problems) for name, value in raw.items()}
@@ -160,7 +167,7 @@ def expand(document: Document, base: Source, steps: tuple[Lever, ...], directory
         if name in presets and not _is_preset(found, *presets[name]):
             what = f"`{name}` is also a preset of `{presets[name][0].name}`, and this arm is something else"
             problems.add(path, what, "Give the arm a name of its own.")
-        arms[name] = Arm(name=name, source=start, levers=pulled, seeds=found.seeds)
+        arms[name] = Arm(name=name, source=start, levers=pulled, seeds=found.seeds or trained(pulled))
     return arms
 
 
@@ -197,7 +204,7 @@ def _read(name: str, value: Any, raw: Mapping[str, Any], presets: Mapping[str, A
         if "steps" in value and "levers" in value:
             problems.add((*path, "levers"), "`levers` and `steps` mean the same", "Keep one of them.")
         start = source(value, path, directory, problems)
-        seeds = _seeds(value.get("seeds"), (*path, "seeds"), problems)
+        seeds = training_seeds(value.get("seeds"), (*path, "seeds"), problems)
         key = "levers" if "levers" in value else "steps"
         entries, inner = value.get(key), (*path, key)
         entries = [] if entries is None else entries
@@ -229,7 +236,8 @@ def _check_name(name: str, path: KeyPath, problems: Problems) -> None:
         problems.add(path, f"{short(name)} is no name for an arm", "Use up to 60 letters, digits, spaces and signs, but no / or \\.")
 
 
-def _seeds(value: Any, path: KeyPath, problems: Problems) -> tuple[int, ...]:
+def training_seeds(value: Any, path: KeyPath, problems: Problems) -> tuple[int, ...]:
+    """A list of seeds, () where none is given or something else is (then a problem is noted)."""
     if value is None:
         return ()
     whole = isinstance(value, list) and all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in value)

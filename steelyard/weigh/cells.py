@@ -46,7 +46,9 @@ class Draft:
     shift: tuple[float, float] = (0.0, 0.0)
 
 
-def draft_cells(arm: str, task: Task, base: Scored, runs: Sequence[Scored], notes: tuple[str, ...] = ()) -> list[Draft]:
+def draft_cells(
+    arm: str, task: Task, base: Scored, runs: Sequence[Scored], notes: tuple[str, ...] = (), again: Sequence[Scored] = ()
+) -> list[Draft]:
     """One draft per metric of a task.
 
     Args:
@@ -55,30 +57,43 @@ def draft_cells(arm: str, task: Task, base: Scored, runs: Sequence[Scored], note
         base: the base's values.
         runs: the arm's values, one per training seed (one for an arm that is not trained).
         notes: what a reader should know of this arm.
+        again: the base's values under its second and further training seeds. Where the arm has as many seeds, each of its runs is
+            compared with the base's of the same place, so that the doubt about both is told; else with the base's first.
     """
-    count = min(len(base.samples), *(len(run.samples) for run in runs))
+    count = min(len(base.samples), *(len(run.samples) for run in (*runs, *again)))
     base, runs = base.first(count), [run.first(count) for run in runs]
+    bases = [base, *(run.first(count) for run in again)]
+    bases = bases if len(bases) == len(runs) else [base]
     if reason := base.obstacle or next((run.obstacle for run in runs if run.obstacle), None):
         return [unmeasured(arm, task.name, metric, reason, _alone(metric, base)) for metric in task.metrics]
-    failed = [any(run.failures[i] is not None for run in (base, *runs)) for i in range(count)]
+    failed = [any(run.failures[i] is not None for run in (*bases, *runs)) for i in range(count)]
     if any(failed):
-        why = next(run.failures[i] for i in range(count) for run in (base, *runs) if run.failures[i] is not None)
+        why = next(run.failures[i] for i in range(count) for run in (*bases, *runs) if run.failures[i] is not None)
         notes = (*notes, f"{sum(failed)} of {count} samples failed and are left out on both sides; the first: {why}")
     if one_cluster(base.samples):
         notes = (*notes, ONE_CLUSTER)
     same = all(same_records(base, run) for run in runs)
-    return [_draft(arm, task.name, metric, base, runs, failed, same, notes) for metric in task.metrics]
+    return [_draft(arm, task.name, metric, bases, runs, failed, same, notes) for metric in task.metrics]
 
 
 def _draft(
-    arm: str, task: str, metric: Metric, base: Scored, runs: Sequence[Scored], failed: Sequence[bool], same: bool, notes: tuple[str, ...]
+    arm: str,
+    task: str,
+    metric: Metric,
+    bases: Sequence[Scored],
+    runs: Sequence[Scored],
+    failed: Sequence[bool],
+    same: bool,
+    notes: tuple[str, ...],
 ) -> Draft:
+    base = bases[0]
     kept = [i for i, failure in enumerate(failed) if not failure]
     grouped = clusters_of(base.samples)
     clusters = [grouped[i] for i in kept]
-    left = [base.values[metric.name][i] for i in kept]
+    lefts = [[one.values[metric.name][i] for i in kept] for one in bases]
+    left = lefts[0]
     columns = [[run.values[metric.name][i] for i in kept] for run in runs]
-    comparison = contrast(metric, left, columns, clusters, trials=base.trials)
+    comparison = contrast(metric, left, columns, clusters, trials=base.trials, again=lefts[1:])
     if comparison is None:
         reason = notes[0] if notes and not kept else "the metric applies to no sample of one side"
         return unmeasured(arm, task, metric, reason, _alone(metric, base))
@@ -88,18 +103,28 @@ def _draft(
 
 
 def contrast(
-    metric: Metric, base: Sequence[Value], runs: Sequence[Sequence[Value]], clusters: Sequence[str], trials: int = 1
+    metric: Metric,
+    base: Sequence[Value],
+    runs: Sequence[Sequence[Value]],
+    clusters: Sequence[str],
+    trials: int = 1,
+    again: Sequence[Sequence[Value]] = (),
 ) -> Comparison | None:
-    """Compares per-sample values of the base with those of one or several runs of an arm."""
+    """Compares per-sample values of the base with those of one or several runs of an arm; `again` are those of further runs of the base."""
+    bases = [base, *again] if again else [base] * len(runs)
     bounded = metric.unit == "share" and metric.kind == "mean"
     binary = metric.binary and trials == 1
-    found = [compare(pair(base, run, clusters), binary=binary and len(runs) == 1, bounded=bounded, span=metric.span) for run in runs]
+    found = [
+        compare(pair(left, run, clusters), binary=binary and len(runs) == 1, bounded=bounded, span=metric.span)
+        for left, run in zip(bases, runs, strict=True)
+    ]
     if any(one is None for one in found):
         return None
     each = [one for one in found if one is not None]
     if len(each) == 1:
         return each[0]
-    pooled = compare(pair(base, _mean_over_runs(runs), clusters), bounded=bounded, span=metric.span)
+    left = _mean_over_runs(bases) if again else base
+    pooled = compare(pair(left, _mean_over_runs(runs), clusters), bounded=bounded, span=metric.span)
     return pooled and spread_over_seeds(pooled, [one.difference for one in each])
 
 

@@ -125,7 +125,8 @@ class _Weighing:
     def _quality(self, sweep: Sweep) -> None:
         for arm in self.recipe.arms.values():
             self.opener.find(arm)
-        base = self.opener.open(self.recipe.arms[BASE])
+        seeds = self.recipe.arms[BASE].seeds or (None,)
+        base = self.opener.open(self.recipe.arms[BASE], seeds[0])
         try:
             sweep.introduce(base, self.recipe.arms[BASE])
             calibrated(base, self.asked, sweep.records, self.recipe, sweep.speeds)
@@ -134,6 +135,8 @@ class _Weighing:
                 self._base(sweep, base, question)
         finally:
             base.close()
+        for seed in seeds[1:]:
+            self._base_again(sweep, seed)
         for arm in self.others:
             self._arm(sweep, arm)
         if self.asked:
@@ -146,6 +149,15 @@ class _Weighing:
         without = f"no value ({len(failed)} of {len(scored.samples)} samples failed; the first: {failed[0]})" if failed else "no value"
         floored = "at floor; the arms are not asked" if question.name in sweep.floored else _own(found) or without
         self.run.say(f"{BASE} · {question.name}: {floored}")
+
+    def _base_again(self, sweep: Sweep, seed: int | None) -> None:
+        base = self.opener.open(self.recipe.arms[BASE], seed)
+        try:
+            sweep.introduce(base, self.recipe.arms[BASE])
+            for question in self.asked:
+                sweep.weigh_base_again(base, question)
+        finally:
+            base.close()
 
     def _arm(self, sweep: Sweep, arm: Arm) -> None:
         seeds: Sequence[int | None] = arm.seeds or (None,)
@@ -183,7 +195,9 @@ class _Weighing:
         else:
             runs = sweep.arms[arm.name][question.name]
             trained = is_trained(arm) and len(runs) == 1
-            drafts = draft_cells(arm.name, question.task, base, runs, (ONE_SEED,) if trained else ())
+            drafts = draft_cells(
+                arm.name, question.task, base, runs, (ONE_SEED,) if trained else (), sweep.other_bases.get(question.name, ())
+            )
         kept = [draft for draft in drafts if draft.metric.axis in self.recipe.axes or self._is_primary(draft)]
         self.drafts[arm.name] += kept
         for draft in kept:
@@ -206,7 +220,7 @@ class _Weighing:
 
     def _checks(self, sweep: Sweep) -> None:
         again = self.repeated or self.asked[0]
-        base = self.opener.open(self.recipe.arms[BASE])
+        base = self.opener.open(self.recipe.arms[BASE], next(iter(self.recipe.arms[BASE].seeds), None))
         try:
             if self.repeated:
                 sweep.repeat(base, self.repeated)

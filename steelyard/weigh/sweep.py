@@ -54,6 +54,7 @@ class Sweep:
     Attributes:
         recipe, asked, run, records, opener, speeds: what it works with.
         base: task -> the base's values.
+        other_bases: task -> the base's values under its second and further training seeds.
         arms: arm -> task -> values, one per training seed.
         repeats: arm -> its repeated questions.
         floored: tasks at which the base is at floor.
@@ -68,6 +69,7 @@ class Sweep:
     opener: Opener
     speeds: Speeds
     base: dict[str, Scored] = field(default_factory=dict)
+    other_bases: dict[str, list[Scored]] = field(default_factory=dict)
     arms: dict[str, dict[str, list[Scored]]] = field(default_factory=dict)
     repeats: dict[str, Repeated] = field(default_factory=dict)
     floored: set[str] = field(default_factory=set)
@@ -126,6 +128,11 @@ class Sweep:
         self.arms.setdefault(arm.name, {}).setdefault(question.name, []).append(scored)
         return scored
 
+    def weigh_base_again(self, arm: OpenArm, question: Question) -> None:
+        """The base under another training seed, as many samples as under its first."""
+        scored = self.ask(arm, question, len(self.base[question.name].samples), trials=question.trials(self.recipe))
+        self.other_bases.setdefault(question.name, []).append(scored)
+
     def repeat(self, arm: OpenArm, question: Question) -> None:
         """The first questions of a task again, several times, sampled."""
         samples = repeated_samples(question.samples)
@@ -152,7 +159,8 @@ class Sweep:
     def defect(self, question: Question) -> tuple[Scored, Scored]:
         """Base and planted defect on the first samples of a task."""
         count = min(DEFECT_COUNT, len(self.base[question.name].samples))
-        arm = self.opener.open(defect_arm(self.recipe.arms[BASE]))
+        base = self.recipe.arms[BASE]
+        arm = self.opener.open(defect_arm(base), base.seeds[0] if base.seeds else None)
         try:
             return self.base[question.name].first(count), self.ask(arm, question, count)
         finally:

@@ -10,8 +10,9 @@ import signal
 import time
 
 import pytest
-from simple_arms import Bench, recipe
+from simple_arms import Bench, luck, recipe
 
+from steelyard.core import recipe as recipes
 from steelyard.core.errors import RecipeError, SteelyardError
 from steelyard.weigh.records import Records
 from steelyard.weigh.report.json import quality_part
@@ -263,6 +264,37 @@ def test_seeds_of_a_trained_arm_are_weighed_together(tmp_path):
     assert [name for name, _ in bench.opened].count("several") == 3
     assert several.high - several.low > 0 and report.arms["several"].fingerprint.count("+") == 2
     assert single.n == several.n == 100
+
+
+def test_seeds_of_a_trained_base_are_paired_with_the_arms(tmp_path):
+    one = recipe(base="seeded-60", arms={"same": "seeded-60", "better": "seeded-80", "single": "seeded-60"}, problems=100)
+    seeded = {name: arm.model_copy(update={"seeds": (1, 2, 3)}) for name, arm in one.arms.items() if name != "single"}
+    bench = Bench()
+    report, _ = run(tmp_path, one.model_copy(update={"arms": {**one.arms, **seeded}}), bench)
+    assert [name for name, _ in bench.opened].count("base") >= 3 and report.arms["base"].fingerprint.count("+") == 2
+    same, better = report.cell("same", "right"), report.cell("better", "right")
+    assert same.difference == 0 and better.verdict == "better"
+    # The base's mean over its seeds stands beside arms that have as many, its first seed beside those that have one.
+    skills = [0.62, 0.64, 0.66]
+    expected = [sum(luck("skill", question) < skill for question in asked(problems=100)) for skill in skills]
+    assert same.base == pytest.approx(sum(expected) / 300)
+    assert report.cell("single", "right").base == pytest.approx(expected[0] / 100)
+
+
+def asked(problems):
+    task = recipe(problems=problems).tasks[0].build()
+    return [sample.request.conversation[-1].content for sample in task.samples(7)]
+
+
+def test_the_recipes_seeds_are_those_of_everything_that_is_trained(tmp_path):
+    told = {
+        "base": "m",
+        "steps": [{"sft": {"data": "generated:json_forms"}}],
+        "arms": {"int": ["int8"], "own": {"base": "x", "steps": ["int8"]}},
+    }
+    it = recipes.from_mapping(told | {"seeds": [3, 4]})
+    assert {name: arm.seeds for name, arm in it.arms.items()} == {"base": (3, 4), "int": (3, 4), "own": ()}
+    assert recipes.from_mapping(it.resolved()) == it
 
 
 def test_only_the_axes_asked_for_are_reported_but_the_primary_always_is(tmp_path):
