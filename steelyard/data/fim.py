@@ -43,6 +43,8 @@ class Fim(Lever):
     cost: ClassVar[str] = "Three tokens for each text that is turned."
     main: ClassVar[str | None] = "rate"
     identity: ClassVar[Any] = {"rate": 0.0}
+    maturity: ClassVar[Any] = "stable"
+    evidence: ClassVar[Any] = "mechanism"
 
     rate: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, description="share of the texts whose middle is moved; 0 turns it off")
     spm: float = Field(0.5, ge=0, le=1, allow_inf_nan=False, description="share of these whose suffix comes first (SPM)")

@@ -12,6 +12,7 @@ NAMES = (
     "early_exit",
     "quantize",
     "sft",
+    "fim",
     "prompt",
     "retrieve",
     "planted_defect",
