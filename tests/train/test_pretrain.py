@@ -171,11 +171,22 @@ def test_kill_9_in_the_middle_of_everything_then_the_same_bits(corpus, tmp_path)
         ({"steps": 3, "optimizer": "sgd"}, "optimizer"),
         ({"steps": 3, "batchs": 4}, "batch"),
         ({"steps": 3, "ema": 1.0}, "ema"),
+        ({"steps": 3, "rates": [0.1, 0.1]}, "two or more"),
+        ({"steps": 3, "rates": [0.1, 0.2], "validation": 0}, "judged by"),
     ],
 )
 def test_bad_settings_are_refused_when_they_are_read(settings, words):
     with pytest.raises(RecipeError, match=words):
         make_lever(Pretrain, {"data": "x", **settings}, "here")
+
+
+def test_the_best_of_the_rates_is_trained_and_all_are_told(corpus, tmp_path):
+    made = trained(corpus, tmp_path / "run", rates=(1e-6, 1e-2, 0.9), trial=0.5)
+    result = made.record["training"][0]["result"]
+    assert result["learning_rate"] == 1e-2 and list(result["rates"]) == ["1e-06", "0.01", "0.9"]
+    assert result["rates"]["0.01"] < result["rates"]["1e-06"] and result["step"] == 20
+    assert same_bits(made, trained(corpus, tmp_path / "plain"))
+    assert same_bits(made, trained(corpus, tmp_path / "run", rates=(1e-6, 1e-2, 0.9), trial=0.5))  # from its checkpoints
 
 
 def test_windows_longer_than_the_context_are_refused(corpus, tmp_path):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import ConfigDict, Field, model_validator
 
-from steelyard.core.errors import RecipeError, UnsupportedError
+from steelyard.core.errors import RecipeError, SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.get import home
 from steelyard.core.levers import Lever
@@ -39,8 +39,9 @@ from steelyard.train.optimizers import Kind
 from steelyard.train.parallel.company import Alone, Company, Way, company
 from steelyard.train.recompute import recomputed
 from steelyard.train.schedule import Shape
+from steelyard.train.settings import Progress
 from steelyard.train.spikes import Answer
-from steelyard.train.trainer import TrainerSettings, train
+from steelyard.train.trainer import TrainerSettings, TrainingStopped, train
 
 SAMPLE_TOKENS = 48
 PROMPT_TOKENS = 16
@@ -83,6 +84,10 @@ class Pretrain(Lever):
     flops: float | None = Field(None, gt=0, description="budget: operations, forward and backward")
     seconds: float | None = Field(None, gt=0, description="budget: seconds in training steps; compiling, validating and saving not counted")
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak")
+    rates: tuple[float, ...] = Field((), max_length=16, description="learning rates that are tried first; the best of them is then trained")
+    trial: float = Field(
+        0.2, gt=0, le=1, description="share of the budget that each of the `rates` is tried for, besides the budget itself"
+    )
     optimizer: Kind = Field("adamw", description="muon: for matrices inside blocks, adamw for the rest")
     schedule: Shape = Field("cosine", description="of the learning rate after the warm-up")
     warmup: float = Field(0.03, ge=0, le=1, description="share of the budget in which the learning rate rises")
@@ -112,6 +117,8 @@ class Pretrain(Lever):
         if len(given) != 1:
             named = f"{' and '.join(given)} are given" if given else "none is"
             raise ValueError(f"a training has one budget, but {named}: give exactly one of {', '.join(UNITS)}")
+        if self.rates and (len(set(self.rates)) < 2 or not all(0 < rate < 1 for rate in self.rates) or not self.validation):
+            raise ValueError("`rates` are two or more learning rates between 0 and 1, judged by a `validation` share above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"`betas` are {list(self.betas)}, but both must be from 0 to below 1")
         return self
@@ -139,7 +146,6 @@ class Pretrain(Lever):
         tokens, record = self._tokens(model, stream, run)
         learned, kept = self._windows(tokens, time, run)
         dtype: Any = self.dtype or native_type(device)
-        trunk = copy.deepcopy(model.trunk.with_weights(torch.float32)).requires_grad_(True).to(device)
         settings = TrainerSettings(
             **{unit: getattr(self, unit) for unit in UNITS},
             **{key: getattr(self, key) for key in ("learning_rate", "optimizer", "warmup", "decay", "floor", "weight_decay", "betas")},
@@ -150,6 +156,20 @@ class Pretrain(Lever):
             average=self.ema,
             identity=digest([model.fingerprint, self.fingerprint, record["fingerprint"], run.seed, dtype]),
         )
+        tried: dict[str, Any] = {}
+        if self.rates:
+            settings, tried = self._tuned(model, learned, kept, settings, crew, run)
+        trunk, progress = self._run(model, learned, kept, settings, crew, run, "pretrain")
+        trained = trunk.to(model.trunk.device).with_weights(model.trunk.inputs.weight.dtype)
+        entry = {"lever": self.name, "settings": self.settings, "data": record, "result": asdict(progress) | {"dtype": dtype} | tried}
+        history = [*model.record.get("training", []), entry]
+        return model.with_trunk(trained.eval(), record=model.record | {"training": history})
+
+    def _run(
+        self, model: Model, learned: Windows, kept: Windows | None, settings: TrainerSettings, crew: Company, run: Run, name: str
+    ) -> tuple[Trunk, Progress]:
+        """One training of a copy of the model's weights."""
+        trunk = copy.deepcopy(model.trunk.with_weights(torch.float32)).requires_grad_(True).to(torch.device(run.device))
         crew.prepare(trunk, self.parallel)
         objective = next_token_loss(trunk, z_loss=self.z_loss, **({"compiled": compiled} if self.compile else {}))
         with contextlib.ExitStack() as stack:
@@ -163,15 +183,38 @@ class Pretrain(Lever):
                 run,
                 validation=kept,
                 sample=self._sampler(model.with_trunk(trunk), kept, learned) if self.sample_every else None,
-                flops=_counter(trunk, time),
+                flops=_counter(trunk, learned.time),
                 company=crew,
-                name="pretrain",
+                name=name,
             )
-        trunk = gathered(trunk, model.trunk, crew)
-        trained = trunk.to(model.trunk.device).with_weights(model.trunk.inputs.weight.dtype)
-        entry = {"lever": self.name, "settings": self.settings, "data": record, "result": asdict(progress) | {"dtype": dtype}}
-        history = [*model.record.get("training", []), entry]
-        return model.with_trunk(trained.eval(), record=model.record | {"training": history})
+        return gathered(trunk, model.trunk, crew), progress
+
+    def _tuned(
+        self, model: Model, learned: Windows, kept: Windows | None, settings: TrainerSettings, crew: Company, run: Run
+    ) -> tuple[TrainerSettings, dict[str, Any]]:
+        """The settings with the best of `rates`, and what each of them reached; one that diverges or spikes too often is out."""
+        losses: dict[float, float | None] = {}
+        failure: SteelyardError | None = None
+        for rate in self.rates:
+            share = {unit: amount * self.trial for unit in UNITS if (amount := getattr(settings, unit)) is not None}
+            whole = {unit: max(1, round(amount)) if unit in ("steps", "tokens") else amount for unit, amount in share.items()}
+            shorter = replace(settings, learning_rate=rate, sample_every=None, validate_every=None, **whole)
+            inner = run.inner(f"rate-{rate:g}", seed=run.seed)
+            try:
+                losses[rate] = self._run(model, learned, kept, shorter, crew, inner, f"rate {rate:g}")[1].validation_loss
+            except TrainingStopped:
+                raise
+            except SteelyardError as error:
+                losses[rate], failure = None, error
+                run.say(f"learning rate {rate:g}: {error.what}; it is out")
+        reached = {rate: loss for rate, loss in losses.items() if loss is not None}
+        if not reached:
+            assert failure is not None
+            raise failure
+        best = min(reached, key=lambda rate: reached[rate])
+        told = ", ".join(f"{rate:g}: {'out' if loss is None else f'{loss:.3f}'}" for rate, loss in losses.items())
+        run.say(f"learning rate {best:g} (validation loss after {self.trial:.0%} of the budget: {told})")
+        return replace(settings, learning_rate=best), {"learning_rate": best, "rates": {f"{rate:g}": loss for rate, loss in losses.items()}}
 
     def _checked_time(self, model: Model) -> int:
         if "lm" not in model.trunk.heads or model.tokenizer is None:
