@@ -84,6 +84,16 @@ def vector_names(module: nn.Module) -> set[str]:
     }
 
 
+def slow_rates(module: nn.Module) -> dict[str, float]:
+    """Shares of the learning rate for parameters that must move more slowly (modes of a state-space model): their owners name them in
+    `parameter_rates`."""
+    return {
+        f"{path}.{name}" if path else name: rate
+        for path, owner in module.named_modules()
+        for name, rate in getattr(owner, "parameter_rates", {}).items()
+    }
+
+
 def optimizers(
     module: nn.Module,
     trained: Mapping[str, nn.Parameter],
@@ -101,14 +111,20 @@ def optimizers(
         trained: parameters by their names in `module`.
         kind: `muon` leaves tables, heads, vectors and whatever is outside the blocks to AdamW.
         learning_rate, weight_decay, betas, epsilon: see the module's docstring; vectors are never decayed.
+
+    A group's `rate`, where it has one, is its share of the learning rate at every step.
     """
-    vectors = vector_names(module)
+    vectors = vector_names(module) | set(slow_rates(module))
     matrices = {name: parameter for name, parameter in trained.items() if parameter.dim() >= 2 and name not in vectors}
     orthogonalised = {name for name, parameter in matrices.items() if kind == "muon" and _is_map(name, parameter)}
-    groups = [
+    rates = slow_rates(module)
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for name, parameter in matrices.items() if name not in orthogonalised], "weight_decay": weight_decay},
-        {"params": [parameter for name, parameter in trained.items() if name not in matrices], "weight_decay": 0.0},
+        {"params": [parameter for name, parameter in trained.items() if name not in matrices and name not in rates], "weight_decay": 0.0},
     ]
+    for rate in sorted({rates[name] for name in trained if name in rates}):
+        slow = [parameter for name, parameter in trained.items() if rates.get(name) == rate]
+        groups.append({"params": slow, "weight_decay": 0.0, "rate": rate})
     out: list[torch.optim.Optimizer] = []
     if any(group["params"] for group in groups):
         kept = [group for group in groups if group["params"]]

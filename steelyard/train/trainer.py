@@ -258,7 +258,7 @@ class _Training:
     def _update(self, rate: float) -> None:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group.get("rate", 1.0)
             optimizer.step()
 
     def _observe(self, values: dict[str, Any]) -> None:

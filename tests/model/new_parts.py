@@ -22,6 +22,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "performer rotary off": {"mixer": {"performer": {"features": 16, "rotary": False}}},
     "sparse_attention": {"mixer": {"sparse_attention": {"window": 5, "stride": 3, "strided": 4, "globals": 2}}},
     "transformer_xl": {"mixer": {"transformer_xl": {"segment": 7}}},
+    "s4": {"mixer": {"s4": {"state": 8, "least_step": 0.02}}},
+    "s4 low rank": {"mixer": {"s4": {"state": 6, "kind": "low_rank", "least_step": 0.02}}},
     "mamba": {"mixer": {"mamba": {"state": 5}}},
     "mamba2": {"mixer": {"mamba2": {"state": 6}}},
     "mamba2 groups": {"mixer": {"mamba2": {"heads": 4, "groups": 2, "state": 3, "taps": 1}}},

@@ -86,7 +86,7 @@ class TransformerXL(nn.Module):
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         q, k, v = together(x_btd, step, (self.query, self.key, self.value))
         encoded = sinusoids(self.plan.reach, self.width, x_btd.device).to(x_btd.dtype)
-        r_hrd = self._heads(self.distance(encoded[None], step if step.adapters is None else None))[0]
+        r_hrd = self._heads(self.distance(encoded[None]))[0]
         if state is not None:
             state.write(step, self._heads(k), self._heads(v))
             mixed = self._remembering(self._heads(q), r_hrd, step, state).transpose(1, 2).flatten(2)
