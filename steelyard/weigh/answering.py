@@ -100,7 +100,7 @@ async def _answer_missing(
 
 def _read(arm: OpenArm, samples: Sequence[Sample]) -> list[Output]:
     """Scores raw texts together; if one of them is refused, one by one, so that only that one fails."""
-    texts = [cast(Read, sample.request).text for sample in samples]
+    texts = [(request.before, request.text) for sample in samples if isinstance(request := sample.request, Read)]
     assert arm.read is not None  # `obstacle` has been asked
     begun = time.perf_counter()
     try:

@@ -52,7 +52,8 @@ class OpenArm:
         answerer: with all levers pulled.
         fingerprint: digest of everything that can change an answer.
         slots: requests it works on at once.
-        read: log-probability of raw texts, below the wraps; None where there is no engine.
+        read: log-probability of raw texts, each after another that does not count (or ""), below the wraps; None where there is no
+            engine.
         read_fingerprint: what names the records of raw texts.
         kernels: what multiplied.
         parameters: number of weights, where known.
@@ -66,7 +67,7 @@ class OpenArm:
     answerer: Answerer
     fingerprint: str
     slots: int = SLOTS
-    read: Callable[[Sequence[str]], list[Score]] | None = None
+    read: Callable[[Sequence[tuple[str, str]]], list[Score]] | None = None
     read_fingerprint: str = ""
     kernels: str = ""
     parameters: int | None = None
@@ -188,7 +189,7 @@ class ArmOpener:
         return dataclasses.replace(
             opened,
             slots=spec.slots,
-            read=engine.score_text,
+            read=engine.score,
             read_fingerprint=engine.fingerprint,
             kernels=", ".join(f"{key} {value}" for key, value in spec.numerics.items()),
             parameters=model.trunk.parameter_count(),

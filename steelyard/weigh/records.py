@@ -79,6 +79,8 @@ def content_digest(request: Ask | Choose | Read) -> str:
     for name, usual in LATER.items():
         if "settings" in content and content["settings"][name] == usual:
             del content["settings"][name]
+    if content.get("before") == "":  # of texts that are read from their beginning, as all were once
+        del content["before"]
     return digest([type(request).__name__, content])
 
 

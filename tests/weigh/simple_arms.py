@@ -116,7 +116,7 @@ class Bench:
         read = (
             None
             if kind == "silent"
-            else lambda texts: [Score(-float(len(t)) * (1.5 - share), False, len(t), len(t.encode())) for t in texts]
+            else lambda texts: [Score(-float(len(t)) * (1.5 - share), False, len(t), len(t.encode())) for _, t in texts]
         )
         return OpenArm(arm.name, answerer, answerer.fingerprint, slots=4, read=read, read_fingerprint=f"reads-{share}", closing=closing)
 

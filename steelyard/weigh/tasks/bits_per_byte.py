@@ -50,15 +50,21 @@ class BitsPerByte(Task):
             key = digest([name, number, piece])
             if key not in seen:
                 seen.add(key)
+                request = self.request(piece)
                 tags = {"document": name, "piece": str(number)}
-                samples.append(Sample(key, Read(piece), reference={"bytes": len(piece.encode())}, cluster=f"document {name}", tags=tags))
+                samples.append(Sample(key, request, reference={"bytes": len(request.text.encode())}, cluster=f"document {name}", tags=tags))
         return samples
 
+    def request(self, piece: str) -> Read:
+        """What is asked of a piece: the text whose bits are counted, and what is read before it."""
+        return Read(piece)
+
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
+        (metric,) = self.metrics
         if output.failure is not None or not output.scores:
-            return {"bits_per_byte": None}
+            return {metric.name: None}
         # The text's own bytes, not what a tokenizer made of them: every arm is divided by the same number.
-        return {"bits_per_byte": (-output.scores[0].logprob / math.log(2), float(sample.reference["bytes"]))}
+        return {metric.name: (-output.scores[0].logprob / math.log(2), float(sample.reference["bytes"]))}
 
     def _articles(self, seed: int) -> Iterator[tuple[str, str]]:
         """Held-out articles long enough to fill most of a piece, each cut down to one."""

@@ -72,9 +72,10 @@ class Choose:
 
 @dataclass(frozen=True)
 class Read:
-    """Log-probability of raw text, scored by the engine below the wraps."""
+    """Log-probability of raw text, scored by the engine below the wraps. `before` is read first and does not count."""
 
     text: str
+    before: str = ""
 
 
 @dataclass(frozen=True)
