@@ -155,6 +155,8 @@ def lack(trunk: Trunk) -> str | None:
             return f"attention like {mixer.plan}"
         if channel.plan.activation not in native.ACTIVATIONS:
             return f"the nonlinearity {channel.plan.activation}"
+        if mixer.output_norm is not None or getattr(channel, "inner_norm", None) is not None:
+            return "norms before output maps"
         if _sizes(block) != _sizes(blocks[0]):
             return "blocks of unlike sizes"
         linears = [module for module in block.modules() if isinstance(module, Linear)]

@@ -22,6 +22,7 @@ from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object
 from steelyard.model.linears.lora import merge
 from steelyard.model.linears.streamed import BlockReader, send_to_disk, stays
+from steelyard.model.linears.ternary import TernaryPlan
 from steelyard.model.model import Model
 from steelyard.model.stored_types import stored_types
 from steelyard.model.template import ChatTemplate
@@ -97,7 +98,8 @@ def load_directory(path: Path, name: str, dtype: torch.dtype, filled: Filled | N
     try:
         renamed = Renamed(source, prefixes=family.prefixes, aliases=family.aliases, ignored=family.ignored)
         entries = family.entries(plan)
-        trunk = build(plan, entries, renamed, str(path), dtype, activation_digits(config, path), filled=filled)
+        digits = None if isinstance(plan.linears, TernaryPlan) else activation_digits(config, path)
+        trunk = build(plan, entries, renamed, str(path), dtype, digits, filled=filled)
         stored = stored_types(renamed, entries)
     finally:
         source.close()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.files import write_json, write_text
@@ -24,6 +24,7 @@ from steelyard.model.linears.blocks import block_types
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.streamed import readers
+from steelyard.model.linears.ternary import PackedTernaryStorage, TernaryPlan, TernaryStorage
 from steelyard.model.model import Model
 from steelyard.model.stored_types import as_stored, type_of
 from steelyard.model.weights import find_parameter
@@ -42,6 +43,12 @@ def quantization(digits: int, ignored: list[str]) -> dict[str, Any]:
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}},
         "ignore": ignored,
     }
+
+
+def ternary(plan: TernaryPlan) -> dict[str, Any]:
+    """How ternary linears are described, in transformers' words."""
+    mode = "offline" if plan.packed else "online"
+    return {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode, "modules_to_not_convert": ["lm_head"]}
 
 
 DROPPED = ("quantization_config", "torch_dtype", "dtype", "auto_map", sentence_directory.KEY)
@@ -145,6 +152,8 @@ def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
     dtype = str(stored.pop()).removeprefix("torch.") if len(stored) == 1 else "float32"
     out = {key: value for key, value in model.config.items() if key not in DROPPED}
     out |= {"architectures": [model.family.architecture], "model_type": model.family.name, "dtype": dtype}
+    if isinstance(model.trunk.plan.linears, TernaryPlan):
+        out["quantization_config"] = ternary(model.trunk.plan.linears)
     linears = {name: module.storage for name, module in model.trunk.named_modules() if isinstance(module, Linear)}
     packed = {name: storage.digits for name, storage in linears.items() if isinstance(storage, Int8Storage)}
     if len(set(packed.values())) > 1:
@@ -171,14 +180,22 @@ def their_tensors(model: Model):
         if entry.repeated:
             continue
         held = [find_parameter(model.trunk, ours) for ours in entry.ours]
+        held = [(two_bits(module) if last == "weight" else module, last) for module, last in held]
         parts = [getattr(module, last) for module, last in held]
         if any(part is None for part in parts):
             continue
         yield entry.theirs, entry.join([part.detach() for part in parts]).cpu()
+        if isinstance(held[0][0], PackedTernaryStorage) and held[0][1] == "weight":
+            yield f"{entry.theirs}_scale", held[0][0].scale.cpu()
         scales = [module.scale for module, last in held if isinstance(module, Int8Storage) and last == "weight"]
         if len(scales) == len(held):
             plain = torch.cat(scales) if entry.rows is None else permuted(scales, entry.rows())
             yield f"{entry.theirs}_scale", plain.cpu()
+
+
+def two_bits(module: nn.Module) -> nn.Module:
+    """The packed twin of ternary weights that are to be saved so; anything else as it is."""
+    return PackedTernaryStorage.of(module) if isinstance(module, TernaryStorage) and module.packed else module
 
 
 def permuted(scales: list[Tensor], indexes) -> Tensor:

@@ -17,6 +17,7 @@ from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.linears.blocks import BlockStorage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
+from steelyard.model.linears.ternary import PackedTernaryStorage, TernaryPlan, rows_of, unpack
 from steelyard.model.trunk import Trunk, TrunkPlan
 
 
@@ -94,6 +95,9 @@ def build(
     held = [entry for entry in entries if entry.theirs in names or not (entry.optional or entry.repeated)]
     expected = {entry.theirs: their_shape(trunk, entry) for entry in held}
     scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if digits and _scale(entry) in names}
+    two_bits = {entry.theirs for entry in held if isinstance(plan.linears, TernaryPlan) and _scale(entry) in names}
+    expected |= {name: (rows_of(expected[name][0]), *expected[name][1:]) for name in two_bits}
+    scales |= {f"{name}_scale": (1,) for name in two_bits}
     refuse(check_tensors(source, expected | scales, where, finite=False), where)
     checked = FiniteSource(source, where)
     waiting = dict(enumerate(trunk.blocks)) if filled else {}
@@ -101,6 +105,9 @@ def build(
         for index in [index for index, block in waiting.items() if not any(p.is_meta for p in block.parameters())]:
             assert filled is not None
             filled(index, waiting.pop(index))
+        if entry.theirs in two_bits:
+            set_ternary(trunk, entry, checked, where)
+            continue
         if _scale(entry) in scales:
             weights, scale = read_integers(checked, entry.theirs, where), read_floats(checked, _scale(entry), where, torch.float32)
             for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
@@ -216,6 +223,17 @@ def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor, digit
     linear = trunk.get_submodule(name.removesuffix(".weight"))
     assert isinstance(linear, Linear)
     linear.storage = Int8Storage(weight, scale, _placeholder(linear, weight.device), digits)
+
+
+def set_ternary(trunk: nn.Module, entry: Entry, source: FiniteSource, where: str) -> None:
+    """Puts weights of 2 bits into a linear."""
+    packed, scale = source.read(entry.theirs), read_floats(source, _scale(entry), where, torch.float32)
+    if packed.dtype != torch.uint8:
+        raise _wrong_kind(entry.theirs, packed, "bytes, as the scale beside it says", where)
+    linear = trunk.get_submodule(entry.ours[0].removesuffix(".weight"))
+    assert isinstance(linear, Linear)
+    unpack(packed, linear.outputs, f"{where}: {entry.theirs}")  # refuses what is no weight
+    linear.storage = PackedTernaryStorage(packed.contiguous(), scale, linear.outputs, _placeholder(linear, packed.device))
 
 
 def _placeholder(linear: Linear, device: torch.device) -> Tensor | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from steelyard.model.new import DecoderPlan, initialize
+from steelyard.model.state import Dense
 from steelyard.model.trunk import Trunk
 
 VOCABULARY = 61
@@ -24,6 +25,8 @@ PARTS: dict[str, dict[str, Any]] = {
     "transformer_xl": {"mixer": {"transformer_xl": {"segment": 7}}},
     "s4": {"mixer": {"s4": {"state": 8, "least_step": 0.02}}},
     "s4 low rank": {"mixer": {"s4": {"state": 6, "kind": "low_rank", "least_step": 0.02}}},
+    "monarch": {"mixer": {"monarch": {"inner": 16, "features": 5}}},
+    "monarch_channel": {"channel": "monarch_channel"},
     "mamba": {"mixer": {"mamba": {"state": 5}}},
     "mamba2": {"mixer": {"mamba2": {"state": 6}}},
     "mamba2 groups": {"mixer": {"mamba2": {"heads": 4, "groups": 2, "state": 3, "taps": 1}}},
@@ -31,6 +34,13 @@ PARTS: dict[str, dict[str, Any]] = {
     "mamba time-invariant": {"mixer": {"mamba": {"selective": False, "taps": 2}}},
     "feed_forward": {"channel": "feed_forward"},
     "moe": {"channel": {"moe": {"experts": 4}}},
+    "ternary": {"linears": "ternary"},
+    "ternary floats, mixture": {"linears": {"ternary": {"stored": "floats"}}, "channel": ["gated", {"moe": {"experts": 4}}]},
+    "bitnet": {
+        "linears": "ternary",
+        "mixer": {"attention": {"output_norm": True}},
+        "channel": {"gated": {"activation": "relu2", "inner_norm": True}},
+    },
     "mixture": {"mixer": ["attention", "linear_attention"]},
 }
 """What `new:` says of each; all of them are decoders and must obey the state protocol."""
@@ -39,8 +49,15 @@ PARTS: dict[str, dict[str, Any]] = {
 def decoder(name: str, seed: int = 0, **changes: Any) -> Trunk:
     """A trunk of one of the parts, with weights large enough that every token matters."""
     plan = DecoderPlan.model_validate(SMALL | {"initial": 0.2} | PARTS[name] | changes)
-    trunk = initialize(plan.trunk(VOCABULARY).build(), plan, seed).eval()
-    return trunk.requires_grad_(False)
+    trunk = initialize(plan.trunk(VOCABULARY).build(), plan, seed).eval().requires_grad_(False)
+    # Where activations are rounded to steps, two orders of summation may fall on two sides of one; in float64 they hardly ever do.
+    rounds = any(getattr(module, "rounds", False) for module in trunk.modules())
+    return trunk.double() if rounds else trunk
+
+
+def storage(trunk: Trunk, horizon: int = 0) -> Dense:
+    """Memory as exact as the trunk is."""
+    return Dense(trunk.inputs.weight.dtype, horizon=horizon)
 
 
 def ids(rows: int, time: int, seed: int = 0) -> torch.Tensor:

@@ -52,6 +52,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         GROUPED | {"num_local_experts": 5, "num_experts_per_tok": 3, "head_dim": 10, "hidden_act": "gelu", "tie_word_embeddings": True},
     ),
     "mixtral, one of one": ("Mixtral", GROUPED | {"num_local_experts": 1, "num_experts_per_tok": 1}),
+    "bitnet, its maps floats": ("BitNet", GROUPED),
+    "bitnet as it varies": ("BitNet", GROUPED | {"tie_word_embeddings": True, "attention_bias": True, "hidden_act": "silu"}),
     "qwen2": ("Qwen2", GROUPED),
     "qwen2 windows": (
         "Qwen2",

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from new_parts import PARTS, VOCABULARY, decoder, ids
+from new_parts import PARTS, VOCABULARY, decoder, ids, storage
 
-from steelyard.model.state import Dense, State
+from steelyard.model.state import State
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 
@@ -46,7 +46,7 @@ def test_a_text_read_in_pieces_and_in_company_is_the_text_read_whole(name, data)
     trunk = decoder(name)
     grid = grid_of(trunk)
     texts = {slot: ids(1, data.draw(st.integers(1, 80)), seed=slot).flatten().tolist() for slot in (2, 0)}
-    state, done, heard = trunk.new_state(3, CAPACITY, Dense(horizon=data.draw(st.sampled_from([0, 3])))), {2: 0, 0: 0}, {2: [], 0: []}
+    state, done, heard = trunk.new_state(3, CAPACITY, storage(trunk, data.draw(st.sampled_from([0, 3])))), {2: 0, 0: 0}, {2: [], 0: []}
     while any(done[slot] < len(text) for slot, text in texts.items()):
         rows = {}
         for slot, text in texts.items():
@@ -65,7 +65,7 @@ def test_a_text_read_in_pieces_and_in_company_is_the_text_read_whole(name, data)
 def test_token_by_token_is_the_whole_text(name):
     trunk, text = decoder(name), ids(1, 70).flatten().tolist()
     grid = grid_of(trunk)
-    state = trunk.new_state(1, CAPACITY, Dense())
+    state = trunk.new_state(1, CAPACITY, storage(trunk))
     heard = [push(trunk, state, {0: (at, text[at : at + grid])})[0] for at in range(0, len(text), grid)]
     assert (torch.cat(heard) - whole(trunk, text)).abs().max() < TOLERANCE
 
@@ -100,7 +100,7 @@ def test_a_slot_that_goes_back_and_on_never_was_further(name, back):
     trunk, text, other = decoder(name), ids(1, 40).flatten().tolist(), ids(1, 40, 9).flatten().tolist()
     if grid_of(trunk) > 1:
         pytest.skip("goes back to its grid only")
-    state = trunk.new_state(2, CAPACITY, Dense(horizon=3))
+    state = trunk.new_state(2, CAPACITY, storage(trunk, 3))
     push(trunk, state, {1: (0, text[:30])})
     push(trunk, state, {1: (30, text[30:34])})
     at = state.rewind(1, 34 - back)
@@ -112,7 +112,7 @@ def test_a_slot_that_goes_back_and_on_never_was_further(name, back):
 @every_part
 def test_a_slot_goes_far_back_to_where_it_can_and_says_where(name):
     trunk, text = decoder(name), ids(1, 60).flatten().tolist()
-    state = trunk.new_state(2, CAPACITY, Dense())
+    state = trunk.new_state(2, CAPACITY, storage(trunk))
     push(trunk, state, {0: (0, text)})
     at = state.rewind(0, 33)
     assert 0 <= at <= 33
@@ -124,7 +124,7 @@ def test_a_slot_goes_far_back_to_where_it_can_and_says_where(name):
 def test_a_fork_goes_on_without_a_trace_in_what_it_came_from(name):
     trunk, text, other = decoder(name), ids(1, 40).flatten().tolist(), ids(1, 48, 5).flatten().tolist()
     grid = grid_of(trunk)
-    state, cut = trunk.new_state(3, CAPACITY, Dense()), 24 // grid * grid
+    state, cut = trunk.new_state(3, CAPACITY, storage(trunk)), 24 // grid * grid
     push(trunk, state, {0: (0, text[:cut])})
     state.fork(0, 2)
     forked = push(trunk, state, {2: (cut, other[cut:])})[2]
@@ -138,7 +138,7 @@ def test_a_fork_goes_on_without_a_trace_in_what_it_came_from(name):
 def test_what_was_exported_goes_on_elsewhere(name):
     trunk, text = decoder(name), ids(1, 60).flatten().tolist()
     grid = grid_of(trunk)
-    state, cut = trunk.new_state(3, CAPACITY, Dense()), 32 // grid * grid
+    state, cut = trunk.new_state(3, CAPACITY, storage(trunk)), 32 // grid * grid
     push(trunk, state, {0: (0, text[:cut])})
     state.load(1, state.export(0))
     assert (push(trunk, state, {1: (cut, text[cut:])})[1] - whole(trunk, text)[cut:]).abs().max() < TOLERANCE

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from steelyard.model.channels.activations import ACTIVATIONS, activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.norms import NormPlan
 from steelyard.model.parts import PartLever
 from steelyard.model.step import Step
 
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GatedPlan:
-    """`hidden` is the width of the gate; `activation` names the nonlinearity (silu = SwiGLU, gelu = GeGLU)."""
+    """`hidden` is the width of the gate; `activation` names the nonlinearity (silu = SwiGLU, gelu = GeGLU); `inner_norm` stands before the
+    last map (BitNet), or is None."""
 
     hidden: int
     activation: str = "silu"
     bias: bool = False
+    inner_norm: NormPlan | None = None
 
     def build(self, width: int) -> Gated:
         return Gated(width, self)
@@ -44,11 +47,13 @@ class Gated(nn.Module):
         self.gate = Linear(width, plan.hidden, plan.bias)
         self.up = Linear(width, plan.hidden, plan.bias)
         self.down = Linear(plan.hidden, width, plan.bias)
+        self.inner_norm = plan.inner_norm.build(plan.hidden) if plan.inner_norm else None
         self.activation = ACTIVATIONS[plan.activation]
 
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
         gate, up = together(x_btd, step, (self.gate, self.up))
-        return self.down(activate(self.activation, gate, step.deterministic) * up, step)
+        inner = activate(self.activation, gate, step.deterministic) * up
+        return self.down(inner if self.inner_norm is None else self.inner_norm(inner), step)
 
 
 class GatedLever(PartLever):
@@ -63,7 +68,9 @@ class GatedLever(PartLever):
     place: ClassVar[Any] = "channel"
 
     hidden: int | None = Field(None, ge=1, le=2**20, description="inner width; unset: 8/3 of the width, rounded up to 32s")
-    activation: Literal["silu", "gelu", "relu"] = Field("silu", description="nonlinearity of the gate")
+    activation: Literal["silu", "gelu", "relu", "relu2"] = Field("silu", description="nonlinearity of the gate")
+    inner_norm: bool = Field(False, description="normalise what the last map reads (BitNet)")
 
     def plan(self, decoder: DecoderPlan, layer: int) -> GatedPlan:
-        return GatedPlan(self.hidden or -(-decoder.width * 8 // 3 // 32) * 32, self.activation)
+        norm = decoder.norm_plan if self.inner_norm else None
+        return GatedPlan(self.hidden or -(-decoder.width * 8 // 3 // 32) * 32, self.activation, inner_norm=norm)

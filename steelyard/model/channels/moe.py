@@ -66,7 +66,8 @@ class Moe(nn.Module):
         weights, chosen = self.choose(logits_bte)
         if self.training:
             self._gather_losses(logits_bte, chosen, step)
-        return self._through(x_btd.flatten(0, 1), weights.flatten(0, 1), chosen.flatten(0, 1), step).view(x_btd.shape)
+        through: Any = self._through
+        return through(x_btd.flatten(0, 1), weights.flatten(0, 1), chosen.flatten(0, 1), step).view(x_btd.shape)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Router logits [..., e] -> weights of the chosen experts, float32 [..., k], summing to 1, and which they are, int64 [..., k]."""

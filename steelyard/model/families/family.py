@@ -117,6 +117,7 @@ FILES = {
     "olmo2": "olmo2",
     "phi3": "phi3",
     "bert": "bert",
+    "bitnet": "bitnet",
     "mamba": "mamba",
     "falcon_mamba": "mamba",
     "mamba2": "mamba2",

@@ -81,11 +81,13 @@ def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
 
 def entries(trunk: TrunkPlan) -> list[Entry]:
     """Tensors of a Hugging Face directory."""
-    experts = trunk.depth.blocks[0].channel.experts
+    channel: Any = trunk.depth.blocks[0].channel
     names = {name: theirs for name, theirs in llama.NAMES.items() if not name.startswith("channel.")}
     names |= {"channel.router": "block_sparse_moe.gate"}
     names |= {
-        f"channel.experts.{number}.{ours}": f"{EXPERTS}.{number}.{theirs}" for number in range(experts) for ours, theirs in MAPS.items()
+        f"channel.experts.{number}.{ours}": f"{EXPERTS}.{number}.{theirs}"
+        for number in range(channel.experts)
+        for ours, theirs in MAPS.items()
     }
     return renamed(trunk, names, llama.BLOCK)
 

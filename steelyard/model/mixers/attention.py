@@ -50,6 +50,7 @@ class AttentionPlan:
         softcap: scores become softcap * tanh(scores / softcap); None = off.
         query_key_norm: norm of queries and keys per head, over the full width, or None.
         norm: the norm's plan where `query_key_norm` is set.
+        output_norm: norm of what the heads found, before the output map (BitNet), or None.
         causal: whether later tokens are hidden.
     """
 
@@ -65,6 +66,7 @@ class AttentionPlan:
     query_key_norm: Literal["head", "full"] | None = None
     norm: NormPlan = NormPlan()
     causal: bool = True
+    output_norm: NormPlan | None = None
 
     def build(self, width: int) -> Attention:
         return Attention(width, self)
@@ -91,6 +93,7 @@ class Attention(nn.Module):
             self.query_norm, self.key_norm = plan.norm.build(inner), plan.norm.build(outer)
         else:
             self.query_norm = self.key_norm = None
+        self.output_norm = plan.output_norm.build(inner) if plan.output_norm else None
         self.scale = plan.scale if plan.scale is not None else 1 / math.sqrt(plan.head_width)
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
@@ -116,7 +119,8 @@ class Attention(nn.Module):
         else:
             state.write(step, k, v)
             mixed = self._attend_cached(q, step, state)
-        return self.output(mixed.transpose(1, 2).flatten(2), step)
+        mixed = mixed.transpose(1, 2).flatten(2)
+        return self.output(mixed if self.output_norm is None else self.output_norm(mixed), step)
 
     def _attend_cached(self, q_bhtd: Tensor, step: Step, state: KeyValuePool) -> Tensor:
         mixed = None
@@ -203,6 +207,7 @@ class AttentionLever(PartLever):
     positions: Literal["rotary", "none"] = Field("rotary", description="how positions are told; none where the inputs tell them")
     base: float = Field(10000.0, gt=1, description="slowest wavelength of rotary positions, in tokens / 2 pi")
     window: int | None = Field(None, ge=1, description="tokens a query may look back, itself included; unset: all")
+    output_norm: bool = Field(False, description="normalise what the heads found before the output map (BitNet)")
 
     def plan(self, decoder: DecoderPlan, layer: int) -> AttentionPlan:
         heads = self.heads or fitting_heads(decoder.width)
@@ -221,7 +226,8 @@ class AttentionLever(PartLever):
                 f"`attention`: the window of {self.window} tokens is longer than the context of {decoder.context}", do="Leave `window` out."
             )
         rotary = Rotary(head_width, self.base) if self.positions == "rotary" else None
-        return AttentionPlan(heads, key_value_heads, head_width, rotary=rotary, window=self.window)
+        norm = decoder.norm_plan if self.output_norm else None
+        return AttentionPlan(heads, key_value_heads, head_width, rotary=rotary, window=self.window, output_norm=norm)
 
 
 def fitting_heads(width: int) -> int:
