@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/kernels", "tests/model/test_fused.py"]
+TESTS = ["tests/kernels", "tests/model/test_fused.py", "tests/model/test_native_scan.py"]
 
 
 def main() -> int:

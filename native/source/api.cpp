@@ -45,7 +45,7 @@ auto guarded(Make make) -> decltype(make()) {
 
 using namespace steelyard;
 
-EXPORT int32_t sy_version() { return 5; }
+EXPORT int32_t sy_version() { return 6; }
 
 // The routines for an instruction set (avx512, avx2, portable), or null where this machine or build lacks it.
 EXPORT const Routines* sy_routines(const char* name) { return usable(name); }
@@ -100,4 +100,20 @@ EXPORT int32_t sy_step(const Routines* routines, Pool* pool, const Model* model,
 
 EXPORT void sy_summary(const Routines* routines, Pool* pool, const float* logits, int32_t rows, int32_t count, float* log_sums, float* entropies) {
     routines->summary(*pool, logits, rows, count, log_sums, entropies);
+}
+
+EXPORT int32_t sy_convolution(const Routines* routines, Pool* pool, const Convolution* convolution) {
+    return guarded([&] { return routines->convolution(*pool, *convolution), 1; });
+}
+
+EXPORT int32_t sy_convolution_back(const Routines* routines, Pool* pool, const Convolution* convolution, const ConvolutionGradients* gradients) {
+    return guarded([&] { return routines->convolution_back(*pool, *convolution, *gradients), 1; });
+}
+
+EXPORT int32_t sy_scan(const Routines* routines, Pool* pool, const Scan* scan) {
+    return guarded([&] { return routines->scan(*pool, *scan), 1; });
+}
+
+EXPORT int32_t sy_scan_back(const Routines* routines, Pool* pool, const Scan* scan, const ScanGradients* gradients) {
+    return guarded([&] { return routines->scan_back(*pool, *scan, *gradients), 1; });
 }

@@ -59,6 +59,47 @@ struct Tokens {
     const float* const *sin;
 };
 
+// Marks of tokens, bits of a byte.
+enum Mark : uint8_t { BEGINS = 1, PADDING = 2 };
+
+// A short causal convolution along time (convolution.hpp). Channels stand side by side; taps are [taps, width], that of the token itself first.
+struct Convolution {
+    int32_t rows, time, width, taps;
+    int32_t silu;             // not 0: the nonlinearity after it
+    const float *x;           // [rows, time, width]
+    const float *before;      // [rows, taps - 1, width]: the inputs before the first token
+    const float *weights, *bias;  // [taps, width], [width]; bias null: none
+    const uint8_t* marks;     // [rows, time]; null: none
+    float* y;                 // [rows, time, width]
+};
+
+struct ConvolutionGradients {
+    const float* y;  // given
+    float* x;        // [rows, time, width]
+    float* weights;  // [rows, pieces, taps + 1, width], pieces of 128 tokens: shares of the taps' gradients, the bias' last
+};
+
+// Mamba's selective scan (scan.hpp).
+struct Scan {
+    int32_t rows, time, width, state;
+    const float *x, *step, *gate;  // [rows, time, width]; steps before their softplus
+    const float *decay;            // A [state, width], negative
+    const float *write, *read;     // B and C [rows, time, state]
+    const float *skip;             // D [width]
+    const float *before;           // [rows, state, width]
+    const uint8_t* marks;          // [rows, time]; null: none
+    float *y, *after;              // [rows, time, width], [rows, state, width]
+    float* ends;                   // [rows, stretches of 32 tokens, state, width]: states kept for the way back; null: none are
+};
+
+struct ScanGradients {
+    const float *y, *after;    // given; after null: zeros
+    float *x, *step, *gate;    // [rows, time, width]
+    float *decay, *skip;       // [rows, state, width], [rows, width]: each row's share
+    float *write, *read;       // [blocks of 64 channels, rows, time, state]: each block's share
+    float* before;             // [rows, state, width]
+};
+
 struct Routines {
     const char* name;
     // The residual stream [count, width] before the first block -> hidden states after the final norm, in place.
@@ -67,6 +108,10 @@ struct Routines {
     void (*linear)(Pool&, const Matrix&, const float* x, int rows, float* y);
     // Of each row of logits [rows, count]: the logarithm of the sum of exponentials, and the softmax's entropy.
     void (*summary)(Pool&, const float* logits, int rows, int count, float* log_sums, float* entropies);
+    void (*convolution)(Pool&, const Convolution&);
+    void (*convolution_back)(Pool&, const Convolution&, const ConvolutionGradients&);
+    void (*scan)(Pool&, const Scan&);
+    void (*scan_back)(Pool&, const Scan&, const ScanGradients&);
 };
 
 }  // namespace steelyard

@@ -1,4 +1,6 @@
 // Everything that depends on the instruction set, compiled once for each. SY_SET names the one of this object.
+#include "convolution.hpp"
+#include "scan.hpp"
 #include "step.hpp"
 
 namespace steelyard {
@@ -40,6 +42,6 @@ void summary(Pool& pool, const float* logits, int rows, int count, float* log_su
 #define SY_QUOTED(a) SY_TEXT(a)
 
 extern const Routines SY_NAMED(routines_, SY_SET);
-const Routines SY_NAMED(routines_, SY_SET) = {SY_QUOTED(SY_SET), step, product, summary};
+const Routines SY_NAMED(routines_, SY_SET) = {SY_QUOTED(SY_SET), step, product, summary, convolution, convolution_back, scan, scan_back};
 
 }  // namespace steelyard

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 
-VERSION = 5
+VERSION = 6
 CHOICE = "STEELYARD_KERNELS"
 SETS = ("avx512", "avx2", "portable")
 BLOCK = 32

@@ -12,7 +12,7 @@ from new_parts import VOCABULARY
 
 from steelyard.core.errors import RecipeError
 from steelyard.model.families.steelyard import public
-from steelyard.model.mixers.mamba import Mamba, MambaPlan, selective_scan
+from steelyard.model.mixers.mamba import Mamba, MambaPlan
 from steelyard.model.mixers.mamba2 import chunked_scan
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.new import DecoderPlan, initialize
@@ -74,16 +74,6 @@ def test_sizes_without_a_channel_are_refused():
     plan = DecoderPlan.model_validate({"mixer": {"mamba": {"expand": 0.1}}, "width": 8})
     with pytest.raises(RecipeError, match="expand"):
         plan.check()
-
-
-def test_tokens_that_step_by_zero_leave_the_states_alone():
-    draw = torch.Generator().manual_seed(0)
-    x, write, gate = (torch.randn(1, 9, size, generator=draw) for size in (6, 2, 6))
-    steps = torch.rand(1, 9, 6, generator=draw)
-    steps[:, 5:] = 0
-    before, decay = torch.randn(1, 2, 6, generator=draw), -torch.rand(2, 6, generator=draw)
-    short = selective_scan(x[:, :5], steps[:, :5], decay, write[:, :5], write[:, :5], torch.ones(6), gate[:, :5], before)[1]
-    assert torch.equal(selective_scan(x, steps, decay, write, write, torch.ones(6), gate, before)[1], short)
 
 
 @settings(max_examples=20, deadline=None)

@@ -6,7 +6,7 @@ FalconMamba norms B, C and the step's inputs (arXiv:2410.05355). Without `select
 recurrence of S4 that the paper compares with.
 Cost: about 7 state inner operations a token besides its maps; memory inner (state + taps - 1) numbers, whatever the text's length.
 
-The scan's fast form is C++ (`scan_native.py`, `native/source/scan.hpp`); `selective_scan` here is its readable twin.
+Where the C++ routines are, convolution and scan go through them (`native_scan.py`); `selective_scan` here is the readable twin.
 
 Shapes: b rows, t time, d inner channels, s state numbers of a channel, r rank of the step.
 """
@@ -24,9 +24,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
+from steelyard.kernels.native import Pool
 from steelyard.model.channels.activations import ACTIVATIONS, activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers import native_scan
 from steelyard.model.mixers.recurrence import Recurrence, causal_convolution, last_inputs
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.parts import PartLever
@@ -119,24 +121,25 @@ class Mamba(Recurrence):
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
         plan = self.plan
         into, gate = together(x_btd, step, (self.input, self.gate))
-        convolved = causal_convolution(into, self.convolution[:, 0], self.convolution_bias, memory["inputs"], step)
-        x = activate(ACTIVATIONS[plan.activation], convolved, step.deterministic)
+        pool = native_scan.pool_for(x_btd, step)
+        x = self._convolved(into, step, memory["inputs"], pool)
         chosen = self.selection(x, step) if self.selection is not None else self.constants.to(x.dtype).expand(*x.shape[:2], -1)  # type: ignore[union-attr]
         low, write, read = chosen.split((plan.rank, plan.state, plan.state), -1)
         if plan.parameter_norm is not None:
             low, write, read = (
                 F.rms_norm(part.float(), part.shape[-1:], eps=plan.parameter_norm).to(x.dtype) for part in (low, write, read)
             )
-        time_step = activate(F.softplus, self.time_step(low, step).float(), step.deterministic)
-        if step.real is not None:
-            time_step = time_step * step.real[:, :, None]  # padding moves nothing
-        begins = step.begins if step.begins is None or step.real is None else step.begins & step.real
-        scan = selective_scan if step.readable else chosen_scan(x)
-        decay = -self.log_decay.float().exp().t()
-        y, states = scan(
-            x.float(), time_step, decay, write.float(), read.float(), self.skip.float(), gate.float(), memory["states"], begins
-        )
+        decay, time_step = -self.log_decay.float().exp().t(), self.time_step(low, step).float()
+        given = (x.float(), time_step, decay, write.float(), read.float(), self.skip.float(), gate.float(), memory["states"])
+        y, states = selective_scan(*given, step) if pool is None else native_scan.scan(pool, *given, step)
         return self.output(y.to(x_btd.dtype), step), {"inputs": last_inputs(memory["inputs"], into, step), "states": states}
+
+    def _convolved(self, into_btd: Tensor, step: Step, before_bkd: Tensor, pool: Pool | None) -> Tensor:
+        weights, bias, activation = self.convolution[:, 0], self.convolution_bias, self.plan.activation
+        if pool is None or activation not in ("silu", "swish"):
+            convolved = causal_convolution(into_btd, weights, bias, before_bkd, step)
+            return activate(ACTIVATIONS[activation], convolved, step.deterministic)
+        return native_scan.convolution(pool, into_btd, weights, bias, before_bkd, step, silu=True).to(into_btd.dtype)
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""
@@ -152,34 +155,33 @@ def selective_scan(
     skip_d: Tensor,
     gate_btd: Tensor,
     before_bsd: Tensor,
-    begins_bt: Tensor | None = None,
+    step: Step,
 ) -> tuple[Tensor, Tensor]:
     """(C . h + D x) silu(z) of every token, and the states after the last; all float32.
 
     Args:
         x_btd: inputs.
-        time_step_btd: d, at least 0; where it is 0 the states stay as they are.
+        time_step_btd: d before its softplus.
         decay_sd: A, negative.
         write_bts, read_bts: B and C.
         skip_d: D.
         gate_btd: z.
         before_bsd: states before the first token.
-        begins_bt: tokens that begin with empty states, or None.
+        step: the call; documents begin with empty states, and padding leaves them as they are.
 
     Returns:
         [b, t, d] and [b, s, d].
     """
-    decay = torch.exp(time_step_btd[:, :, None] * decay_sd)  # [b, t, s, d]
-    if begins_bt is not None:
-        decay = decay * ~begins_bt[:, :, None, None]
-    states = linear_scan(decay, write_bts[..., None] * (time_step_btd * x_btd)[:, :, None], before_bsd)
+    time_step = activate(F.softplus, time_step_btd, step.deterministic)
+    if step.real is not None:
+        time_step = time_step * step.real[:, :, None]
+    decay = activate(torch.exp, time_step[:, :, None] * decay_sd, step.deterministic)  # [b, t, s, d]
+    if step.begins is not None:
+        begins = step.begins if step.real is None else step.begins & step.real
+        decay = decay * ~begins[:, :, None, None]
+    states = linear_scan(decay, write_bts[..., None] * (time_step * x_btd)[:, :, None], before_bsd)
     y = (read_bts[:, :, None] @ states)[:, :, 0] + skip_d * x_btd
-    return y * F.silu(gate_btd), states[:, -1]
-
-
-def chosen_scan(x: Tensor) -> Any:
-    """The fastest form of `selective_scan` for a tensor's device."""
-    return selective_scan
+    return y * activate(F.silu, gate_btd, step.deterministic), states[:, -1]
 
 
 def even(shape: torch.Size | tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:
