@@ -10,6 +10,7 @@ Shapes: b rows, t time, c channels, k taps.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -36,7 +37,9 @@ class Recurrence(nn.Module):
         raise NotImplementedError
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> RecurrentPool:
-        return RecurrentPool(self.memory(), slots, storage.horizon, next(self.parameters()).device)
+        # A part whose maps are all packed has no parameters left; packed ones are for CPUs.
+        held = next(itertools.chain(self.parameters(), self.buffers()), torch.empty(0))
+        return RecurrentPool(self.memory(), slots, storage.horizon, held.device)
 
     def forward(self, x_btd: Tensor, step: Step, state: RecurrentPool | None = None) -> Tensor:
         if state is not None:
