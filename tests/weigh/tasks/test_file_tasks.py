@@ -16,7 +16,7 @@ from steelyard.core.protocols import Score
 from steelyard.core.recipe import task_for
 from steelyard.weigh.tasks import registry, rows
 from steelyard.weigh.tasks.bits_per_byte import cut
-from steelyard.weigh.tasks.task import Ask, Choose, Output, Task
+from steelyard.weigh.tasks.task import Ask, Choose, Output, Read, Task
 
 GOOD_CHAT = {"messages": [{"role": "user", "content": "Capital of France?"}], "expected": "Paris"}
 GOOD_CHOICE = {"question": "2 + 2?", "choices": ["3", "4", "5"], "answer": 1}
@@ -247,3 +247,22 @@ def test_text_rows_and_bad_text_files(tmp_path: Path) -> None:
         task("bits_per_byte", write(tmp_path / "bad.txt", [b"\xff"])).samples(0)
     with pytest.raises(DataError, match="not a .txt"):
         task("bits_per_byte", write(tmp_path / "bad.pdf", [b"x"])).samples(0)
+
+
+def test_far_text_counts_the_second_half_after_the_first(tmp_path: Path) -> None:
+    text = " ".join(f"word{number}" for number in range(40))
+    path = write(tmp_path / "rows.jsonl", [{"text": text}])
+    (sample,) = task("far_text", path).samples(0)
+    assert isinstance(sample.request, Read)
+    assert sample.request.before + sample.request.text == text and sample.request.text.startswith(" word")
+    assert sample.reference["bytes"] == len(sample.request.text) and abs(len(sample.request.before) - len(text) / 2) < 8
+
+
+def test_repeated_text_counts_the_second_reading(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", [{"text": "Ünter den Linden."}])
+    each = task("repeated_text", path)
+    (sample,) = each.samples(0)
+    assert sample.request == Read("Ünter den Linden.", before="Ünter den Linden.\n\n") and sample.reference["bytes"] == 18
+    values = each.score(sample, Output(scores=(Score(-18 * math.log(2), False, 4, 18),)))
+    assert values == {"repeated_bits_per_byte": (pytest.approx(18.0), 18.0)}
+    assert each.score(sample, Output(failure="no")) == {"repeated_bits_per_byte": None}
