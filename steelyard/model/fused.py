@@ -16,6 +16,7 @@ from torch import Tensor
 from steelyard.kernels import native
 from steelyard.model.channels.feed_forward import FeedForward
 from steelyard.model.channels.gated import Gated
+from steelyard.model.depth.stacked import Stacked
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.mixers.attention import Attention
@@ -142,6 +143,8 @@ def _readable(trunk: Trunk, state: State) -> bool:
 
 def lack(trunk: Trunk) -> str | None:
     """What of a trunk the routines lack, or None."""
+    if type(trunk.blocks) is not Stacked:
+        return f"blocks in a {type(trunk.blocks).__name__} stack"
     blocks: list[Any] = list(trunk.blocks)
     if not blocks or trunk.device.type != "cpu":
         return "blocks on a CPU"

@@ -132,7 +132,7 @@ def build(
 def block_of(entry: Entry) -> int:
     """The block an entry's tensors belong to; -1 for what stands before, after or beside the blocks."""
     first, number, *_ = entry.ours[0].split(".")
-    return int(number) if first == "blocks" else -1
+    return int(number) if first == "blocks" and number.isdigit() else -1
 
 
 def keep_blocks(trunk: Trunk, entry: Entry, source: Renamed) -> bool:

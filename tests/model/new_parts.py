@@ -34,6 +34,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "mamba time-invariant": {"mixer": {"mamba": {"selective": False, "taps": 2}}},
     "feed_forward": {"channel": "feed_forward"},
     "moe": {"channel": {"moe": {"experts": 4}}},
+    "reversible": {"stack": "reversible", "mixer": ["attention", "linear_attention"]},
+    "universal": {"stack": {"universal": {"turns": 3}}, "mixer": ["attention", "linear_attention"]},
+    "universal without halting": {"stack": {"universal": {"turns": 2, "halting": False}}},
+    "recurrent_depth": {"stack": {"recurrent_depth": {"loops": 3, "random": False}}, "depth": 3, "mixer": ["attention", "linear_attention"]},
     "ternary": {"linears": "ternary"},
     "ternary floats, mixture": {"linears": {"ternary": {"stored": "floats"}}, "channel": ["gated", {"moe": {"experts": 4}}]},
     "bitnet": {

@@ -21,6 +21,8 @@ def shortened(trunk: Trunk, missing: Collection[int]) -> Trunk:
     Raises:
         UnsupportedError: no block would be left, or there is none of such a number.
     """
+    if not isinstance(trunk.plan.depth, StackedPlan):
+        raise UnsupportedError("blocks can be left out of a plain stack alone", where="shortened")
     count = len(trunk.plan.depth.blocks)
     if unknown := sorted(set(missing) - set(range(count))):
         raise UnsupportedError(f"there is no block {unknown[0]} among {count}", where="shortened")
