@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plan_talkers import plan_talker
 from short_strings import PROMPT, p_value, probabilities, sampled
 from tiny_engines import scheduler, talker
 from toy_recurrence import recurrent_talker
@@ -25,7 +26,11 @@ SAMPLES = 1000
 FAIR, CAUGHT = 1e-3, 1e-5
 """A right way of decoding must reach the first p-value (seeds are fixed), a bug must stay below the second."""
 SIZES = {"vocab_size": 3, "num_hidden_layers": 3}
-MODELS = {"attention": talker(7.0, **SIZES), "recurrence": recurrent_talker(8.0, seed=3, **SIZES)}
+MODELS = {
+    "attention": talker(7.0, **SIZES),
+    "recurrence": recurrent_talker(8.0, seed=3, **SIZES),
+    "mamba": plan_talker({"mixer": ["mamba", "attention"]}, 0.3, seed=3, vocab_size=3),
+}
 DRAFTS = {
     "attention": talker(5.0, seed=5, vocab_size=3, num_hidden_layers=1),
     "recurrence": recurrent_talker(4.0, seed=5, attention=False, vocab_size=3, num_hidden_layers=1),
@@ -62,6 +67,8 @@ def drafted_by(draft: str, **settings) -> Speculative:
         (drafted_by("recurrence"), "recurrence", NARROW),
         (drafted_by("recurrence"), "recurrence", LONG),
         (drafted_by("recurrence", verify="coupled"), "recurrence", WARM),
+        (drafted_by("recurrence"), "mamba", WARM),
+        (SelfSpeculative(skip=(0,)), "mamba", LONG),
         (SelfSpeculative(skip=(1,)), "recurrence", WARM),
         (SelfSpeculative(skip=(0, 2)), "attention", NARROW),
         (EarlyExit(exit=1), "recurrence", LONG),
