@@ -68,11 +68,11 @@ class Step:
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """A value computed once per call and shared by all layers (masks, rotary angles).
 
-        Compiled blocks compute such values themselves, because fused loops do so faster than they would read them; only collections
-        (`list`, `dict`), which layers fill together, are shared there too.
+        Compiled blocks find what was computed before them, compute anything else themselves (fused loops do so faster than they would
+        read it), and share only collections (`list`, `dict`), which layers fill together.
         """
         if torch.compiler.is_compiling() and make not in (list, dict):
-            return make()
+            return self._cache[key] if isinstance(key, str) and key in self._cache else make()
         if key not in self._cache:
             self._cache[key] = make()
         return self._cache[key]

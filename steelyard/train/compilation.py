@@ -34,11 +34,22 @@ def check_compiler(device: torch.device) -> None:
 def compiled_blocks(module: nn.Module, wanted: bool = True) -> Iterator[None]:
     """Within it, the blocks of a module run compiled."""
     blocks: list[Any] = [block for block in module.modules() if isinstance(block, Block)] if wanted else []
+    rotaries = {rotary for block in blocks if (rotary := getattr(getattr(block.mixer, "plan", None), "rotary", None))}
+
+    def turn_before(depth: nn.Module, arguments: tuple[Any, ...]) -> None:
+        # Left to the blocks, each would compute cosines and sines anew for every head of every text.
+        for rotary in rotaries:
+            rotary.angles(arguments[1])
+
+    parents: Any = [part for part in module.modules() if any(child in blocks for child in part.children())]
+    hooks = [parent.register_forward_pre_hook(turn_before) for parent in parents]
     for block in blocks:
         block.compile(backend=BACKEND, dynamic=False)
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for block in blocks:
             block._compiled_call_impl = None
 

@@ -8,7 +8,7 @@ linear (arXiv:2306.15595), llama3 (Llama 3.1 report), yarn (arXiv:2309.00071), l
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class Rotary:
     dimensions: int
     base: float = 10000.0
     scaling: RotaryScaling | None = None
+    key: str = field(init=False, repr=False, compare=False)  # what its angles are remembered under; compiled code compares no objects
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", f"angles of {self!r}")
 
     def frequencies(self, longest: int = 0) -> tuple[Tensor, float]:
         """Angle per position for each pair, float32 [dimensions / 2], and the factor on cos and sin.
@@ -84,8 +88,9 @@ class Rotary:
         return torch.cat((out, rest), -1) if rest.shape[-1] else out
 
     def angles(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the step's positions, each [b, 1, t, dimensions]; computed once a step."""
-        return step.cached(self, lambda: self._angles(step))
+        """Cosines and sines of the step's positions, each [b, 1, t, dimensions] ([1, ...] for texts that all begin at their first
+        token); computed once a step."""
+        return step.cached(self.key, lambda: self._angles(step))
 
     def _angles(self, step: Step) -> tuple[Tensor, Tensor]:
         if self.scaling is not None and self.scaling.kind == "longrope":
@@ -95,7 +100,9 @@ class Rotary:
             inverse, factor = torch.stack([frequencies for frequencies, _ in both])[:, None, None, :], both[0][1]
         else:
             inverse, factor = self.frequencies()
-        angles = step.positions.float()[:, None, :, None] * inverse.to(step.device)  # [b, 1, t, d/2]
+        alike = not step.slots and step.segments is None and inverse.dim() == 1
+        positions = step.positions[:1] if alike else step.positions
+        angles = positions.float()[:, None, :, None] * inverse.to(step.device)  # [b, 1, t, d/2]
         angles = torch.cat((angles, angles), -1)
         return angles.cos() * factor, angles.sin() * factor
 
