@@ -23,6 +23,7 @@ LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.5}
 LONG = {"rope_type": "longrope", "rope_theta": 1000.0, "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]}
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 48, "n_head": 3, "n_layer": 3, "n_positions": 64}
 MAMBA = {"vocab_size": VOCABULARY, "hidden_size": 48, "num_hidden_layers": 3}
+GRIFFIN = SMALL | {"num_attention_heads": 3, "num_hidden_layers": 4, "num_key_value_heads": 3, "attention_window_size": 7}
 NEOX = SMALL | {"num_attention_heads": 3, "intermediate_size": 70}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -138,6 +139,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_heads": 3, "head_dim": 16, "n_groups": 1, "state_size": 5, "expand": 1, "conv_kernel": 2, "time_step_limit": (0.3, 0.9)}
         | {"use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True, "layer_norm_epsilon": 0.01},
     ),
+    "recurrent_gemma": ("RecurrentGemma", GRIFFIN),
+    "recurrent_gemma as it varies": (
+        "RecurrentGemma",
+        GRIFFIN
+        | {
+            "block_types": ["attention", "recurrent"],
+            "lru_width": 36,
+            "conv1d_width": 2,
+            "attention_window_size": 40,
+            "attention_bias": True,
+        }
+        | {"num_key_value_heads": 1, "hidden_activation": "silu", "logits_soft_cap": 2.0, "tie_word_embeddings": False}
+        | {"rope_parameters": {"rope_type": "default", "rope_theta": 70.0, "partial_rotary_factor": 1.0}, "rms_norm_eps": 0.01},
+    ),
+    "recurrent_gemma, no attention": (
+        "RecurrentGemma",
+        GRIFFIN | {"block_types": ["recurrent"], "conv1d_width": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "lru_width": 50},
+    ),
 }
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
@@ -219,6 +238,7 @@ def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: py
                 "Mamba",
                 "FalconMamba",
                 "Mamba2",
+                "RecurrentGemma",
             ]
         )
     )
@@ -235,6 +255,16 @@ def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: py
     elif kind in ("Mamba", "FalconMamba"):
         values |= {"hidden_size": hidden, "num_hidden_layers": layers, "state_size": half, "expand": shared, "conv_kernel": groups}
         values |= {"use_bias": data.draw(st.booleans()), "use_conv_bias": data.draw(st.booleans())}
+    elif kind == "RecurrentGemma":
+        values |= {
+            "hidden_size": 4 * half * heads,
+            "num_attention_heads": heads,
+            "num_key_value_heads": shared,
+            "num_hidden_layers": layers,
+        }
+        values |= {"lru_width": heads * data.draw(st.integers(1, 9)), "conv1d_width": data.draw(st.integers(1, 4))}
+        values |= {"intermediate_size": 2 * hidden, "attention_window_size": data.draw(st.integers(1, 12))}
+        values["block_types"] = data.draw(st.lists(st.sampled_from(["recurrent", "attention"]), min_size=1, max_size=3))
     elif kind == "GPT2":
         values |= {"n_embd": 2 * half * heads, "n_head": heads, "n_layer": layers, "n_inner": hidden, "n_positions": 32}
     else:
@@ -334,6 +364,7 @@ LEAST = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 24, "i
         ("GPT2", {"n_embd": 48, "n_head": 3, "n_layer": 2}),
         ("Mamba", {"hidden_size": 40, "num_hidden_layers": 2}),
         ("FalconMamba", {"hidden_size": 40, "num_hidden_layers": 2}),
+        ("RecurrentGemma", {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 40}),
         ("Mamba2", {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 8, "head_dim": 4}),
     ],
 )

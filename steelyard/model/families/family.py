@@ -121,6 +121,7 @@ FILES = {
     "mamba": "mamba",
     "falcon_mamba": "mamba",
     "mamba2": "mamba2",
+    "recurrent_gemma": "recurrent_gemma",
     "steelyard": "steelyard",
 }
 

@@ -63,6 +63,18 @@ def last_inputs(before_bkc: Tensor, x_btc: Tensor, step: Step) -> Tensor:
     return both.gather(1, index[:, :, None].expand(-1, -1, both.shape[2]))
 
 
+def last_states(before_b: Tensor, states_bt: Tensor, step: Step) -> Tensor:
+    """The state after the last token of every row [b, *], of those after each token [b, t, *]; where a row has none, the one before.
+
+    A scan that only ran on over padding would give the same state in another order of sums, so other bits beside longer rows.
+    """
+    if step.real is None:
+        return states_bt[:, -1]
+    ends = step.real.sum(1)  # padding is at the end of a line
+    last = states_bt[torch.arange(len(ends), device=ends.device), (ends - 1).clamp(min=0)]
+    return torch.where((ends > 0).view(-1, *[1] * (last.dim() - 1)), last, before_b.to(last.dtype))
+
+
 def earlier(x_btc: Tensor, before_bkc: Tensor, back: int, step: Step) -> Tensor:
     """The inputs `back` tokens before each token, 0 where its document had none: [b, t, c]."""
     time, kept = x_btc.shape[1], before_bkc.shape[1]
