@@ -47,6 +47,7 @@ def next_token_loss(
         compiled: what makes the head and its loss faster (`torch.compile`).
     """
     head: Any = trunk.heads["lm"]
+    table: Any = getattr(head, "linear", head)
 
     def measured(h_nd: Tensor, t_n: Tensor) -> Tensor:
         logits = head(h_nd).float()
@@ -62,13 +63,17 @@ def next_token_loss(
         ids_bt, targets_bt = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.targets).to(device)
         segments_bt = None if batch.segments is None else torch.from_numpy(batch.segments).to(device)
         step = Step.whole(ids_bt.shape[0], ids_bt.shape[1], device, segments=segments_bt)
-        hidden_nd, targets_n = _learned(trunk(ids_bt, step).flatten(0, 1), targets_bt.flatten(), batch.learned)
-        sums = in_pieces(measure, head, hidden_nd, targets_n)
+        hidden_btd = trunk(ids_bt, step)
+        hidden_nd, targets_n = _learned(hidden_btd.flatten(0, 1), targets_bt.flatten(), batch.learned)
+        sums = in_pieces(measure, table, hidden_nd, targets_n)
         total, parts = sums.sum(), {}
         if not trunk.training:
             return sums[0], len(hidden_nd), parts
         if z_loss:
             parts["z"] = sums[1]
+        if hasattr(head, "lessons"):  # heads that predict more than the next token
+            for name, further_nd, wanted_n in head.lessons(hidden_btd, targets_bt, segments_bt):
+                step.losses.append((name, in_pieces(measure, table, further_nd, wanted_n).sum() / len(wanted_n)))
         for name, value in step.cached("losses", list):
             weighted = value * len(hidden_nd)
             total = total + weighted

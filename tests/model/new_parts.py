@@ -41,6 +41,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "universal": {"stack": {"universal": {"turns": 3}}, "mixer": ["attention", "linear_attention"]},
     "universal without halting": {"stack": {"universal": {"turns": 2, "halting": False}}},
     "recurrent_depth": {"stack": {"recurrent_depth": {"loops": 3, "random": False}}, "depth": 3, "mixer": ["attention", "linear_attention"]},
+    "multi_token": {"head": {"multi_token": {"tokens": 3}}},
     "ternary": {"linears": "ternary"},
     "ternary floats, mixture": {"linears": {"ternary": {"stored": "floats"}}, "channel": ["gated", {"moe": {"experts": 4}}]},
     "bitnet": {

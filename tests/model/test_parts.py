@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from new_parts import PARTS, VOCABULARY, decoder, ids, storage
 
+from steelyard.data.batching import Batch
 from steelyard.model.state import State
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
+from steelyard.train.objectives import next_token_loss
 
 CPU = torch.device("cpu")
 CAPACITY = 96
@@ -148,7 +150,7 @@ def test_what_was_exported_goes_on_elsewhere(name):
 def test_every_weight_learns(name):
     trunk = decoder(name).train().requires_grad_(True)
     text = ids(2, 40)
-    loss = torch.nn.functional.cross_entropy(trunk.training_logits(text)[:, :-1].flatten(0, 1), text[:, 1:].flatten())
-    loss.backward()
+    batch = Batch(text[:, :-1].numpy(), text[:, 1:].numpy(), None, ("", ""), text[:, 1:].numel())
+    next_token_loss(trunk)(batch)[0].backward()
     silent = [key for key, parameter in trunk.named_parameters() if parameter.grad is None or not bool(parameter.grad.abs().sum() > 0)]
     assert not silent
