@@ -88,6 +88,7 @@ def test_a_kept_filter_is_made_anew_once_its_weights_have_changed():
     with torch.no_grad():
         before = part.kernel(16).clone()
         part.filter_out *= 2
+        part.filter_level *= 2
         assert torch.allclose(part.kernel(16), 2 * before)
         assert torch.allclose(part.kernel(5), 2 * before[:, :5])
     assert torch.allclose(part.kernel(9), 2 * before[:, :9], atol=1e-6)

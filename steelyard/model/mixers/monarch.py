@@ -5,7 +5,7 @@ K * z = first t places of M^-1 (M K  M z), both filled with zeros to n1 n2 >= 2 
 with twiddle factors, n2 x n2 blocks: a Monarch matrix that is the Fourier transform.
 
 Without the filling a product of Monarch matrices reaches round the end of the text: it is not causal (section 4 of the paper). The
-filter K is a small network of the place, faded out exponentially by channel, and as long as the context.
+filter K is a level and a small network of the place, faded out exponentially by channel, and as long as the context.
 Cost: O(t^1.5) a channel, all of it products of matrices; 2 width numbers are remembered of every token, and a new one reads them all.
 
 Shapes: b rows, t time, s remembered tokens, h width, l filter, n1 and n2 sizes of blocks, k taps, e features of a place, f inner width.
@@ -71,17 +71,20 @@ class Monarch(nn.Module):
         self.filter_in = nn.Parameter(torch.empty(plan.inner, 2 * plan.features + 1))
         self.filter_mid = nn.Parameter(torch.empty(plan.inner, plan.inner))
         self.filter_out = nn.Parameter(torch.empty(width, plan.inner))
+        self.filter_level = nn.Parameter(torch.ones(width))
         self._kept: tuple[Any, Tensor] | None = None
         if not self.short.is_meta:
             self.reset(torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> list[nn.Parameter]:
-        """Filters of unit gain; the short one begins as the token itself with a little of those before."""
+        """Filters begin as fading means of the past with some ripple, the short one as the token itself with some of those before."""
         own = [self.short, self.filter_in, self.filter_mid, self.filter_out]
         for parameter in own:
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
         self.short[:, -1] += 1
+        self.filter_out *= 0.5
+        self.filter_level.fill_(1)
         return own
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
@@ -144,7 +147,7 @@ class Monarch(nn.Module):
 
     def kernel(self, length: int) -> Tensor:
         """K of the first places, float32 [h, l]: at most `longest`, beyond which it is 0. Kept between calls that learn nothing."""
-        parameters = (self.filter_in, self.filter_mid, self.filter_out)
+        parameters = (self.filter_in, self.filter_mid, self.filter_out, self.filter_level)
         length = min(length, self.plan.longest)
         if torch.is_grad_enabled():
             return self._kernel(length)
@@ -162,13 +165,15 @@ class Monarch(nn.Module):
         inner = (inner @ self.filter_mid.float().T * FREQUENCY).sin()
         fading = math.log(100) / (longest * torch.linspace(FASTEST, SLOWEST, self.width, device=device))
         gain = (1 - (-2 * fading).exp()).sqrt()  # the sum of squares of a fading filter is then 1
-        return (self.filter_out.float() @ inner.T) * (gain[:, None] * torch.exp(-fading[:, None] * torch.arange(length, device=device)))
+        return (self.filter_level.float()[:, None] + self.filter_out.float() @ inner.T) * (
+            gain[:, None] * torch.exp(-fading[:, None] * torch.arange(length, device=device))
+        )
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations of a text's transforms (the filter's, made once a step for all rows, are not counted)."""
         n1, n2 = block_sizes(time)
-        used = -(-time // n2)
-        return self.width * (2 * 8 * (n2 * n1 * used + n1 * n2 * n2) + 2 * self.plan.taps * time)
+        used, half = -(-time // n2), n1 // 2 + 1
+        return self.width * (8 * n2 * half * used + 16 * half * n2 * n2 + 2 * self.plan.taps * time)
 
 
 def block_sizes(time: int) -> tuple[int, int]:
@@ -193,20 +198,29 @@ def factors(n1: int, n2: int, device: torch.device | None = None) -> tuple[Tenso
 
 
 def monarch_convolution(z_bth: Tensor, kernel_hl: Tensor) -> Tensor:
-    """y_t = sum_{l <= t} K_l z_{t-l}: [b, t, h] in float32."""
+    """y_t = sum_{l <= t} K_l z_{t-l}: [b, t, h] in float32.
+
+    Of rows k1 and n1 - k1, which are conjugates where the input is real, one is computed; of rows of filling, none.
+    """
     time = z_bth.shape[1]
     n1, n2 = block_sizes(time)
     f1, twiddle, f2 = factors(n1, n2, z_bth.device)
-    used = -(-time // n2)  # the rows of [n1, n2] that are not filling
+    used, half = -(-time // n2), n1 // 2 + 1
+    f1, twiddle = f1[:half, :used], twiddle[:half]
 
-    def transformed(x_tc: Tensor) -> Tensor:
-        """[c, time] -> [c, n1, n2], in the order the blocks leave it."""
-        x = F.pad(x_tc, (0, used * n2 - x_tc.shape[-1])).unflatten(-1, (used, n2)).to(torch.complex64)
-        return (f1[:, :used] @ x * twiddle) @ f2
+    def transformed(x_ct: Tensor) -> Tensor:
+        """[c.., time] -> [c.., half, n2], in the order the blocks leave it."""
+        x = F.pad(x_ct, (0, used * n2 - x_ct.shape[-1])).unflatten(-1, (used, n2)).mT.contiguous()  # [c.., n2, used]
+        first = torch.complex(x @ f1.real.T, x @ f1.imag.T) * twiddle.T
+        return first.mT.contiguous() @ f2
 
     spectrum = transformed(z_bth.float().transpose(1, 2)) * transformed(kernel_hl[:, :time].float())
-    back = f1[:used].conj() @ (spectrum @ f2.conj() * twiddle.conj())
-    return (back.real / (n1 * n2)).flatten(-2)[..., :time].transpose(1, 2)
+    second = (spectrum @ f2.conj().resolve_conj()) * twiddle.conj()
+    own = torch.arange(half, device=z_bth.device) * 2 % n1 == 0  # rows that are their own conjugates
+    weights = torch.view_as_real(f1.contiguous()) * torch.where(own, 1, 2)[:, None, None] / (n1 * n2)  # [half, used, 2]
+    parts = torch.view_as_real(second).transpose(-3, -2).flatten(-2)  # [c.., n2, half 2]
+    y = parts @ weights.transpose(1, 2).flatten(0, 1)  # [c.., n2, used]
+    return y.mT.flatten(-2)[..., :time].transpose(1, 2)
 
 
 def _places(step: Step) -> Tensor:
@@ -224,7 +238,7 @@ class MonarchLever(PartLever):
     )
     equation: ClassVar[str] = "y = W_o [q (K * (k v) + D k v)],  K * z = M^-1 (M K  M z),  M = F_n2 T F_n1"
     paper: ClassVar[str] = "arXiv:2310.12109; gated long filters arXiv:2302.10866"
-    cost: ClassVar[str] = "about 64 sqrt(2 t) operations a token and channel besides its maps; memory 2 width numbers a token"
+    cost: ClassVar[str] = "about 20 sqrt(2 t) operations a token and channel besides its maps; memory 2 width numbers a token"
     identity: ClassVar[Any] = "there is none: another mixer"
     place: ClassVar[Any] = "mixer"
 
