@@ -105,22 +105,33 @@ def _describe(path: Path, family: Family, config: dict[str, Any], source: Tensor
     names = source.names()
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in (".safetensors", ".gguf")]
     stored = Counter(str(source.stored_type(name)) for name in names) if hasattr(source, "stored_type") else Counter()  # type: ignore[attr-defined]
-    return {
-        "path": str(path),
-        "family": family.name,
-        "architecture": family.architecture,
-        "parameters": sum(math.prod(source.shape(name)) for name in names if not name.endswith("_scale")),
-        "bytes": sum(file.stat().st_size for file in files),
-        "tensors": len(names),
-        "stored_as": dict(stored.most_common()),
-        "context": plan.context,
-        "width": plan.width,
-        "depth": len(getattr(plan.depth, "blocks", ())) or config.get("plan", {}).get("depth"),
-        "vocabulary": plan.inputs.vocabulary,
-        "tokenizer": tokenizer_of(path),
-        "heads": sorted(plan.heads),
-        "opens_in": "transformers, GGUF tools" if path.is_file() else "Steelyard only" if family.name == OURS else "transformers",
-    } | ({"plan": config[PLAN]} if family.name == OURS else {}) | ({"ignored": ["auto_map: code that comes with a model is never run"]} if config.get("auto_map") else {})
+    return (
+        {
+            "path": str(path),
+            "family": family.name,
+            "architecture": family.architecture,
+            "parameters": sum(numbers_in(name, source.shape(name)) for name in names),
+            "bytes": sum(file.stat().st_size for file in files),
+            "tensors": len(names),
+            "stored_as": dict(stored.most_common()),
+            "context": plan.context,
+            "width": plan.width,
+            "depth": len(getattr(plan.depth, "blocks", ())) or config.get("plan", {}).get("depth"),
+            "vocabulary": plan.inputs.vocabulary,
+            "tokenizer": tokenizer_of(path),
+            "heads": sorted(plan.heads),
+            "opens_in": "transformers, GGUF tools" if path.is_file() else "Steelyard only" if family.name == OURS else "transformers",
+        }
+        | ({"plan": config[PLAN]} if family.name == OURS else {})
+        | ({"ignored": ["auto_map: code that comes with a model is never run"]} if config.get("auto_map") else {})
+    )
+
+
+def numbers_in(name: str, shape: tuple[int, ...]) -> int:
+    """Weights that a tensor holds: what lies beside packed ones (scales, shapes) is none, and an int32 packs eight of 4 bits."""
+    if name.endswith(("_scale", "_shape")):
+        return 0
+    return math.prod(shape) * (8 if name.endswith(".weight_packed") else 1)
 
 
 def problems(path: Path) -> list[str]:

@@ -20,6 +20,7 @@ from steelyard.model.files import adapters, sentence_directory
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object
+from steelyard.model.linears.int4 import GROUP
 from steelyard.model.linears.lora import merge
 from steelyard.model.linears.streamed import BlockReader, send_to_disk, stays
 from steelyard.model.linears.ternary import TernaryPlan
@@ -27,7 +28,7 @@ from steelyard.model.model import Model
 from steelyard.model.stored_types import stored_types
 from steelyard.model.template import ChatTemplate
 from steelyard.model.tokenizer import Tokenizer
-from steelyard.model.weights import Renamed, build
+from steelyard.model.weights import FOUR_BITS, Renamed, build
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
 """Where any of these lies, a tokenizer is meant, and one that cannot be read is an error."""
@@ -37,6 +38,9 @@ INT8 = {"num_bits": (8,), "type": ("int",), "symmetric": (True, None)}
 
 ENDLESS = ("time_step_limit",)
 """Keys of config.json that may say Infinity, as Mamba-2's older ones do."""
+
+INT4 = {"num_bits": (4,), "type": ("int",), "symmetric": (True, None), "strategy": ("group",), "group_size": (GROUP,), "actorder": (None,)}
+"""The same, of weights of 4 bits."""
 
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 STORED = "stored"
@@ -234,7 +238,8 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def activation_digits(config: Mapping[str, Any], path: Path) -> int | None:
-    """Digits of 8 bits that activations are rounded to where weights are packed int8, or None for plain floats.
+    """Digits of 8 bits that activations are rounded to where weights are packed int8, `FOUR_BITS` where they are packed in 4 bits, or
+    None for plain floats.
 
     A model whose activations are not rounded at all gets two digits: 16 bits of each token's largest number.
 
@@ -252,17 +257,25 @@ def activation_digits(config: Mapping[str, Any], path: Path) -> int | None:
     raise ModelFileError(
         f"quantization {quantization!r:.200} is not read here",
         where=str(path / "config.json"),
-        do="Use the float weights, or compressed-tensors of 8 bits per channel, with activations of 8 bits per token or unrounded.",
+        do="Use the float weights, or compressed-tensors of 8 bits per channel, with activations of 8 bits per token or unrounded, or of "
+        f"4 bits, symmetric, in groups of {GROUP}.",
     )
 
 
 def _digits(group: object) -> int | None:
-    if not isinstance(group, dict) or not _is_int8(group.get("weights"), "channel"):
+    if not isinstance(group, dict):
+        return None
+    if _fits(group.get("weights"), INT4) and group.get("input_activations") is None:
+        return FOUR_BITS
+    if not _is_int8(group.get("weights"), "channel"):
         return None
     activations = group.get("input_activations")
     return 2 if activations is None else 1 if _is_int8(activations, "token") else None
 
 
 def _is_int8(part: object, strategy: str) -> bool:
-    allowed = INT8 | {"strategy": (strategy,)}
+    return _fits(part, INT8 | {"strategy": (strategy,)})
+
+
+def _fits(part: object, allowed: Mapping[str, tuple[Any, ...]]) -> bool:
     return isinstance(part, dict) and all(part.get(key) in values for key, values in allowed.items())

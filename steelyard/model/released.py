@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from steelyard.model.linears.blocks import BlockStorage
+from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.model import Model
@@ -29,6 +30,8 @@ def release(model: Model, running: Trunk) -> None:
             storage.weight = nn.Parameter(torch.empty_like(storage.weight, device="meta"), requires_grad=False)
         if isinstance(storage, Int8Storage):
             storage.weight = torch.empty_like(storage.weight, device="meta")
+        if isinstance(storage, Int4Storage):
+            storage.packed = torch.empty_like(storage.packed, device="meta")
         if isinstance(storage, BlockStorage):
             storage.data = torch.empty_like(storage.data, device="meta")
     if isinstance(kept, BlockStorage) and kept is not running.inputs.kept:

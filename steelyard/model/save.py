@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.files import write_json, write_text
+from steelyard.model.families.family import Entry
 from steelyard.model.files import sentence_directory
 from steelyard.model.files.check import write_digests
 from steelyard.model.files.safetensors_file import write_safetensors
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.linears.blocks import block_types
+from steelyard.model.linears.int4 import GROUP, Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.streamed import readers
@@ -32,13 +34,22 @@ from steelyard.model.weights import find_parameter
 EIGHT_BITS = {"num_bits": 8, "type": "int", "symmetric": True}
 
 
-def quantization(digits: int, ignored: list[str]) -> dict[str, Any]:
-    """How packed linears are described, in compressed-tensors' words; activations of 16 bits are its "none rounded"."""
+FOUR_BITS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP, "dynamic": False}
+
+
+def quantization(digits: int | None, ignored: list[str]) -> dict[str, Any]:
+    """How packed linears are described, in compressed-tensors' words.
+
+    Args:
+        digits: of 8 bits, of activations beside weights of 8 bits (two are its "none rounded"); None for weights of 4 bits, beside
+            which it has no word for activations of 8 bits for each 32: it says none.
+        ignored: modules that are not packed, by their public names.
+    """
     activations = EIGHT_BITS | {"strategy": "token", "dynamic": True} if digits == 1 else None
-    weights = EIGHT_BITS | {"strategy": "channel", "dynamic": False}
+    weights = FOUR_BITS if digits is None else EIGHT_BITS | {"strategy": "channel", "dynamic": False}
     return {
         "quant_method": "compressed-tensors",
-        "format": "int-quantized",
+        "format": "pack-quantized" if digits is None else "int-quantized",
         "quantization_status": "compressed",
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}},
         "ignore": ignored,
@@ -155,11 +166,11 @@ def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
     if isinstance(model.trunk.plan.linears, TernaryPlan):
         out["quantization_config"] = ternary(model.trunk.plan.linears)
     linears = {name: module.storage for name, module in model.trunk.named_modules() if isinstance(module, Linear)}
-    packed = {name: storage.digits for name, storage in linears.items() if isinstance(storage, Int8Storage)}
+    packed = {name: getattr(storage, "digits", None) for name, storage in linears.items() if isinstance(storage, Int8Storage | Int4Storage)}
     if len(set(packed.values())) > 1:
-        raise UnsupportedError("linears of 8 and of 16 bits of activations in one model", do="Quantize all of them alike.")
+        raise UnsupportedError("linears packed in several ways in one model", do="Quantize all of them alike.")
     if packed:
-        out["quantization_config"] = quantization(max(packed.values()), [] if "heads.lm.linear" in packed else ["lm_head"])
+        out["quantization_config"] = quantization(next(iter(packed.values())), [] if "heads.lm.linear" in packed else ["lm_head"])
     return out
 
 
@@ -181,6 +192,9 @@ def their_tensors(model: Model):
             continue
         held = [find_parameter(model.trunk, ours) for ours in entry.ours]
         held = [(two_bits(module) if last == "weight" else module, last) for module, last in held]
+        if all(isinstance(module, Int4Storage) for module, _ in held) and held[0][1] == "weight":
+            yield from four_bits(entry, [module for module, _ in held])
+            continue
         parts = [getattr(module, last) for module, last in held]
         if any(part is None for part in parts):
             continue
@@ -193,13 +207,26 @@ def their_tensors(model: Model):
             yield f"{entry.theirs}_scale", plain.cpu()
 
 
+def four_bits(entry: Entry, storages: list[Any]):
+    """(name, tensor) of a map in 4 bits, as compressed-tensors packs it; never transposed."""
+
+    def joined(tensors: list[Tensor]) -> Tensor:
+        return tensors[0] if entry.rows is None else permuted(tensors, entry.rows())
+
+    packed = joined([storage.packed for storage in storages]).cpu()
+    base = entry.theirs
+    yield f"{base}_packed", packed.contiguous().view(torch.int32)
+    yield f"{base}_scale", joined([storage.scale for storage in storages]).cpu()
+    yield f"{base}_shape", torch.tensor([packed.shape[0], 2 * packed.shape[1]])
+
+
 def two_bits(module: nn.Module) -> nn.Module:
     """The packed twin of ternary weights that are to be saved so; anything else as it is."""
     return PackedTernaryStorage.of(module) if isinstance(module, TernaryStorage) and module.packed else module
 
 
 def permuted(scales: list[Tensor], indexes) -> Tensor:
-    out = scales[0].new_empty(sum(len(index) for index in indexes), 1)
+    out = scales[0].new_empty(sum(len(index) for index in indexes), *scales[0].shape[1:])
     for index, part in zip(indexes, scales, strict=True):
         out[index] = part
     return out

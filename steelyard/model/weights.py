@@ -15,6 +15,7 @@ from steelyard.model.files.gguf_blocks import StorageType
 from steelyard.model.files.source import TensorSource
 from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.linears.blocks import BlockStorage
+from steelyard.model.linears.int4 import GROUP, Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.ternary import PackedTernaryStorage, TernaryPlan, rows_of, unpack
@@ -62,6 +63,8 @@ class Renamed:
 
 
 TABLE = "inputs.weight"
+FOUR_BITS = 0
+"""In the place of activations' digits: weights are packed in 4 bits."""
 
 
 def build(
@@ -82,7 +85,8 @@ def build(
         source: the weights.
         where: address for errors.
         dtype: float type of matrices in memory; vectors are float32.
-        digits: of 8 bits in activations where weights may be packed int8, or None when every weight is a float.
+        digits: of 8 bits in activations where weights may be packed int8, `FOUR_BITS` where they may be packed in 4 bits, or None when
+            every weight is a float.
         stored: whether linears stay in the source's blocks where it has any.
         filled: told of each block of the trunk once all its weights are there, before the next one's are read.
 
@@ -92,12 +96,15 @@ def build(
     with torch.device("meta"):
         trunk = plan.build()
     names = set(source.names())
-    held = [entry for entry in entries if entry.theirs in names or not (entry.optional or entry.repeated)]
+    fours = {entry.theirs for entry in entries if digits == FOUR_BITS and f"{entry.theirs}_packed" in names}
+    held = [entry for entry in entries if entry.theirs in names or entry.theirs in fours or not (entry.optional or entry.repeated)]
     expected = {entry.theirs: their_shape(trunk, entry) for entry in held}
     scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if digits and _scale(entry) in names}
     two_bits = {entry.theirs for entry in held if isinstance(plan.linears, TernaryPlan) and _scale(entry) in names}
     expected |= {name: (rows_of(expected[name][0]), *expected[name][1:]) for name in two_bits}
     scales |= {f"{name}_scale": (1,) for name in two_bits}
+    expected = {name: shape for name, shape in expected.items() if name not in fours}
+    scales |= {name: shape for entry in held if entry.theirs in fours for name, shape in four_bit_shapes(trunk, entry, where).items()}
     refuse(check_tensors(source, expected | scales, where, finite=False), where)
     checked = FiniteSource(source, where)
     waiting = dict(enumerate(trunk.blocks)) if filled else {}
@@ -105,6 +112,9 @@ def build(
         for index in [index for index, block in waiting.items() if not any(p.is_meta for p in block.parameters())]:
             assert filled is not None
             filled(index, waiting.pop(index))
+        if entry.theirs in fours:
+            set_four_bits(trunk, entry, checked, where)
+            continue
         if entry.theirs in two_bits:
             set_ternary(trunk, entry, checked, where)
             continue
@@ -223,6 +233,32 @@ def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor, digit
     linear = trunk.get_submodule(name.removesuffix(".weight"))
     assert isinstance(linear, Linear)
     linear.storage = Int8Storage(weight, scale, _placeholder(linear, weight.device), digits)
+
+
+def four_bit_shapes(trunk: Trunk, entry: Entry, where: str) -> dict[str, tuple[int, ...]]:
+    """What a map of 4 bits consists of in a file."""
+    inputs = their_shape(trunk, entry)[0 if entry.transposed else -1]
+    if inputs % GROUP:
+        raise ModelFileError(
+            f"`{entry.theirs}` has {inputs} inputs and is packed in groups of {GROUP}", where=where, do="Get the model again."
+        )
+    rows = their_rows(trunk, entry)
+    return {f"{entry.theirs}_packed": (rows, inputs // 8), f"{entry.theirs}_scale": (rows, inputs // GROUP), f"{entry.theirs}_shape": (2,)}
+
+
+def set_four_bits(trunk: nn.Module, entry: Entry, source: FiniteSource, where: str) -> None:
+    """Puts weights of 4 bits into linears."""
+    packed, shape = source.read(f"{entry.theirs}_packed"), source.read(f"{entry.theirs}_shape")
+    scale = read_floats(source, f"{entry.theirs}_scale", where, torch.float16)
+    if packed.dtype != torch.int32 or shape.tolist() != [len(packed), 8 * packed.shape[1]]:
+        raise _wrong_kind(f"{entry.theirs}_packed", packed, "int32 of the shape that stands beside it", where)
+    packed = packed.contiguous().view(torch.uint8)
+    indexes = [None] if entry.rows is None else entry.rows()
+    for ours, index in zip(entry.ours, indexes, strict=True):
+        linear = trunk.get_submodule(ours.removesuffix(".weight"))
+        assert isinstance(linear, Linear)
+        parts = (packed, scale) if index is None else (packed.index_select(0, index), scale.index_select(0, index))
+        linear.storage = Int4Storage(*parts, _placeholder(linear, packed.device))
 
 
 def set_ternary(trunk: nn.Module, entry: Entry, source: FiniteSource, where: str) -> None:

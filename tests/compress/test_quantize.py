@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_talker import tiny_talker
 
-from steelyard.compress.quantize.int8 import Quantize
+from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core import levers
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.generate.engine import Engine
@@ -286,7 +286,7 @@ def test_on_disk_weights_are_8_bits_and_the_config_says_how(tmp_path, packed, mo
 
 def test_the_lever_is_found_by_name_and_by_preset_and_refuses_what_it_cannot_do():
     assert levers.parse("int8") == levers.parse({"quantize": 8}) == levers.parse({"quantize": {}}) == Quantize()
-    for wrong in ({"bits": 4}, {"bits": 16}, {"bits": "eight"}, {"activations": 4}, {"bit": 8}, {"head": "maybe"}):
+    for wrong in ({"bits": 3}, {"bits": 16}, {"bits": "eight"}, {"activations": 4}, {"bit": 8}, {"head": "maybe"}):
         with pytest.raises(RecipeError):
             levers.parse({"quantize": wrong})
 

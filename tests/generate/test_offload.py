@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_talker import tiny_talker
 
-from steelyard.compress.quantize.int8 import Quantize
+from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core import levers
 from steelyard.core.errors import RecipeError, SteelyardError, UnsupportedError
 from steelyard.generate.engine import Engine

@@ -11,7 +11,7 @@ from random_models import GROUPED, config_of, reference, saved
 from tiny_talker import tiny_talker
 
 import steelyard
-from steelyard.compress.quantize.int8 import Quantize
+from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core.meters import memory
 from steelyard.generate.engine import Engine
 from steelyard.model.released import release

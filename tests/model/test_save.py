@@ -17,7 +17,7 @@ from tiny_talker import tiny_talker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import steelyard
-from steelyard.compress.quantize.int8 import Quantize
+from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.model.files import safetensors_file
 from steelyard.model.linears.int8 import Int8Storage

@@ -213,7 +213,7 @@ def test_bad_files_are_named_and_left_out_only_if_told(corpus, tmp_path):
 
 
 def test_packed_weights_are_refused_with_the_reason(corpus, tmp_path):
-    quantize = pytest.importorskip("steelyard.compress.quantize.int8").Quantize
+    quantize = pytest.importorskip("steelyard.compress.quantize.quantize").Quantize
     packed = quantize().compress(small(), None, Run(tmp_path))
     with pytest.raises(UnsupportedError, match="quantize afterwards"):
         trained(corpus, tmp_path / "run", packed)

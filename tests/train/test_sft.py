@@ -191,7 +191,7 @@ def test_a_model_without_a_template_says_so(tmp_path, data):
 
 
 def test_packed_weights_are_refused_with_the_reason(tmp_path, data):
-    quantize = pytest.importorskip("steelyard.compress.quantize.int8").Quantize
+    quantize = pytest.importorskip("steelyard.compress.quantize.quantize").Quantize
     packed = quantize().compress(teachable(), None, Run(tmp_path))
     with pytest.raises(UnsupportedError, match="quantize afterwards"):
         tuned(packed, tmp_path, data, steps=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiny_talker import tiny_talker
 
-from steelyard.compress.quantize.int8 import Quantize
+from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core.levers import Lever
 from steelyard.core.recipe import Arm, ModelSource
 from steelyard.core.run import Run

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.step import Step
@@ -64,6 +65,8 @@ def join(linears: Sequence[Linear], prepared: Callable[[DenseStorage], nn.Module
     whole: nn.Module
     if isinstance(storages[0], Int8Storage):
         whole = Int8Storage(torch.cat([s.weight for s in storages]), torch.cat([s.scale for s in storages]), bias, storages[0].digits)  # type: ignore[misc]
+    elif isinstance(storages[0], Int4Storage):
+        whole = Int4Storage(torch.cat([s.packed for s in storages]), torch.cat([s.scale for s in storages]), bias)  # type: ignore[misc]
     elif isinstance(storages[0], DenseStorage):
         whole = prepared(DenseStorage.of(torch.cat([linear.weight.detach() for linear in linears]), bias))
     else:

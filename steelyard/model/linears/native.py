@@ -1,6 +1,7 @@
 """Linears multiplied by the C++ routines: weights in their order, shared by whole fused steps (`model/fused.py`) and single products.
 
-The readable twins are the storages they are made from: `DenseStorage`, `Int8Storage`, `BlockStorage`. A row's result does not depend on other rows.
+The readable twins are the storages they are made from: `DenseStorage`, `Int8Storage`, `Int4Storage`,
+`BlockStorage`. A row's result does not depend on other rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from steelyard.kernels.native import Matrix, Pool, matrix_blocks, matrix_channel8, matrix_float
 from steelyard.model.linears.blocks import BLOCK, BlockStorage
+from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import DenseStorage, Linear
 
@@ -68,6 +70,8 @@ def native_twin(storage: nn.Module, pool: Pool) -> NativeStorage | None:
         return NativeStorage(matrix_float(pool.routines, storage.weight, bias), pool, bias)
     if isinstance(storage, Int8Storage):
         return NativeStorage(matrix_channel8(pool.routines, storage.weight, storage.scale, storage.digits, bias), pool, bias)
+    if isinstance(storage, Int4Storage):
+        return NativeStorage(matrix_blocks(pool.routines, storage.integers(), storage.scale, None, 4, 8, bias), pool, bias)
     if isinstance(storage, BlockStorage) and storage.inputs % BLOCK == 0:
         parts = storage.blocks()
         matrix = matrix_blocks(pool.routines, parts.integers, parts.scales, parts.minima, parts.bits, parts.zero, bias)
