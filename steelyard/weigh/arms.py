@@ -194,7 +194,7 @@ class ArmOpener:
             kernels=", ".join(f"{key} {value}" for key, value in spec.numerics.items()),
             parameters=model.trunk.parameter_count(),
             weight_bytes=engine.trunk.weight_bytes(),
-            cost={"load_seconds": round(time.perf_counter() - begun, 3)},
+            cost={"load_seconds": round(time.perf_counter() - begun, 3), **training_cost(model)},
             engine=engine,
             closing=engine.close,
         )
@@ -245,6 +245,13 @@ def _opened(name: str, streamed: Offload | None) -> Model:
     if streamed is None:
         return load(name)
     return load(name, native_type(torch.device("cpu")), streamed.keep, streamed.folder)
+
+
+def training_cost(model: Model) -> dict[str, float]:
+    """What its trainings used, as their records say: seconds in steps, tokens read and operations."""
+    results = [entry.get("result", {}) for entry in model.record.get("training", [])]
+    totals = {unit: sum(result.get(unit) or 0 for result in results) for unit in ("seconds", "tokens", "flops")}
+    return {f"training_{unit}": round(total, 3) for unit, total in totals.items() if total}
 
 
 def is_trained(arm: Arm) -> bool:
