@@ -24,12 +24,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.kernels.native import Pool
-from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.channels.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import native_scan
-from steelyard.model.mixers.recurrence import Recurrence, causal_convolution, last_inputs
+from steelyard.model.mixers.recurrence import Recurrence, last_inputs
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.parts import PartLever
 from steelyard.model.recurrent_state import Memory
@@ -122,7 +121,7 @@ class Mamba(Recurrence):
         plan = self.plan
         into, gate = together(x_btd, step, (self.input, self.gate))
         pool = native_scan.pool_for(x_btd, step)
-        x = self._convolved(into, step, memory["inputs"], pool)
+        x = native_scan.convolved(pool, into, self.convolution[:, 0], self.convolution_bias, memory["inputs"], step, plan.activation)
         chosen = self.selection(x, step) if self.selection is not None else self.constants.to(x.dtype).expand(*x.shape[:2], -1)  # type: ignore[union-attr]
         low, write, read = chosen.split((plan.rank, plan.state, plan.state), -1)
         if plan.parameter_norm is not None:
@@ -133,13 +132,6 @@ class Mamba(Recurrence):
         given = (x.float(), time_step, decay, write.float(), read.float(), self.skip.float(), gate.float(), memory["states"])
         y, states = selective_scan(*given, step) if pool is None else native_scan.scan(pool, *given, step)
         return self.output(y.to(x_btd.dtype), step), {"inputs": last_inputs(memory["inputs"], into, step), "states": states}
-
-    def _convolved(self, into_btd: Tensor, step: Step, before_bkd: Tensor, pool: Pool | None) -> Tensor:
-        weights, bias, activation = self.convolution[:, 0], self.convolution_bias, self.plan.activation
-        if pool is None or activation not in ("silu", "swish"):
-            convolved = causal_convolution(into_btd, weights, bias, before_bkd, step)
-            return activate(ACTIVATIONS[activation], convolved, step.deterministic)
-        return native_scan.convolution(pool, into_btd, weights, bias, before_bkd, step, silu=True).to(into_btd.dtype)
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""

@@ -20,12 +20,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.channels.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers import native_scan
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.mamba import even, inner_width, step_bias
-from steelyard.model.mixers.recurrence import Recurrence, causal_convolution, last_inputs
+from steelyard.model.mixers.recurrence import Recurrence, last_inputs
 from steelyard.model.parts import PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
@@ -117,10 +118,9 @@ class Mamba2(Recurrence):
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
         plan, shared = self.plan, self.plan.groups * self.plan.state
         gate, into, time_step = together(x_btd, step, (self.gate, self.input, self.time_step))
-        convolved = causal_convolution(into, self.convolution[:, 0], self.convolution_bias, memory["inputs"], step)
-        x, write, read = (
-            activate(ACTIVATIONS[plan.activation], convolved, step.deterministic).float().split((plan.inner, shared, shared), -1)
-        )
+        pool = native_scan.pool_for(x_btd, step)
+        mixed = native_scan.convolved(pool, into, self.convolution[:, 0], self.convolution_bias, memory["inputs"], step, plan.activation)
+        x, write, read = mixed.float().split((plan.inner, shared, shared), -1)
         time_step = activate(F.softplus, time_step.float() + self.step_bias.float(), step.deterministic).clamp(
             plan.least_step, plan.most_step
         )

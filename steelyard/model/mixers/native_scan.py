@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from steelyard.kernels import native, recurrent
+from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.mixers.recurrence import causal_convolution
 from steelyard.model.step import Step
 
 MOST_STATE = 1024
@@ -39,6 +41,22 @@ def _marks(step: Step) -> Tensor | None:
     if step.begins is not None:
         marks |= (step.begins & real).to(torch.uint8) * recurrent.BEGINS
     return marks | (~real).to(torch.uint8) * recurrent.PADDING
+
+
+def convolved(
+    pool: native.Pool | None,
+    x_btc: Tensor,
+    weight_ck: Tensor,
+    bias_c: Tensor | None,
+    before_bkc: Tensor,
+    step: Step,
+    activation: str,
+) -> Tensor:
+    """A short causal convolution and the nonlinearity after it, by the fastest form there is."""
+    if pool is None or activation not in ("silu", "swish"):
+        y = causal_convolution(x_btc, weight_ck, bias_c, before_bkc, step)
+        return activate(ACTIVATIONS[activation], y, step.deterministic)
+    return convolution(pool, x_btc, weight_ck, bias_c, before_bkc, step, silu=True).to(x_btc.dtype)
 
 
 def convolution(
