@@ -23,6 +23,7 @@ from steelyard.core.errors import RecipeError
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.rotary import Rotary
+from steelyard.model.mixers.tiles import LONGEST, attend_in_tiles
 from steelyard.model.norms import NormPlan
 from steelyard.model.parts import PartLever
 from steelyard.model.state import KeyValuePool, Storage
@@ -148,6 +149,10 @@ class Attention(nn.Module):
         k, v = k_bksd.to(q.dtype), v_bksd.to(q.dtype)
         grouped = plan.heads != plan.key_value_heads
         plain = not step.slots and step.segments is None and plan.window is None and min(step.lengths) == step.time
+        if widen and plain and plan.causal and step.time <= LONGEST and torch.compiler.is_compiling():
+            groups = plan.heads // plan.key_value_heads
+            k, v = (x.to(q_bhtd.dtype).repeat_interleave(groups, 1) if grouped else x.to(q_bhtd.dtype) for x in (k_bksd, v_bksd))
+            return attend_in_tiles(q_bhtd, k, v, self.scale)
         mask = None if plain else step.mask(rows, k.shape[2], causal=plan.causal, window=plan.window)[:, :, times]
         with torch.autocast("cpu", enabled=False) if widen else contextlib.nullcontext():
             mixed = F.scaled_dot_product_attention(
