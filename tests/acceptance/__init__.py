@@ -28,5 +28,11 @@ NAMES = (
     "kv_cache",
     "offload",
     "numerics",
+    "moe",
+    "ternary",
+    "reversible",
+    "universal",
+    "recurrent_depth",
+    "multi_token",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""
