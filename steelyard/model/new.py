@@ -125,7 +125,7 @@ class DecoderPlan(pydantic.BaseModel):
                 f"`vocabulary` is {self.vocabulary}, but the tokenizer has {vocabulary} tokens", do="Raise it, or leave it out."
             )
         sized = self.model_copy(update={"vocabulary": self.vocabulary or vocabulary})
-        return TrunkPlan(
+        trunk = TrunkPlan(
             self.width,
             sized.inputs.plan(sized, 0),
             sized.stack.plan(sized, 0),
@@ -134,6 +134,7 @@ class DecoderPlan(pydantic.BaseModel):
             self.context,
             sized.linears.plan(sized, 0) if sized.linears else None,
         )
+        return sized.inputs.around(sized, trunk)
 
     def check(self) -> None:
         """Builds the whole without memory, so that what does not fit is told before anything is spent.

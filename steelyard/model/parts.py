@@ -11,6 +11,7 @@ from steelyard.core.levers import Lever
 
 if TYPE_CHECKING:
     from steelyard.model.new import DecoderPlan
+    from steelyard.model.trunk import TrunkPlan
 
 Place = Literal["mixer", "channel", "linears", "stack", "inputs", "head"]
 
@@ -40,3 +41,7 @@ class PartLever(Lever):
             RecipeError: it does not fit the decoder's sizes.
         """
         raise NotImplementedError
+
+    def around(self, decoder: DecoderPlan, trunk: TrunkPlan) -> TrunkPlan:
+        """Asked of inputs alone: the plan of the whole, changed where they take tokens together before the blocks see them."""
+        return trunk

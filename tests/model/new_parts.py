@@ -49,6 +49,9 @@ PARTS: dict[str, dict[str, Any]] = {
         "mixer": {"attention": {"output_norm": True}},
         "channel": {"gated": {"activation": "relu2", "inner_norm": True}},
     },
+    "patches": {"inputs": "patches"},
+    "patches of five, recurrent": {"inputs": {"patches": {"size": 5, "width": 24, "depth": 1}}, "mixer": ["linear_attention", "attention"]},
+    "patches, documents": {"inputs": {"patches": {"size": 7}}, "mixer": ["lstm", "sparse_attention"]},
     "mixture": {"mixer": ["attention", "linear_attention"]},
 }
 """What `new:` says of each; all of them are decoders and must obey the state protocol."""

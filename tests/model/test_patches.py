@@ -1,0 +1,138 @@
+"""Bytes in patches: what is computed, what may be known, what it costs, and what is said of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from new_parts import SMALL, VOCABULARY, decoder, ids
+from torch import Tensor
+
+from steelyard.core.errors import RecipeError, UnsupportedError
+from steelyard.core.run import Run
+from steelyard.model.cost import flops
+from steelyard.model.inputs import patches
+from steelyard.model.inputs.patches import Cut, PatchedPlan
+from steelyard.model.load import load
+from steelyard.model.new import DecoderPlan
+from steelyard.model.sites import Add, SiteProgram
+from steelyard.model.state import Dense
+from steelyard.model.step import Step
+from steelyard.model.trunk import Trunk
+from steelyard.train.pretrain.new import new_model
+
+SIZE = 4
+PATCHES = {"inputs": {"patches": {"size": SIZE}}}
+
+
+def by_equation(trunk: Trunk, text: list[int]) -> Tensor:
+    """Logits of each byte, one text and one byte at a time, from the docstring's equation."""
+    depth, table = trunk.blocks, trunk.inputs.weight
+    width, size = table.shape[1], trunk.plan.depth.size
+    out = []
+    for t in range(len(text)):
+        ended = (t + 1) // size
+        said = torch.zeros(width)
+        if ended:
+            vectors = torch.stack([table[text[k * size : (k + 1) * size]].flatten() @ depth.into.weight.T for k in range(ended)])
+            said = (depth.norm(depth.over(vectors[None], Step.whole(1, ended, torch.device("cpu")), None)) @ depth.out.weight.T)[0, -1]
+        since = text[ended * size : t + 1]
+        opening = table[text[ended * size - 1]] if ended else depth.start
+        heard = torch.stack([opening, *table[since]]) + said + depth.places[: len(since) + 1]
+        h = depth.inside(heard[None], Step.whole(1, len(heard), torch.device("cpu")), None)[0, -1]
+        out.append(trunk.norm(h) @ table.T)
+    return torch.stack(out)
+
+
+@pytest.mark.parametrize("name", ["patches", "patches of five, recurrent"])
+def test_every_byte_follows_from_the_patches_before_and_the_bytes_since(name):
+    trunk, text = decoder(name), ids(1, 31).flatten().tolist()
+    with torch.inference_mode():
+        assert (trunk.logits(torch.tensor([text]))[0] - by_equation(trunk, text)).abs().max() < 1e-4
+
+
+def leaking(step: Step, size: int) -> Cut:
+    """A planted mistake: a patch is heard from its first byte on, which predicts the second."""
+    honest = CUT(step, size)
+    ends = torch.zeros_like(honest.ends)
+    ends[:, : -size + 1] = honest.ends[:, size - 1 :]
+    opens = ends | (torch.arange(step.time) == 0)
+    place = torch.where(opens, 0, (torch.arange(step.time) % size)[None])
+    return Cut(ends, opens, honest.fresh, place, opens.cumsum(1) - 1, ends.cumsum(1))
+
+
+CUT = patches.cut
+
+
+def knowing_later(trunk: Trunk) -> int:
+    """Positions whose logits change with the byte after them."""
+    text, known = ids(1, 24, 3), 0
+    with torch.inference_mode():
+        before = trunk.logits(text)[0]
+        for t in range(1, 24):
+            changed = text.clone()
+            changed[0, t] = (changed[0, t] + 1) % VOCABULARY
+            known += int((trunk.logits(changed)[0, t - 1] - before[t - 1]).abs().max() > 1e-5)
+    return known
+
+
+def test_no_byte_is_known_before_it_is_read_and_a_leak_through_the_patch_would_be_seen(monkeypatch):
+    assert knowing_later(decoder("patches")) == 0
+    forward = patches.Patched._over
+
+    def peeking(self, both_bsd, where, step, pool):
+        rows, times = where.ends.nonzero(as_tuple=True)  # the patch that begins here, not the one that ends
+        late = torch.cat((both_bsd[:, SIZE - 1 :], both_bsd.new_zeros(len(both_bsd), SIZE - 1, both_bsd.shape[2])), 1)
+        return forward(self, late, where, step, pool)
+
+    monkeypatch.setattr(patches, "cut", leaking)
+    monkeypatch.setattr(patches.Patched, "_over", peeking)
+    assert knowing_later(decoder("patches")) > 6
+
+
+def test_blocks_run_once_a_patch_and_their_memory_holds_patches():
+    plain, patched = decoder("attention", context=512), decoder("patches", context=512)
+    inside = flops(patched.blocks.inside, SIZE) // SIZE
+    assert flops(patched.blocks, 512) - 512 * inside < 0.35 * flops(plain.blocks, 512)
+    small = patched.new_state(1, 512, Dense()).pools["patches"].over.bytes()
+    assert small < 0.26 * plain.new_state(1, 512, Dense()).bytes()
+
+
+def test_operations_are_those_of_all_products(monkeypatch):
+    trunk, done = decoder("patches"), []
+    product = torch.nn.functional.linear
+
+    def counting(x, weight, bias=None):
+        done.append(2 * x.numel() * len(weight))
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", counting)
+    time = 64
+    trunk.logits(ids(1, time))
+    # One group more than patches: the bytes after the last patch have none yet to end.
+    extra = flops(trunk.blocks.inside, SIZE)
+    mixing = sum(module.mixing_flops(time // SIZE) for module in trunk.blocks.over.modules() if hasattr(module, "mixing_flops"))
+    mixing += sum(module.mixing_flops(SIZE) for module in trunk.blocks.inside.modules() if hasattr(module, "mixing_flops")) * time // SIZE
+    assert abs(sum(done) - (flops(trunk, time) - mixing)) <= extra
+
+
+def test_a_patch_longer_than_the_context_is_refused_when_read():
+    with pytest.raises(RecipeError, match="longer than the context"):
+        DecoderPlan.model_validate(SMALL | {"inputs": {"patches": {"size": 97}}}).check()
+
+
+def test_programs_for_single_bytes_inside_blocks_are_refused():
+    trunk = decoder("patches")
+    for program in (SiteProgram(stop=0), SiteProgram(add={"blocks.0.input": Add(torch.zeros(1, 32))})):
+        with pytest.raises(UnsupportedError, match="single bytes"):
+            trunk.logits(ids(1, 8), Step.whole(1, 8, torch.device("cpu"), program=program))
+
+
+def test_a_model_of_patches_is_saved_and_read_back_the_same(tmp_path):
+    plan = DecoderPlan.model_validate(SMALL | {"initial": 0.2, "inputs": {"patches": {"size": 3, "width": 20, "depth": 1}}})
+    model = new_model(plan, Run(tmp_path / "run", 3))
+    model.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert isinstance(again.trunk.plan.depth, PatchedPlan) and again.trunk.plan == model.trunk.plan
+    text = torch.tensor([model.tokenizer.encode("patches of bytes, naïve ones")])
+    with torch.inference_mode():
+        assert torch.equal(again.logits(text), model.logits(text))
