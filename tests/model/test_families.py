@@ -139,6 +139,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         | {"num_heads": 3, "head_dim": 16, "n_groups": 1, "state_size": 5, "expand": 1, "conv_kernel": 2, "time_step_limit": (0.3, 0.9)}
         | {"use_bias": True, "use_conv_bias": False, "tie_word_embeddings": True, "layer_norm_epsilon": 0.01},
     ),
+    "rwkv": ("Rwkv", MAMBA),
+    "rwkv as it varies": (
+        "Rwkv",
+        MAMBA
+        | {
+            "attention_hidden_size": 40,
+            "intermediate_size": 50,
+            "layer_norm_epsilon": 0.01,
+            "rescale_every": 0,
+            "tie_word_embeddings": True,
+        },
+    ),
     "recurrent_gemma": ("RecurrentGemma", GRIFFIN),
     "recurrent_gemma as it varies": (
         "RecurrentGemma",
@@ -239,6 +251,7 @@ def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: py
                 "FalconMamba",
                 "Mamba2",
                 "RecurrentGemma",
+                "Rwkv",
             ]
         )
     )
@@ -255,6 +268,8 @@ def test_any_shape_equals_transformers(data: st.DataObject, tmp_path_factory: py
     elif kind in ("Mamba", "FalconMamba"):
         values |= {"hidden_size": hidden, "num_hidden_layers": layers, "state_size": half, "expand": shared, "conv_kernel": groups}
         values |= {"use_bias": data.draw(st.booleans()), "use_conv_bias": data.draw(st.booleans())}
+    elif kind == "Rwkv":
+        values |= {"hidden_size": hidden, "num_hidden_layers": layers + 1, "attention_hidden_size": heads + 1, "intermediate_size": half}
     elif kind == "RecurrentGemma":
         values |= {
             "hidden_size": 4 * half * heads,
@@ -364,6 +379,7 @@ LEAST = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 24, "i
         ("GPT2", {"n_embd": 48, "n_head": 3, "n_layer": 2}),
         ("Mamba", {"hidden_size": 40, "num_hidden_layers": 2}),
         ("FalconMamba", {"hidden_size": 40, "num_hidden_layers": 2}),
+        ("Rwkv", {"hidden_size": 40, "num_hidden_layers": 2}),
         ("RecurrentGemma", {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 40}),
         ("Mamba2", {"hidden_size": 16, "num_hidden_layers": 1, "num_heads": 8, "head_dim": 4}),
     ],

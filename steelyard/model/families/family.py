@@ -122,6 +122,7 @@ FILES = {
     "falcon_mamba": "mamba",
     "mamba2": "mamba2",
     "recurrent_gemma": "recurrent_gemma",
+    "rwkv": "rwkv",
     "steelyard": "steelyard",
 }
 

@@ -107,7 +107,9 @@ class TokensLever(PartLever):
     place: ClassVar[Any] = "inputs"
 
     positions: Literal["none", "learned"] = Field("none", description="learned positions; none where the mixer tells them")
+    norm: bool = Field(False, description="normalise token vectors before the first block (RWKV)")
 
     def plan(self, decoder: DecoderPlan, layer: int) -> TokensPlan:
         assert decoder.vocabulary is not None
-        return TokensPlan(decoder.vocabulary, positions=decoder.context if self.positions == "learned" else 0)
+        positions = decoder.context if self.positions == "learned" else 0
+        return TokensPlan(decoder.vocabulary, positions=positions, norm=decoder.norm_plan if self.norm else None)
