@@ -1,9 +1,14 @@
-"""Where examples come from: a JSONL file, a folder of them, or a generator named `generated:NAME`."""
+"""Where examples come from: a JSONL file, a folder of them, or a generator named `generated:NAME`.
+
+`generated:json_forms` are questions with JSON answers; `generated:copying:4-16` exercises over distances (`generated/long_range.py`), of
+lengths drawn from the range behind the second colon.
+"""
 
 from __future__ import annotations
 
 import importlib
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +19,7 @@ from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Message
 from steelyard.core.seeds import derive
 from steelyard.data.formats import Example, Kind, Turn, read_jsonl, settle
+from steelyard.data.generated import long_range
 
 GENERATED = "generated:"
 GENERATORS: Mapping[str, str] = {"json_forms": "steelyard.data.generated.forms:training_pair"}
@@ -103,13 +109,34 @@ def _read(
 
 
 def _generate(name: str, count: int, seed: int) -> list[Example]:
-    if name not in GENERATORS:
-        raise DataError(f"no generator is called `{name}`", where=f"{GENERATED}{name}", do=nearest(name, GENERATORS))
-    module, _, function = GENERATORS[name].partition(":")
-    draw: Callable[[random.Random], tuple[str, str]] = getattr(importlib.import_module(module), function)
-    examples = []
+    draw, examples = generator(name), []
     for number in range(count):
         question, answer = draw(random.Random(derive(seed, name, "training", number)))
         turns = (Turn(Message("user", question), learned=False), Turn(Message("assistant", answer), learned=True))
         examples.append(Example(turns, f"{GENERATED}{name}:{number + 1}"))
     return examples
+
+
+def generator(name: str) -> Callable[[random.Random], tuple[str, str]]:
+    """What draws a question and its answer.
+
+    Raises:
+        DataError: nothing is called so, or the lengths of an exercise are no range.
+    """
+    where = f"{GENERATED}{name}"
+    if name in GENERATORS:
+        module, _, function = GENERATORS[name].partition(":")
+        return getattr(importlib.import_module(module), function)
+    kind, _, span = name.partition(":")
+    if kind not in long_range.EXERCISES:
+        raise DataError(f"no generator is called `{kind}`", where=where, do=nearest(kind, [*GENERATORS, *long_range.EXERCISES]))
+    found = re.fullmatch(r"(\d{1,6})-(\d{1,6})", span)
+    low, high = (int(found[1]), int(found[2])) if found else (0, -1)
+    if not 1 <= low <= high:
+        raise DataError(f"`{span}` is no range of lengths", where=where, do=f"For example: {GENERATED}{kind}:4-16.")
+
+    def draw(rng: random.Random) -> tuple[str, str]:
+        made = long_range.make_exercise(kind, rng, rng.randint(low, high))
+        return made.prompt, made.first
+
+    return draw

@@ -51,6 +51,12 @@ class Exercise:
         """The characters that are determined."""
         return "".join(self.text[place] for place in self.known)
 
+    @property
+    def first(self) -> str:
+        """The first stretch of characters that are determined: all of them, where nothing lies between."""
+        end = next((place for place in range(self.known[0], len(self.text)) if place not in self.known), len(self.text))
+        return self.text[self.known[0] : end]
+
 
 def answered(prompt: str, answer: str) -> Exercise:
     """A line whose end is determined."""

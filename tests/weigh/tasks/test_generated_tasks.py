@@ -231,3 +231,21 @@ def test_all_tasks_are_found_through_their_entry_points_with_settings_described(
     for task in found.values():
         assert task.summary.endswith(".")
         assert all(field.description for field in task.model_fields.values())
+
+
+@pytest.mark.parametrize("kind", ["copying", "selective_copying", "induction", "associative_recall", "delay", "parity"])
+def test_long_range_asks_what_is_determined_and_tells_trained_lengths_from_longer_ones(kind: str) -> None:
+    task = registry.make("long_range", {"kind": kind, "lengths": [3, 9], "trained": 4, "problems": 5})
+    samples = task.samples(1)
+    assert samples == task.samples(1) != task.samples(2)
+    assert {sample.tags["length"] for sample in samples} == {"3", "9"} and len({sample.id for sample in samples}) == len(samples)
+    for sample in samples:
+        assert isinstance(sample.request, Read) and sample.request.text and sample.request.before
+        if kind == "copying":
+            assert sample.request.before == sample.request.text + "|"
+        size = len(sample.request.text)
+        for greedy in (True, False):
+            values = task.score(sample, Output(scores=(Score(-2.0 * math.log(2), greedy, size, size),)))
+            long = sample.tags["length"] == "9"
+            assert (values["right"], values["right_longer"]) == ((None, float(greedy)) if long else (float(greedy), None))
+            assert values["bits_per_character"] == (pytest.approx(2.0), size)
