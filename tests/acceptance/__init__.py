@@ -34,5 +34,12 @@ NAMES = (
     "universal",
     "recurrent_depth",
     "multi_token",
+    "performer",
+    "sparse_attention",
+    "linformer",
+    "lstm",
+    "transformer_xl",
+    "s4",
+    "monarch",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

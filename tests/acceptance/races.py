@@ -1,0 +1,72 @@
+"""Small decoders trained on one kind of exercise, each with several seeds, and what one is worth beside another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from acceptance.experiment import Bench
+from acceptance.small_decoders import VOCABULARY, Exercises, new, taught
+from steelyard.data.batching import NOT_LEARNED, Batch
+from steelyard.model.trunk import Trunk
+from steelyard.weigh.cells import Draft, contrast, finish
+from steelyard.weigh.report.report import Cell
+from steelyard.weigh.tasks.task import Metric
+
+RIGHT = Metric("characters_right", "quality", "share", True, margin=0.05)
+PLAN: dict[str, Any] = {"width": 64, "depth": 2, "context": 64}
+CHANCE = 1 / 26
+"""Of a letter that nothing tells."""
+
+Runs = Sequence[Sequence[float]]
+"""For each seed, a value for each line of the test."""
+
+
+def raced(
+    bench: Bench,
+    plans: Mapping[str, Mapping[str, Any]],
+    kind: str,
+    lengths: tuple[int, ...],
+    asked: Sequence[int],
+    *,
+    steps: int,
+    lines: int,
+    learning_rate: float,
+    size: int = 32,
+) -> dict[tuple[str, int], Runs]:
+    """Trains every plan with every seed on fresh exercises; (plan, length) -> share of the characters of each line that are right.
+
+    All answer the same lines, drawn from another seed than what they learned from.
+    """
+    out: dict[tuple[str, int], list[list[float]]] = {}
+    for name, plan in plans.items():
+        for seed in bench.pick((1, 2, 3), (1,)):
+            trunk = new(PLAN | dict(plan), VOCABULARY, seed)
+            taught(bench, name, trunk, Exercises(kind, lengths, size, seed), steps=steps, seed=seed, learning_rate=learning_rate)
+            for length in asked:
+                values = shares(trunk, Exercises(kind, (length,), lines, 10_000 + bench.seed).batch(0))
+                out.setdefault((name, length), []).append(values)
+                bench.say(f"{name}, seed {seed}, length {length}: {sum(values) / len(values):.3f} of the characters right")
+    return dict(out)
+
+
+@torch.no_grad()
+def shares(trunk: Trunk, batch: Batch) -> list[float]:
+    """For each line, the share of what is determined that is predicted."""
+    targets = torch.from_numpy(batch.targets)
+    learned = targets != NOT_LEARNED
+    right = (trunk.logits(torch.from_numpy(batch.ids)).argmax(-1) == targets) & learned
+    return (right.sum(1) / learned.sum(1)).tolist()
+
+
+def beside(arm: str, what: str, base: Runs, runs: Runs, metric: Metric = RIGHT) -> Cell:
+    """Several runs of an arm against the mean of the base's, line by line."""
+    means = [sum(values) / len(values) for values in zip(*base, strict=True)]
+    return finish(Draft(arm, what, metric, contrast(metric, means, runs, [""] * len(means))))
+
+
+def against(arm: str, what: str, runs: Runs, value: float, metric: Metric = RIGHT) -> Cell:
+    """Several runs of an arm against a value known beforehand, chance for example."""
+    return finish(Draft(arm, what, metric, contrast(metric, [value] * len(runs[0]), runs, [""] * len(runs[0]))))
