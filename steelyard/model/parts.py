@@ -5,7 +5,8 @@ A part's settings are what a person chooses; `plan` turns them into the exact pl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from steelyard.core.levers import Lever
 
@@ -45,3 +46,12 @@ class PartLever(Lever):
     def around(self, decoder: DecoderPlan, trunk: TrunkPlan) -> TrunkPlan:
         """Asked of inputs alone: the plan of the whole, changed where they take tokens together before the blocks see them."""
         return trunk
+
+    @property
+    def learns_from(self) -> str | None:
+        """A corpus that must be read before the part can be built; None where there is none."""
+        return None
+
+    def learned(self, texts: Iterable[str]) -> Self:
+        """The part with what it took from the corpus in its settings."""
+        return self

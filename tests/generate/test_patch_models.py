@@ -21,8 +21,11 @@ PROMPTS = ["to be or not to be, to be or not " * 4, "q", "the quick brown fox ju
 TOKENS = 13
 
 
-def made(mixer: Any, size: int, tmp_path: Any) -> Model:
-    inputs = {"patches": {"size": size}}
+ENTROPY = {"size": 7, "ends": list(b" ,o")}
+
+
+def made(mixer: Any, patches: dict[str, Any], tmp_path: Any) -> Model:
+    inputs = {"patches": patches}
     plan = {"mixer": mixer, "inputs": inputs, "width": 32, "depth": 2, "context": 256, "initial": 0.2}
     return new_model(DecoderPlan.model_validate(plan), Run(tmp_path, 3))
 
@@ -33,9 +36,9 @@ def said(spec: EngineSpec, prompts: list[str]) -> list[list[int]]:
         return [[token.id for token in answer.tokens] for answer in engine.generate(prompts, settings=settings)]
 
 
-@pytest.mark.parametrize(("mixer", "size"), [("attention", 4), (["lstm", "attention"], 3)])
-def test_engines_say_what_the_whole_text_says(mixer, size, tmp_path):
-    model, expected = made(mixer, size, tmp_path), []
+@pytest.mark.parametrize(("mixer", "patches"), [("attention", {"size": 4}), (["lstm", "attention"], {"size": 3}), ("attention", ENTROPY)])
+def test_engines_say_what_the_whole_text_says(mixer, patches, tmp_path):
+    model, expected = made(mixer, patches, tmp_path), []
     for prompt in PROMPTS:
         ids = model.tokenizer.encode(prompt)
         with torch.inference_mode():
@@ -50,8 +53,9 @@ def test_engines_say_what_the_whole_text_says(mixer, size, tmp_path):
     assert [len(answer) for answer in packed] == [TOKENS] * len(PROMPTS)
 
 
-def test_company_and_what_was_read_before_change_no_bit(tmp_path):
-    model = made("attention", 4, tmp_path)
+@pytest.mark.parametrize("patches", [{"size": 4}, ENTROPY])
+def test_company_and_what_was_read_before_change_no_bit(patches, tmp_path):
+    model = made("attention", patches, tmp_path)
     settings = AnswerSettings(max_tokens=TOKENS, ignore_eos=True, token_events=True)
     with Engine.from_spec(EngineSpec(model, slots=4, dtype="float32", deterministic=True)) as engine:
         alone = engine.generate(PROMPTS[2:], settings=settings)[0]

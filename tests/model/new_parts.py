@@ -59,6 +59,7 @@ PARTS: dict[str, dict[str, Any]] = {
     },
     "patches": {"inputs": "patches"},
     "patches of five, recurrent": {"inputs": {"patches": {"size": 5, "width": 24, "depth": 1}}, "mixer": ["linear_attention", "attention"]},
+    "entropy patches": {"inputs": {"patches": {"size": 6, "ends": [3, 17, 18, 40, 41, 42, 55]}}},
     "patches, documents": {"inputs": {"patches": {"size": 7}}, "mixer": ["lstm", "sparse_attention"]},
     "mixture": {"mixer": ["attention", "linear_attention"]},
 }

@@ -32,6 +32,8 @@ def new_model(plan: DecoderPlan, run: Run, name: str = "new") -> Model:
     Raises:
         SteelyardError: a plan that does not fit together, or a tokenizer that cannot be had.
     """
+    if (corpus := plan.inputs.learns_from) is not None:
+        plan = plan.with_part(plan.inputs.learned(document.text for document in open_texts(corpus)))
     tokenizer = tokenizer_of(plan.tokenizer, run)
     trunk_plan = plan.trunk(tokenizer.vocabulary_size)
     trunk = initialize(trunk_plan.build(), plan, derive(run.seed, "weights")).eval()
