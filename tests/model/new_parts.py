@@ -42,6 +42,8 @@ PARTS: dict[str, dict[str, Any]] = {
         "norm": "layer",
         "inputs": {"tokens": {"norm": True}},
     },
+    "rwkv7": {"mixer": {"rwkv7": {"rank": 6}}, "channel": {"rwkv_channel": {"receptance": False}}},
+    "rwkv7 in a mixture": {"mixer": ["attention", {"rwkv7": {"heads": 4}}], "depth": 4},
     "rwkv_channel without its gate": {"channel": {"rwkv_channel": {"receptance": False, "hidden": 48}}},
     "feed_forward": {"channel": "feed_forward"},
     "moe": {"channel": {"moe": {"experts": 4}}},
