@@ -21,9 +21,10 @@ MOST_STATE = 1024
 """Numbers of a channel that the routines were tried with."""
 
 
+@torch.compiler.disable
 def pool_for(x: Tensor, step: Step) -> native.Pool | None:
     """The threads that compute a call, or None where its readable twin does."""
-    if step.readable or x.device.type != "cpu" or torch.compiler.is_compiling() or not x.numel():
+    if step.readable or x.device.type != "cpu" or not x.numel():
         return None
     return recurrent.pool()
 
@@ -59,6 +60,7 @@ def convolved(
     return convolution(pool, x_btc, weight_ck, bias_c, before_bkc, step, silu=True).to(x_btc.dtype)
 
 
+@torch.compiler.disable
 def convolution(
     pool: native.Pool, x_btc: Tensor, weight_ck: Tensor, bias_c: Tensor | None, before_bkc: Tensor, step: Step, silu: bool
 ) -> Tensor:
@@ -85,6 +87,7 @@ class _Convolution(torch.autograd.Function):
         return dx, dweights, None if bias is None else dbias, None, None, None, None
 
 
+@torch.compiler.disable
 def scan(
     pool: native.Pool,
     x_btd: Tensor,
