@@ -42,7 +42,7 @@ def packed(trunk: Trunk) -> tuple[int, int]:
 
 def run(bench: Bench) -> Finding:
     lever = TernaryLever()  # type: ignore[call-arg]
-    seeds, windows, steps = bench.pick((1, 2, 3), (1,)), bench.pick(300, 24), bench.pick(400, 60)
+    seeds, windows, steps = bench.pick((1, 2, 3), (1,)), bench.pick(300, 24), bench.pick(400, 40)
     learned, kept = library(bench, bench.pick(120, 12))
     runs: dict[str, list[list[float]]] = {"floats": [], "ternary": [], "rounded": []}
     same, sizes = 0, (0, 0)

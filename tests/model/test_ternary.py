@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations import bitnet
 
 import steelyard
+from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.core.run import Run
 from steelyard.generate.engine import Engine
@@ -204,7 +205,15 @@ def test_two_bits_take_no_gradients_and_say_so(tmp_path: Path):
     made(tmp_path, linears="ternary").save(tmp_path / "model")
     (tmp_path / "text.txt").write_text("some words to read " * 50)
     with pytest.raises(UnsupportedError, match="packed"):
-        Pretrain.model_validate({"data": str(tmp_path / "text.txt"), "steps": 1}).train(steelyard.load(tmp_path / "model"), None, Run(tmp_path))
+        Pretrain.model_validate({"data": str(tmp_path / "text.txt"), "steps": 1}).train(
+            steelyard.load(tmp_path / "model"), None, Run(tmp_path)
+        )
+
+
+def test_three_values_are_not_rounded_again(tmp_path: Path):
+    model = made(tmp_path, linears="ternary")
+    with pytest.raises(UnsupportedError, match="ternary already"):
+        Quantize.model_validate({}).compress(model, None, Run(tmp_path))
 
 
 def test_a_config_says_how_weights_are_kept(tmp_path: Path):

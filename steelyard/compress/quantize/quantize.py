@@ -22,6 +22,7 @@ from steelyard.core.run import Run
 from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
+from steelyard.model.linears.ternary import PackedTernaryStorage, TernaryStorage
 from steelyard.model.model import Model
 
 
@@ -69,6 +70,10 @@ class Quantize(Lever):
                 continue
             if module.branches:
                 raise UnsupportedError(f"`{name}` has branches that are not merged", where=model.name, do="Merge the adapter first.")
+            if isinstance(module.storage, TernaryStorage | PackedTernaryStorage):
+                raise UnsupportedError(
+                    f"`{name}` is ternary already", where=model.name, do="Save the model: 2 bits a weight are what it keeps."
+                )
             if not isinstance(module.storage, Int8Storage | Int4Storage):
                 try:
                     module.storage = self._packed(module)

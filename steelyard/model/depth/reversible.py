@@ -5,6 +5,7 @@ x2 = y2 - G(y1);  x1 = y1 - F(x2)          which is how the backward pass gets t
 
 Both streams begin as the inputs; their mean goes on to the final norm (Reformer concatenates them, which needs a wider head).
 Cost: memory for activations does not grow with the depth; backward computes every block once more, a third more operations.
+It is another model than the plain stack of the same blocks, and learns a little more slowly (docs/results/reversible.json).
 Inputs come back up to the rounding of a sum and a difference (< 1e-5 in float32 for tens of blocks).
 """
 

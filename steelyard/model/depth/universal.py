@@ -52,6 +52,8 @@ class UniversalPlan:
 class Universal(Numbered):
     """Runs its blocks again and again."""
 
+    vector_parameters = ("turn",)
+
     def __init__(self, width: int, plan: UniversalPlan):
         super().__init__(width, plan.blocks)
         self.plan = plan
