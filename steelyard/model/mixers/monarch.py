@@ -152,8 +152,8 @@ class Monarch(nn.Module):
         if torch.is_grad_enabled():
             return self._kernel(length)
         key = [(parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version) for parameter in parameters]
-        if self._kept is None or self._kept[0] != key:
-            self._kept = key, self._kernel(self.plan.longest)
+        if self._kept is None or self._kept[0] != key or self._kept[1].shape[1] < length:
+            self._kept = key, self._kernel(min(1 << max(length - 1, 63).bit_length(), self.plan.longest))
         return self._kept[1][:, :length]
 
     def _kernel(self, length: int) -> Tensor:

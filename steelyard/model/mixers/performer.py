@@ -78,22 +78,23 @@ class Performer(Recurrence):
             part.unflatten(-1, (self.plan.heads, self.plan.head_width)).transpose(1, 2).float()
             for part in together(x_btd, step, (self.query, self.key, self.value))
         )
-        if self.plan.rotary is not None:
-            q, k = self.plan.rotary.apply(q, step), self.plan.rotary.apply(k, step)
-        q, _ = positive_features(q, self.directions_md)
-        k, own = positive_features(k, self.directions_md)
-        if step.real is not None:
-            k, own = k * step.real[:, None, :, None], own.masked_fill(~step.real[:, None], NO_LEVEL)
-        before = torch.where(memory["weights"].sum(-1) > 0, memory["level"], NO_LEVEL)
-        levels = Levels(own, running_levels(own, before, step), before)
-        y, sums, weights = causal_sums(q, k, v, memory["sums"], memory["weights"], step, levels=levels)
+        with torch.autocast(x_btd.device.type, enabled=False):  # logarithms of 8 bits would be exponentials of none
+            if self.plan.rotary is not None:
+                q, k = self.plan.rotary.apply(q, step), self.plan.rotary.apply(k, step)
+            q, _ = positive_features(q, self.directions_md)
+            k, own = positive_features(k, self.directions_md)
+            if step.real is not None:
+                k, own = k * step.real[:, None, :, None], own.masked_fill(~step.real[:, None], NO_LEVEL)
+            before = torch.where(memory["weights"].sum(-1) > 0, memory["level"], NO_LEVEL)
+            levels = Levels(own, running_levels(own, before, step), before)
+            y, sums, weights = causal_sums(q, k, v, memory["sums"], memory["weights"], step, levels=levels)
         after = {"sums": sums, "weights": weights, "level": levels.running_bht[..., -1]}
         return self.output(y.transpose(1, 2).flatten(2).to(x_btd.dtype), step), after
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""
         d, m, seen = self.plan.head_width, self.plan.features, min(CHUNK, time)
-        return self.plan.heads * time * (4 * m * d + 4 * m * d + 2 * seen * (m + d))
+        return self.plan.heads * time * (8 * m * d + 2 * seen * (m + d))
 
 
 def directions(features: int, width: int, seed: int) -> Tensor:
