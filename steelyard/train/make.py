@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from steelyard.core import recipe as recipes
 from steelyard.core.errors import RecipeError, SteelyardError, UnsupportedError, nearest
 from steelyard.core.files import write_json, write_text, writing
@@ -30,6 +32,7 @@ from steelyard.model.load import load
 from steelyard.model.model import Model
 from steelyard.model.save import put_in_place
 from steelyard.train.card import model_card
+from steelyard.train.parallel.company import company
 from steelyard.train.pretrain.new import new_model
 from steelyard.train.steps import pull
 
@@ -65,17 +68,30 @@ def make(
     folder = Path("runs") / recipe.name
     out = Path(out) if out is not None else folder / "model"
     check_place(out, source.name)
+    crew = company(torch.device(device))  # under torchrun all of its processes make the model; the first one writes and speaks
+    say = say if crew.first else _silent
     with shown() as progress:
         run = Run(folder / "make", seed=recipe.seed, device=device, resolve=References(), say=say, progress=progress)
-        write_text(run.path("recipe.resolved.yaml"), recipe.text())
+        if crew.first:
+            write_text(run.path("recipe.resolved.yaml"), recipe.text())
+        else:
+            crew.wait()  # what the first one has learned or downloaded is read
         begun = time.perf_counter()
         base = new_model(source.shaped(levers), run) if isinstance(source, NewSource) else load(source.name)
+        if crew.first:
+            crew.wait()
         levers = [lever.bind(run.resolve) for lever in levers]
         model = pull(levers, base, run)
     made = with_record(model, base, source.name, levers, recipe, arm, time.perf_counter() - begun)
-    write(made, out, source.name)
+    if crew.first:
+        write(made, out, source.name)
+    crew.wait()
     say(f"saved {out}")
     return made
+
+
+def _silent(line: str) -> None:
+    """For the processes that leave speaking to the first."""
 
 
 def chosen(recipe: Recipe, arm: str | None) -> tuple[str | None, ModelSource | NewSource, Sequence[Lever]]:

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -179,3 +181,28 @@ def test_a_failing_step_is_named_and_leaves_no_directory(here, steps, words):
 def test_a_recipe_read_before_is_made_as_it_was_read(here):
     made = quietly(recipes.read(recipe(here, sft()), ["seed=4"]), "out")
     assert made.record["seed"] == 4
+
+
+NEW = """
+new: {width: 32, depth: 1, context: 32}
+steps: [{pretrain: {data: texts, steps: 4, batch: 4, dtype: float32, learning_rate: 0.01}}]
+seed: 1
+"""
+
+
+def test_torchrun_makes_the_model_that_one_process_makes(tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("the cat sat on the mat while two dogs ran past. " * 60)
+    (tmp_path / "small.yaml").write_text(NEW)
+    settings = os.environ | {"OMP_NUM_THREADS": "1", "STEELYARD_HOME": str(tmp_path / "home")}
+    alone = [sys.executable, "-m", "steelyard.cli.main"]
+    together = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "steelyard.cli.main"]
+    for name, start in (("one", alone), ("two", together)):
+        (tmp_path / name).mkdir()
+        command = [*start, "make", "../small.yaml", "-o", "model"]
+        done = subprocess.run(command, cwd=tmp_path / name, env=settings, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("saved model") == 1
+    one, two = (load(tmp_path / name / "model") for name in ("one", "two"))
+    for a, b in zip(one.trunk.parameters(), two.trunk.parameters(), strict=True):
+        assert (a - b).abs().max() < 1e-5
