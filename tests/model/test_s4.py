@@ -136,3 +136,16 @@ def test_gradients_of_the_kernel_are_those_of_finite_differences(kind):
                 sides.append(float((part.kernel(12) * weighing).sum()))
             parameter[1] = was
         assert float(parameter.grad[1]) == pytest.approx((sides[0] - sides[1]) / 2e-2, rel=0.05, abs=2e-3), name
+
+
+@every_kind
+def test_a_kept_system_is_made_anew_once_its_parameters_have_changed(kind):
+    part, x, memory = made(kind), torch.randn(1, 9, 3), {"state": torch.randn(1, 3, 4, 2)}
+    with torch.no_grad():
+        part._filter(x, (9,), memory)
+        part.log_step += 0.5
+        y, after = part._filter(x, (9,), memory)
+    fresh = made(kind)
+    fresh.log_step.data += 0.5
+    expected, expected_after = fresh._filter(x, (9,), memory)
+    assert torch.allclose(y, expected, atol=1e-4) and torch.allclose(after["state"], expected_after["state"], atol=1e-4)

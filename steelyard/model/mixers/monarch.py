@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.documents import each_document
+from steelyard.model.mixers.kept import Kept, bucket
 from steelyard.model.mixers.recurrence import causal_convolution
 from steelyard.model.parts import PartLever
 from steelyard.model.recurrent_state import Memory
@@ -72,7 +73,7 @@ class Monarch(nn.Module):
         self.filter_mid = nn.Parameter(torch.empty(plan.inner, plan.inner))
         self.filter_out = nn.Parameter(torch.empty(width, plan.inner))
         self.filter_level = nn.Parameter(torch.ones(width))
-        self._kept: tuple[Any, Tensor] | None = None
+        self._kept = Kept()
         if not self.short.is_meta:
             self.reset(torch.Generator().manual_seed(0))
 
@@ -147,14 +148,12 @@ class Monarch(nn.Module):
 
     def kernel(self, length: int) -> Tensor:
         """K of the first places, float32 [h, l]: at most `longest`, beyond which it is 0. Kept between calls that learn nothing."""
-        parameters = (self.filter_in, self.filter_mid, self.filter_out, self.filter_level)
         length = min(length, self.plan.longest)
         if torch.is_grad_enabled():
             return self._kernel(length)
-        key = [(parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version) for parameter in parameters]
-        if self._kept is None or self._kept[0] != key or self._kept[1].shape[1] < length:
-            self._kept = key, self._kernel(min(1 << max(length - 1, 63).bit_length(), self.plan.longest))
-        return self._kept[1][:, :length]
+        parameters = (self.filter_in, self.filter_mid, self.filter_out, self.filter_level)
+        made = min(bucket(length), self.plan.longest)
+        return self._kept.of(parameters, made, lambda: self._kernel(made))[:, :length]
 
     def _kernel(self, length: int) -> Tensor:
         device, longest = self.filter_in.device, self.plan.longest

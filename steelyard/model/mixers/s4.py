@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.documents import each_document
+from steelyard.model.mixers.kept import Kept, bucket
 from steelyard.model.mixers.recurrence import Recurrence
 from steelyard.model.parts import PartLever
 from steelyard.model.recurrent_state import Memory, RecurrentPool
@@ -70,6 +71,7 @@ class S4(Recurrence):
         self.log_step = nn.Parameter(torch.empty(width))
         self.skip = nn.Parameter(torch.ones(width))  # D
         self.output = Linear(width, 2 * width, True)
+        self._kept = Kept()
         if not self.log_step.is_meta:
             self.reset(torch.Generator().manual_seed(0))
 
@@ -112,12 +114,12 @@ class S4(Recurrence):
         y = convolved(u_bth, self.kernel(time)) + u_bth * self.skip.float()
         if not memory:
             return y, memory
-        transition, into, out_of = self._in_steps()
+        transition, into, out_of = self._kept.of(self._system, "steps", self._in_steps)
         half = torch.view_as_complex(memory["state"].contiguous()).to(into.dtype)
         before = torch.cat((half, half.conj()), -1)  # [b, h, s]
-        heard = powers(transition, into, time)  # [h, l, s]
+        heard = powers(transition, into, time).to(torch.complex64)  # [h, l, s]
         said = powers(transition.mT if transition.dim() == 3 else transition, applied(transition, out_of, left=True), time)
-        y = y + torch.einsum("hls,bhs->blh", said, before).real.to(y.dtype)
+        y = y + torch.einsum("hls,bhs->blh", said.to(torch.complex64), before.to(torch.complex64)).real
         after = before.clone()
         for length in sorted(set(lengths)):
             rows = torch.tensor([row for row, own in enumerate(lengths) if own == length], device=u_bth.device)
@@ -152,8 +154,19 @@ class S4(Recurrence):
         found = torch.linalg.solve(one - half * a, torch.cat((one + half * a, (delta * into)[..., None]), -1))
         return found[..., :-1], found[..., -1], out_of
 
+    @property
+    def _system(self) -> list[Tensor]:
+        """The parameters that A, B, C and Delta are made of."""
+        return [p for p in (self.log_decay, self.frequency, self.into, self.out_of, self.rank, self.log_step) if p is not None]
+
     def kernel(self, length: int) -> Tensor:
-        """K of the first `length` places: float32 [h, l]."""
+        """K of the first `length` places: float32 [h, l]. Kept between calls that learn nothing."""
+        if torch.is_grad_enabled():
+            return self._kernel(length)
+        made = bucket(length)
+        return self._kept.of(self._system, made, lambda: self._kernel(made))[:, :length]
+
+    def _kernel(self, length: int) -> Tensor:
         modes, into, out_of, rank, delta = self.continuous()
         if rank is None:
             transition = (delta * modes).exp()
