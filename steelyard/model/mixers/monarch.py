@@ -69,9 +69,10 @@ class Monarch(nn.Module):
         self.output = Linear(width, width, False)
         self.short = nn.Parameter(torch.empty(width, plan.taps))
         self.skip = nn.Parameter(torch.ones(width))  # D
-        self.filter_in = nn.Parameter(torch.empty(plan.inner, 2 * plan.features + 1))
-        self.filter_mid = nn.Parameter(torch.empty(plan.inner, plan.inner))
-        self.filter_out = nn.Parameter(torch.empty(width, plan.inner))
+        # The filter's network is kept flat: it is never narrowed, as vectors are not, because its sines would turn rounding into noise.
+        self.filter_in = nn.Parameter(torch.empty(plan.inner * (2 * plan.features + 1)))
+        self.filter_mid = nn.Parameter(torch.empty(plan.inner * plan.inner))
+        self.filter_out = nn.Parameter(torch.empty(width * plan.inner))
         self.filter_level = nn.Parameter(torch.ones(width))
         self._kept = Kept()
         if not self.short.is_meta:
@@ -80,13 +81,19 @@ class Monarch(nn.Module):
     @torch.no_grad()
     def reset(self, generator: torch.Generator) -> list[nn.Parameter]:
         """Filters begin as fading means of the past with some ripple, the short one as the token itself with some of those before."""
-        own = [self.short, self.filter_in, self.filter_mid, self.filter_out]
-        for parameter in own:
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
+        for parameter in (self.short, self.filter_in, self.filter_mid, self.filter_out):
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+        self.short *= self.plan.taps**-0.5
         self.short[:, -1] += 1
-        self.filter_out *= 0.5
+        for matrix, gain in zip(self._network(), (1, 1, 0.5), strict=True):
+            matrix *= gain * matrix.shape[1] ** -0.5
         self.filter_level.fill_(1)
-        return own
+        return [self.short]
+
+    def _network(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three matrices of the filter's network, float32."""
+        inner = self.plan.inner
+        return self.filter_in.float().view(inner, -1), self.filter_mid.float().view(inner, inner), self.filter_out.float().view(-1, inner)
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
         return KeyValuePool(
@@ -160,11 +167,12 @@ class Monarch(nn.Module):
         place = torch.arange(length, device=device)[:, None] / longest
         waves = 2 * torch.pi * place * torch.arange(1, self.plan.features + 1, device=device)
         features = torch.cat((place, waves.cos(), waves.sin()), -1)  # [l, e]
-        inner = (FREQUENCY * (features @ self.filter_in.float().T)).sin()
-        inner = (inner @ self.filter_mid.float().T * FREQUENCY).sin()
+        first, second, last = self._network()
+        inner = (FREQUENCY * (features @ first.T)).sin()
+        inner = (FREQUENCY * (inner @ second.T)).sin()
         fading = math.log(100) / (longest * torch.linspace(FASTEST, SLOWEST, self.width, device=device))
         gain = (1 - (-2 * fading).exp()).sqrt()  # the sum of squares of a fading filter is then 1
-        return (self.filter_level.float()[:, None] + self.filter_out.float() @ inner.T) * (
+        return (self.filter_level.float()[:, None] + last @ inner.T) * (
             gain[:, None] * torch.exp(-fading[:, None] * torch.arange(length, device=device))
         )
 
