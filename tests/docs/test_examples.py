@@ -65,6 +65,13 @@ def test_recipes_are_read_as_they_stand(block, tmp_path):
     assert len(read.arms) == 1 + len(value.get("arms", {}))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_can_be_read_and_opens_with_the_command_that_runs_it(path):
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith(("# steelyard weigh ", "# steelyard make ")) and f"recipes/{path.name}" in first
+    assert recipe.read(path).name == path.stem
+
+
 @pytest.mark.parametrize("block", blocks("jsonl"), ids=str)
 def test_rows_are_taken_as_they_stand(block, tmp_path):
     path = tmp_path / "shown.jsonl"
