@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 
 
 def mixture(width: int, seed: int = 0, **plan: object) -> Moe:
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # what a test draws after it is the same every time, too
     moe = MoePlan(**{"experts": 4, "active": 2, "hidden": 10} | plan).build(width)  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in moe.parameters():
