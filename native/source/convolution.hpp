@@ -3,8 +3,6 @@
 // Tokens of an earlier document count as zeros. Channels stand side by side, so a token's row is read and written in one go.
 #pragma once
 
-#include <vector>
-
 #include "lanes.hpp"
 #include "parts.hpp"
 
@@ -78,21 +76,21 @@ inline void convolve_back(const Convolution& c, const ConvolutionGradients& g, i
 
 inline void convolution(Pool& pool, const Convolution& c) {
     const int pieces = convolution_pieces(c), work = c.rows * pieces;
-    std::vector<const float*> room((size_t)pool.threads() * c.taps);
+    const Bytes room(sizeof(const float*) * pool.threads() * c.taps);
     share_out(pool, work, (int64_t)c.rows * c.time * c.width * c.taps, [&](int thread, int item) {
         const int row = item / pieces, from = item % pieces * CONVOLVED;
-        convolve(c, row, from, from + CONVOLVED < c.time ? from + CONVOLVED : c.time, room.data() + (size_t)thread * c.taps);
+        convolve(c, row, from, from + CONVOLVED < c.time ? from + CONVOLVED : c.time, (const float**)room.data + (size_t)thread * c.taps);
     });
 }
 
 inline void convolution_back(Pool& pool, const Convolution& c, const ConvolutionGradients& g) {
     const int pieces = convolution_pieces(c), work = c.rows * pieces;
-    std::vector<const float*> room((size_t)pool.threads() * c.taps);
+    const Bytes room(sizeof(const float*) * pool.threads() * c.taps);
     share_out(pool, work, (int64_t)c.rows * c.time * c.width * c.taps, [&](int thread, int item) {
         const int row = item / pieces, from = item % pieces * CONVOLVED;
         float* weights = g.weights + (size_t)item * (c.taps + 1) * c.width;
         std::memset(weights, 0, sizeof(float) * (c.taps + 1) * c.width);
-        convolve_back(c, g, row, from, from + CONVOLVED < c.time ? from + CONVOLVED : c.time, weights, room.data() + (size_t)thread * c.taps);
+        convolve_back(c, g, row, from, from + CONVOLVED < c.time ? from + CONVOLVED : c.time, weights, (const float**)room.data + (size_t)thread * c.taps);
     });
 }
 

@@ -4,9 +4,6 @@
 // size time x state x width is ever written to memory: forward keeps the states once every SCAN_STRETCH tokens, backward computes the others again.
 #pragma once
 
-#include <algorithm>
-#include <vector>
-
 #include "lanes.hpp"
 #include "parts.hpp"
 
@@ -80,12 +77,15 @@ inline void scan_block(const Scan& s, int row, int block, f32x16* room) {
 
 // What the backward pass of one piece of work holds, for one vector of channels at a time.
 struct ScanRoom {
-    std::vector<f32x16> states, decays, writes, reads, carries, rates, rate_sums;
-    f32x16 steps[SCAN_STRETCH];
-    explicit ScanRoom(const Scan& s)
-        : states((size_t)(SCAN_STRETCH + 1) * s.state), decays((size_t)SCAN_STRETCH * s.state), writes((size_t)SCAN_STRETCH * s.state),
-          reads((size_t)SCAN_STRETCH * s.state), carries((size_t)SCANNED * s.state), rates((size_t)SCANNED * s.state),
-          rate_sums((size_t)SCANNED * s.state) {}
+    f32x16 *states, *decays, *writes, *reads, *steps, *carries, *rates, *rate_sums;
+
+    static size_t vectors(const Scan& s) { return (size_t)(4 * SCAN_STRETCH + 1 + 3 * SCANNED) * s.state + SCAN_STRETCH; }
+
+    ScanRoom(const Scan& s, f32x16* from) {
+        const size_t stretch = (size_t)SCAN_STRETCH * s.state, block = (size_t)SCANNED * s.state;
+        states = from, decays = states + stretch + s.state, writes = decays + stretch, reads = writes + stretch, steps = reads + stretch;
+        carries = steps + SCAN_STRETCH, rates = carries + block, rate_sums = rates + block;
+    }
 };
 
 // The states of a stretch again: `states[0]` is the one before it.
@@ -98,7 +98,7 @@ inline void scan_again(const Scan& s, int row, int from, int to, int d, int coun
         const uint8_t mark = mark_of(s, row, t);
         const f32x16 step = mark & PADDING ? f32x16{} : softplus(load_lanes(s.step + at.channel, count));
         const f32x16 input = step * load_lanes(s.x + at.channel, count);
-        f32x16 *state = room.states.data() + (size_t)i * s.state, *decay = room.decays.data() + (size_t)i * s.state;
+        f32x16 *state = room.states + (size_t)i * s.state, *decay = room.decays + (size_t)i * s.state;
         room.steps[i] = step;
         for (int n = 0; n < s.state; n++) {
             decay[n] = mark & BEGINS ? f32x16{} : exponential(step * rates[n]);
@@ -109,16 +109,16 @@ inline void scan_again(const Scan& s, int row, int from, int to, int d, int coun
 
 // The gradients of a stretch for one vector of channels; `carry` comes from the tokens after it.
 inline void scan_stretch_back(const Scan& s, const ScanGradients& g, int row, int from, int to, int d, int count, int v, ScanRoom& room) {
-    const f32x16 skip = load_lanes(s.skip + d, count), *rates = room.rates.data() + (size_t)v * s.state;
-    f32x16 *carry = room.carries.data() + (size_t)v * s.state, *rate_sums = room.rate_sums.data() + (size_t)v * s.state;
+    const f32x16 skip = load_lanes(s.skip + d, count), *rates = room.rates + (size_t)v * s.state;
+    f32x16 *carry = room.carries + (size_t)v * s.state, *rate_sums = room.rate_sums + (size_t)v * s.state;
     f32x16 skip_sum = {};
     for (int t = to - 1; t >= from; t--) {
         const int i = t - from;
         const At at(s, row, t, d);
         const f32x16 x = load_lanes(s.x + at.channel, count), gate = load_lanes(s.gate + at.channel, count), step = room.steps[i];
         const f32x16 open = sigmoid(gate), out = load_lanes(g.y + at.channel, count), dy = out * gate * open, input = step * x;
-        const f32x16 *earlier = room.states.data() + (size_t)i * s.state, *state = earlier + s.state, *decay = room.decays.data() + (size_t)i * s.state;
-        f32x16 *writes = room.writes.data() + (size_t)i * s.state, *reads = room.reads.data() + (size_t)i * s.state;
+        const f32x16 *earlier = room.states + (size_t)i * s.state, *state = earlier + s.state, *decay = room.decays + (size_t)i * s.state;
+        f32x16 *writes = room.writes + (size_t)i * s.state, *reads = room.reads + (size_t)i * s.state;
         const float *write = s.write + at.token, *read = s.read + at.token;
         f32x16 y = skip * x, d_input = {}, d_step = {};
         for (int n = 0; n < s.state; n++) {
@@ -158,11 +158,10 @@ inline void scan_block_back(const Scan& s, const ScanGradients& g, int row, int 
     for (int stretch = scan_stretches(s) - 1; stretch >= 0; stretch--) {
         const int from = stretch * SCAN_STRETCH, to = from + SCAN_STRETCH < s.time ? from + SCAN_STRETCH : s.time;
         const size_t sums = (size_t)(to - from) * s.state;
-        std::fill_n(room.writes.begin(), sums, f32x16{});
-        std::fill_n(room.reads.begin(), sums, f32x16{});
+        for (size_t i = 0; i < sums; i++) room.writes[i] = room.reads[i] = f32x16{};
         for (int v = 0; v < SCANNED && first + v * LANES < s.width; v++) {
             const int d = first + v * LANES, count = lanes_from(d, s.width);
-            scan_again(s, row, from, to, d, count, room.rates.data() + (size_t)v * s.state, room);
+            scan_again(s, row, from, to, d, count, room.rates + (size_t)v * s.state, room);
             scan_stretch_back(s, g, row, from, to, d, count, v, room);
         }
         const size_t place = (((size_t)block * s.rows + row) * s.time + from) * s.state;
@@ -186,14 +185,18 @@ inline int64_t scan_operations(const Scan& s) { return (int64_t)s.rows * s.time 
 inline void scan(Pool& pool, const Scan& s) {
     const int blocks = scan_blocks(s);
     const size_t each = (size_t)2 * SCANNED * s.state;
-    std::vector<f32x16> room(each * pool.threads());
-    share_out(pool, s.rows * blocks, scan_operations(s), [&](int thread, int item) { scan_block(s, item / blocks, item % blocks, room.data() + each * thread); });
+    const Bytes room(sizeof(f32x16) * each * pool.threads());
+    share_out(pool, s.rows * blocks, scan_operations(s), [&](int thread, int item) { scan_block(s, item / blocks, item % blocks, (f32x16*)room.data + each * thread); });
 }
 
 inline void scan_back(Pool& pool, const Scan& s, const ScanGradients& g) {
     const int blocks = scan_blocks(s);
-    std::vector<ScanRoom> rooms(pool.threads(), ScanRoom(s));
-    share_out(pool, s.rows * blocks, scan_operations(s), [&](int thread, int item) { scan_block_back(s, g, item / blocks, item % blocks, rooms[thread]); });
+    const size_t each = ScanRoom::vectors(s);
+    const Bytes rooms(sizeof(f32x16) * each * pool.threads());
+    share_out(pool, s.rows * blocks, scan_operations(s), [&](int thread, int item) {
+        ScanRoom room(s, (f32x16*)rooms.data + each * thread);
+        scan_block_back(s, g, item / blocks, item % blocks, room);
+    });
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ def convolved(
     if pool is None or activation not in ("silu", "swish"):
         y = causal_convolution(x_btc, weight_ck, bias_c, before_bkc, step)
         return activate(ACTIVATIONS[activation], y, step.deterministic)
-    return convolution(pool, x_btc, weight_ck, bias_c, before_bkc, step, silu=True).to(x_btc.dtype)
+    return convolution(pool, x_btc, weight_ck, bias_c, before_bkc, step, silu=True).to(x_btc.dtype)  # type: ignore[call-arg]
 
 
 @torch.compiler.disable
