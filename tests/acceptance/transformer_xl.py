@@ -13,8 +13,8 @@ SEGMENT = 8
 def run(bench: Bench) -> Finding:
     levers = {"memory": TransformerXLLever(segment=SEGMENT), "reset": TransformerXLLever(segment=SEGMENT, memory=0)}
     plans = {name: {"mixer": {"transformer_xl": lever.settings}} for name, lever in levers.items()}
-    steps, lines = bench.pick(900, 12), bench.pick(200, 60)
-    found = raced(bench, plans, "copying", (LENGTH,), (LENGTH,), steps=steps, lines=lines, learning_rate=4e-3)
+    steps, lines = bench.pick(1500, 12), bench.pick(200, 60)
+    found = raced(bench, plans, "copying", (LENGTH,), (LENGTH,), steps=steps, lines=lines, learning_rate=5e-3)
     what = f"copying {LENGTH} letters over {LENGTH + 1} tokens, segments of {SEGMENT}"
     solved = against("memory", what, found["memory", LENGTH], 0.9)
     better = beside("memory", what, found["reset", LENGTH], found["memory", LENGTH])
