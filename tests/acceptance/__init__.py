@@ -40,6 +40,7 @@ NAMES = (
     "lstm",
     "transformer_xl",
     "s4",
+    "mamba",
     "monarch",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""
