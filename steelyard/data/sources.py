@@ -1,6 +1,6 @@
 """Where examples come from: a JSONL file, a folder of them, or a generator named `generated:NAME`.
 
-`generated:json_forms` are questions with JSON answers; `generated:copying:4-16` exercises over distances (`generated/long_range.py`), of
+`generated:json_forms` are questions with JSON answers, `generated:reversal` sentences about invented people; `generated:copying:4-16` exercises over distances (`generated/long_range.py`), of
 lengths drawn from the range behind the second colon.
 """
 
@@ -22,9 +22,12 @@ from steelyard.data.formats import Example, Kind, Turn, read_jsonl, settle
 from steelyard.data.generated import long_range
 
 GENERATED = "generated:"
-GENERATORS: Mapping[str, str] = {"json_forms": "steelyard.data.generated.forms:training_pair"}
+GENERATORS: Mapping[str, str] = {
+    "json_forms": "steelyard.data.generated.forms:training_pair",
+    "reversal": "steelyard.data.generated.reversal:training_pair",
+}
 """Generator name -> function (random.Random) -> (question, answer). Each draws from its training split only, so a task of the
-same name stays unseen."""
+same name stays unseen (of `reversal`, whose people are meant to be learned, the order that is never told)."""
 
 
 @dataclass(frozen=True)
