@@ -53,8 +53,8 @@ def run(bench: Bench) -> Finding:
         {"looped": [levers["looped"]]},
         [
             f"Recalled: {told}.",
-            f"Decoders of width 64 and one block, {steps} steps of 32 lines, {len(seeds)} seeds. Recall takes two blocks of attention one "
-            "after the other, which one block is in two loops. A step of the looped model costs three times that of the other on average.",
+            f"Decoders of width 64 and one block, {steps} steps of 32 lines, {len(seeds)} seeds. Recall is learned best by two blocks "
+            "of attention one after the other, which one block is in two loops. A step of the looped model costs three times that of the other on average.",
             "The paper's other control, pause tokens for a model without loops, is not part of this.",
         ],
     )
