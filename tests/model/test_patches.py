@@ -33,15 +33,15 @@ def by_equation(trunk: Trunk, text: list[int]) -> Tensor:
     """Logits of each byte, one text and one byte at a time, from the docstring's equation."""
     depth, table, plan = trunk.blocks, trunk.inputs.weight, trunk.plan.depth
     out, patches, since = [], [], []
-    opening, said = depth.start, torch.zeros(table.shape[1])
+    opening, said = depth.start, torch.zeros(plan.size, table.shape[1])
     for byte in text:
         since.append(byte)
         if len(since) == plan.size or byte in plan.ends:
             vector = torch.cat((torch.zeros((plan.size - len(since)) * table.shape[1]), table[since].flatten()))
             patches.append(vector @ depth.into.weight.T)
             over = depth.over(torch.stack(patches)[None], Step.whole(1, len(patches), torch.device("cpu")), None)
-            opening, said, since = table[byte], (depth.norm(over) @ depth.out.weight.T)[0, -1], []
-        heard = torch.stack([opening, *table[since]]) + said + depth.places[: len(since) + 1]
+            opening, said, since = table[byte], (depth.norm(over) @ depth.out.weight.T)[0, -1].view(plan.size, -1), []
+        heard = torch.stack([opening, *table[since]]) + said[: len(since) + 1] + depth.places[: len(since) + 1]
         h = depth.inside(heard[None], Step.whole(1, len(heard), torch.device("cpu")), None)[0, -1]
         out.append(trunk.norm(h) @ table.T)
     return torch.stack(out)

@@ -1,12 +1,12 @@
 """Bytes in patches (MegaByte): blocks run over patches of a few bytes, and small blocks inside each patch predict its bytes.
 
 patch k:  p_k = W_in [e_{kP} .. e_{kP+P-1}],  g = norm(blocks(p))           the blocks run once a patch (arXiv:2305.07185, section 2)
-byte t:   h_t = inside(e_t + W_out g_k + o_j),  k the last patch that ended, at or before t; j the bytes since
+byte t:   h_t = inside(e_t + W_j g_k + o_j),  k the last patch that ended, at or before t; j the bytes since
 
 No byte may know a later one. A vector of a patch holds all its bytes, so it is heard from the patch's last byte on, which predicts the
 first byte of the next patch; inside, a byte hears those since then. The paper shifts both sequences by one to the same end, gives each
-place in a patch a slice of the global vector where here each has the whole of it and a learned vector of its place, and has a second
-table of bytes, where here both models read one.
+place in a patch a slice of the global vector where here each has a map of the whole of it, and has a second table of bytes, where here
+both models read one.
 
 Patches may also end where the next byte is hard to tell (arXiv:2412.09871, section 2.3): after byte b where H(next | b) is above a
 threshold, and at P bytes in any case. Whether a patch ends is thus known from its last byte and its length, the same in steps as in
@@ -178,7 +178,7 @@ class Patched(nn.Module):
         self.into = Linear(plan.size * width, plan.width)
         self.over = plan.over.build(plan.width)
         self.norm = plan.norm.build(plan.width)
-        self.out = Linear(plan.width, width)
+        self.out = Linear(plan.width, plan.size * width)
         self.inside = plan.inside.build(width)
         self.start = nn.Parameter(torch.zeros(width))  # stands before a text's first byte
         self.places = nn.Parameter(torch.zeros(plan.size, width))
@@ -200,14 +200,14 @@ class Patched(nn.Module):
         if pool is not None:
             before_bpd = pool.earlier(step, vectors, before_bpd)
         both_bsd = torch.cat((before_bpd, x_btd), 1)
-        said_bnd = self._over(both_bsd, where, step, pool)
-        y_btd = self._inside(x_btd, both_bsd, said_bnd, where, step, pool)
+        said_bnp = self._over(both_bsd, where, step, pool)
+        y_btd = self._inside(x_btd, both_bsd, said_bnp, where, step, pool)
         if pool is not None:
-            pool.write(step, ids_bt, where, said_bnd, ending_bt)
+            pool.write(step, ids_bt, where, said_bnp, ending_bt)
         return y_btd
 
     def _over(self, both_bsd: Tensor, where: Cut, step: Step, pool: PatchPool | None) -> Tensor:
-        """What the blocks say of each patch that ends in the call, as bytes hear it: [b, n, d]."""
+        """What the blocks say of each patch that ends in the call, as bytes at each place hear it: [b, n, P d]."""
         size, counts = self.plan.size, where.counts
         count = _filled(max(counts), step)
         rows, times = where.ends.nonzero(as_tuple=True)
@@ -220,7 +220,7 @@ class Patched(nn.Module):
             found = found * (torch.arange(size, device=step.device) >= size - length[:, None])[..., None]
         patches[rows, numbers] = found
         if not count:
-            return both_bsd.new_zeros(len(both_bsd), 0, both_bsd.shape[2])
+            return both_bsd.new_zeros(len(both_bsd), 0, self.out.outputs)
         segments = None
         if step.segments is not None:
             segments = step.segments.new_full((len(both_bsd), count), -1)
@@ -238,16 +238,16 @@ class Patched(nn.Module):
         y_bnw = self.over(self.into(patches.flatten(2), patch_step), patch_step, pool.over if pool else None)
         return self.out(self.norm(y_bnw), patch_step).to(both_bsd.dtype)
 
-    def _inside(self, x_btd: Tensor, both_bsd: Tensor, said_bnd: Tensor, where: Cut, step: Step, pool: PatchPool | None) -> Tensor:
+    def _inside(self, x_btd: Tensor, both_bsd: Tensor, said_bnp: Tensor, where: Cut, step: Step, pool: PatchPool | None) -> Tensor:
         """The small blocks, each group a text of its own."""
         size, width = self.plan.size, x_btd.shape[2]
         rows = torch.arange(len(x_btd), device=step.device)[:, None]
         groups, places = _filled(int(where.group.max()) + 1, step), int(where.place.max()) + 1
         read = x_btd.new_zeros(len(x_btd), groups, places, width)
-        heard = x_btd.new_zeros(len(x_btd), groups, width)
+        heard = x_btd.new_zeros(len(x_btd), groups, size * width)
         read[rows, where.group, where.place] = x_btd
         ended, times = where.ends.nonzero(as_tuple=True)
-        heard[ended, where.group[ended, times]] = said_bnd[ended, where.patch[ended, times] - 1]
+        heard[ended, where.group[ended, times]] = said_bnp[ended, where.patch[ended, times] - 1]
         first, times = (where.fresh & (where.place > 0)).nonzero(as_tuple=True)
         read[first, where.group[first, times], 0] = self.start.to(read.dtype)
         if pool is not None and max(step.starts):
@@ -258,7 +258,7 @@ class Patched(nn.Module):
             earlier[:, 0] = torch.where(pool.none_yet(step)[:, None], self.start.to(read.dtype), earlier[:, 0])
             read[:, 0] = torch.where((going_on[:, None] & (back > 0))[..., None], earlier, read[:, 0])
             heard[:, 0] = torch.where(going_on[:, None], pool.last(step).to(heard.dtype), heard[:, 0])
-        told = read + heard[:, :, None] + self.places[:places].to(read.dtype)
+        told = read + heard.unflatten(2, (size, width))[:, :, :places] + self.places[:places].to(read.dtype)
         adapters = None if step.adapters is None else tuple(index for index in step.adapters for _ in range(groups))
         group_step = dataclasses.replace(
             Step.whole(len(x_btd) * groups, places, step.device),
@@ -277,7 +277,7 @@ class Patched(nn.Module):
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> PatchPool:
         patches = tokens if self.plan.ends else tokens // self.plan.size + 1
         pools = {name: part.new_pool(slots, patches, storage) for name, part in self.over.parts_with_memory().items()}
-        return PatchPool(State(pools, slots, patches), tokens, self.start)
+        return PatchPool(State(pools, slots, patches), tokens, self.out.outputs, self.start.device)
 
     def flops(self, time: int) -> int:
         """Forward operations over a text of `time` bytes."""
@@ -289,12 +289,12 @@ class Patched(nn.Module):
 class PatchPool:
     """What is remembered of texts in patches: the bytes, what was said of each patch, and the blocks' memory of patches."""
 
-    def __init__(self, over: State, tokens: int, like_d: Tensor):
-        slots, device = over.slots, like_d.device
+    def __init__(self, over: State, tokens: int, width: int, device: torch.device):
+        slots = over.slots
         self.over = over
         self.ids = zeros((slots, tokens), torch.int32, device)
         self.since = zeros((slots, tokens), torch.int32, device)
-        self.said = zeros((slots, over.tokens, len(like_d)), torch.float32, device)
+        self.said = zeros((slots, over.tokens, width), torch.float32, device)
         self.lengths = [0] * slots
         self.ends: list[list[int]] = [[] for _ in range(slots)]  # bytes read when each patch had ended
 
@@ -326,7 +326,7 @@ class PatchPool:
         return self._patches(step) == 0
 
     def last(self, step: Step) -> Tensor:
-        """What was said of each row's last patch before the call; zeros where there was none: [b, d]."""
+        """What was said of each row's last patch before the call; zeros where there was none: [b, P d]."""
         patches = self._patches(step)
         return self.said[self._slots(step), (patches - 1).clamp(0)] * (patches > 0)[:, None]
 
@@ -339,7 +339,7 @@ class PatchPool:
     def _patches(self, step: Step) -> Tensor:
         return torch.tensor([self.patches(slot) for slot in step.slots], device=step.device)
 
-    def write(self, step: Step, ids_bt: Tensor, where: Cut, said_bnd: Tensor, ending_bt: Tensor | None) -> None:
+    def write(self, step: Step, ids_bt: Tensor, where: Cut, said_bnp: Tensor, ending_bt: Tensor | None) -> None:
         """Keeps a call's bytes and patches."""
         since = where.since if ending_bt is None else torch.where(ending_bt, 0, where.since)
         for row, (slot, start, length, count) in enumerate(zip(step.slots, step.starts, step.lengths, where.counts, strict=True)):
@@ -347,7 +347,7 @@ class PatchPool:
                 first = self.patches(slot)
                 self.ids[slot, start : start + length] = ids_bt[row, :length].int()
                 self.since[slot, start : start + length] = since[row, :length].int()
-                self.said[slot, first : first + count] = said_bnd[row, :count].float()
+                self.said[slot, first : first + count] = said_bnp[row, :count].float()
                 self.ends[slot] += (where.ends[row].nonzero().flatten() + start + 1).tolist()
                 self.lengths[slot] = start + length
 
@@ -425,7 +425,7 @@ class PatchesLever(PartLever):
         "The decoder's blocks run once for every few bytes, on all of them together, and a small decoder inside each patch predicts its "
         "bytes. Texts need no tokenizer but their bytes, at about the cost of tokens."
     )
-    equation: ClassVar[str] = "p_k = W_in [e_{kP} .. e_{kP+P-1}];  g = blocks(p);  h_t = inside(e_t + W_out g_k + o_j),  k ended by t"
+    equation: ClassVar[str] = "p_k = W_in [e_{kP} .. e_{kP+P-1}];  g = blocks(p);  h_t = inside(e_t + W_j g_k + o_j),  k ended by t"
     paper: ClassVar[str] = "arXiv:2305.07185; entropy patches arXiv:2412.09871"
     cost: ClassVar[str] = "1/size of the blocks' operations and memory, and a small decoder's for every byte"
     identity: ClassVar[Any] = "there is none: the small decoder stands after the blocks whatever the size"
