@@ -31,7 +31,7 @@ accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of
 	cd tests && $(abspath $(BIN))/python -m acceptance $(NAME)
 
 bench: $(VENV)/all     ## side by side with peers (NAME=decoding), or all of them; docs/benchmarks.md says what each answers
-	for name in $(or $(NAME),startup decoding training); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
+	for name in $(or $(NAME),startup decoding training pretraining mixers); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 
 sanitize: $(VENV)/all  ## the tests of the native kernels under address and undefined-behaviour sanitizers
 	$(BIN)/python native/sanitize.py

@@ -1,4 +1,4 @@
-"""Normalisation of the residual stream: root-mean-square and layer norm. Computed in float32 whatever the stream's type.
+"""Normalisation of the residual stream: root-mean-square and layer norm. Computed in float32 at least, whatever the stream's type.
 
 RMS norm (arXiv:1910.07467): y = x / sqrt(mean(x^2) + eps) * w. Gemma stores w - 1 (`offset` 1).
 Layer norm (arXiv:1607.06450): y = (x - mean) / sqrt(var + eps) * w + b.
@@ -36,10 +36,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.full((width,), 1.0 - plan.offset))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.float()
+        weight = wide(self.weight, x)
         if self.plan.offset:
             weight = weight + self.plan.offset
-        return F.rms_norm(x.float(), weight.shape, weight, self.plan.epsilon).to(x.dtype)
+        return F.rms_norm(wide(x, x), weight.shape, weight, self.plan.epsilon).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
@@ -52,5 +52,10 @@ class LayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if plan.bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
-        return F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, self.plan.epsilon).to(x.dtype)
+        bias = None if self.bias is None else wide(self.bias, x)
+        return F.layer_norm(wide(x, x), self.weight.shape, wide(self.weight, x), bias, self.plan.epsilon).to(x.dtype)
+
+
+def wide(tensor: Tensor, x: Tensor) -> Tensor:
+    """A tensor in the type that norms of x are computed in: float32, or float64 where x has it."""
+    return tensor.to(torch.float64 if x.dtype == torch.float64 else torch.float32)

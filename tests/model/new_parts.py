@@ -50,7 +50,11 @@ PARTS: dict[str, dict[str, Any]] = {
     "reversible": {"stack": "reversible", "mixer": ["attention", "linear_attention"]},
     "universal": {"stack": {"universal": {"turns": 3}}, "mixer": ["attention", "linear_attention"]},
     "universal without halting": {"stack": {"universal": {"turns": 2, "halting": False}}},
-    "recurrent_depth": {"stack": {"recurrent_depth": {"loops": 3, "random": False}}, "depth": 3, "mixer": ["attention", "linear_attention"]},
+    "recurrent_depth": {
+        "stack": {"recurrent_depth": {"loops": 3, "random": False}},
+        "depth": 3,
+        "mixer": ["attention", "linear_attention"],
+    },
     "multi_token": {"head": {"multi_token": {"tokens": 3}}},
     "ternary": {"linears": "ternary"},
     "ternary floats, mixture": {"linears": {"ternary": {"stored": "floats"}}, "channel": ["gated", {"moe": {"experts": 4}}]},
@@ -74,7 +78,9 @@ def decoder(name: str, seed: int = 0, **changes: Any) -> Trunk:
     trunk = initialize(plan.trunk(VOCABULARY).build(), plan, seed).eval().requires_grad_(False)
     # Where activations are rounded to steps, two orders of summation may fall on two sides of one; in float64 they hardly ever do.
     rounds = any(getattr(module, "rounds", False) for module in trunk.modules())
-    return trunk.double() if rounds else trunk
+    if rounds:
+        trunk.double().inputs.stream = torch.float64
+    return trunk
 
 
 def storage(trunk: Trunk, horizon: int = 0) -> Dense:
