@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from acceptance.experiment import Bench
-from acceptance.small_decoders import VOCABULARY, Exercises, new, taught
-from steelyard.data.batching import NOT_LEARNED, Batch
-from steelyard.model.trunk import Trunk
+from acceptance.small_decoders import VOCABULARY, Exercises, new, shares, taught
 from steelyard.weigh.cells import Draft, contrast, finish
 from steelyard.weigh.report.report import Cell
 from steelyard.weigh.tasks.task import Metric
@@ -50,15 +46,6 @@ def raced(
                 out.setdefault((name, length), []).append(values)
                 bench.say(f"{name}, seed {seed}, length {length}: {sum(values) / len(values):.3f} of the characters right")
     return dict(out)
-
-
-@torch.no_grad()
-def shares(trunk: Trunk, batch: Batch) -> list[float]:
-    """For each line, the share of what is determined that is predicted."""
-    targets = torch.from_numpy(batch.targets)
-    learned = targets != NOT_LEARNED
-    right = (trunk.logits(torch.from_numpy(batch.ids)).argmax(-1) == targets) & learned
-    return (right.sum(1) / learned.sum(1)).tolist()
 
 
 def beside(arm: str, what: str, base: Runs, runs: Runs, metric: Metric = RIGHT) -> Cell:
