@@ -31,7 +31,8 @@ PATCHES = {"inputs": {"patches": {"size": SIZE}}}
 
 def by_equation(trunk: Trunk, text: list[int]) -> Tensor:
     """Logits of each byte, one text and one byte at a time, from the docstring's equation."""
-    depth, table, plan = trunk.blocks, trunk.inputs.weight, trunk.plan.depth
+    depth, plan = trunk.blocks, trunk.plan.depth
+    table = trunk.inputs.norm(trunk.inputs.weight)
     out, patches, since = [], [], []
     opening, said = depth.start, torch.zeros(plan.size, table.shape[1])
     for byte in text:
@@ -43,7 +44,7 @@ def by_equation(trunk: Trunk, text: list[int]) -> Tensor:
             opening, said, since = table[byte], (depth.norm(over) @ depth.out.weight.T)[0, -1].view(plan.size, -1), []
         heard = torch.stack([opening, *table[since]]) + said[: len(since) + 1] + depth.places[: len(since) + 1]
         h = depth.inside(heard[None], Step.whole(1, len(heard), torch.device("cpu")), None)[0, -1]
-        out.append(trunk.norm(h) @ table.T)
+        out.append(trunk.norm(h) @ trunk.inputs.weight.T)
     return torch.stack(out)
 
 
