@@ -31,7 +31,7 @@ from steelyard.weigh.tasks.task import Metric
 BITS = Metric("bits_per_byte", "quality", "bits/byte", False, margin=0.02)
 RIGHT = Metric("guesses_right_at_a_time", "quality", "tokens/pass", True, margin=0.05)
 WHAT = "made-up words of eight letters"
-LETTERS, WORDS = "abcdefghijklmnopqrstuvwxyz", 40
+LETTERS, WORDS = "abcdefghijklmnopqrstuvwxyz", 8
 TIME, HEADS = 64, 4
 PLAN: dict[str, Any] = {"width": 64, "depth": 2, "context": 128}
 
@@ -69,7 +69,7 @@ def forgetful(model: Model) -> Model:
 
 def run(bench: Bench) -> Finding:
     levers = {"four": MultiTokenLever(tokens=HEADS), "one": MultiTokenLever(tokens=1)}  # type: ignore[call-arg]
-    seeds, windows, steps = bench.pick((1, 2, 3), (1,)), bench.pick(300, 24), bench.pick(300, 30)
+    seeds, windows, steps = bench.pick((1, 2, 3), (1,)), bench.pick(300, 24), bench.pick(400, 30)
     count, tokens = bench.pick(12, 3), bench.pick(48, 12)
     learned, kept = texts(bench, bench.pick(20_000, 2_000))
     runs: dict[str, list[list[float]]] = {name: [] for name in levers}
