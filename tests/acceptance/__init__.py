@@ -38,6 +38,7 @@ NAMES = (
     "sparse_attention",
     "linformer",
     "lstm",
+    "encoder_decoder",
     "transformer_xl",
     "s4",
     "mamba",
