@@ -71,7 +71,18 @@ CHALLENGES = (
             Figure("offload", "offload", "peak_memory", "megabytes that a model of 538 takes with its blocks on disk, logits unchanged"),
         ),
     ),
-    Challenge("Architectures", "Other mixers than attention, in a fair race."),
+    Challenge(
+        "Architectures",
+        "Other mixers than attention, in a fair race.",
+        (
+            Figure(
+                "recurrent_gemma", "gated", "characters_right", "marked letters found by gates that hear the token, beside constant rates"
+            ),
+            Figure("s4", "hippo", "characters_right", "delayed letters held by S4 from HiPPO's start, beside a random one"),
+            Figure("ternary", "ternary", "bits_per_byte", "bits a byte with maps of three values, trained so, beside floats"),
+            Figure("performer", "1024 features", "recalled", "recalled by a kernel of 1,024 random features, beside 64"),
+        ),
+    ),
     Challenge("Hardware", "Photonic, analog and other processors."),
     Challenge("Agents", "Plans, tools and their budgets."),
     Challenge("Human preference", "Learning from what people prefer."),
@@ -92,7 +103,11 @@ CHALLENGES = (
         "Is what was learned of use on what was never seen?",
         (Figure("sft", "taught", "valid", "answers valid on forms that share no subject and no key with those trained on"),),
     ),
-    Challenge("Slow thinking", "More computation for harder questions."),
+    Challenge(
+        "Slow thinking",
+        "More computation for harder questions.",
+        (Figure("recurrent_depth", "looped, 2 loops", "recalled", "recalled when a block is looped twice, beside once"),),
+    ),
     Challenge("Memory", "What was said last week."),
     Challenge(
         "Openness",
