@@ -43,5 +43,7 @@ NAMES = (
     "s4",
     "mamba",
     "monarch",
+    "rwkv",
+    "recurrent_gemma",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""
