@@ -9,7 +9,6 @@ from typing import Any
 from steelyard.model.linears.lora import branches
 from steelyard.model.model import Model
 
-
 OURS = "steelyard"
 """The family of models that no public class knows."""
 
@@ -25,7 +24,9 @@ def model_card(model: Model, name: str, record: Mapping[str, Any]) -> str:
     parent = record["parents"][0] if record["parents"] else None
     adapter = bool(branches(model.trunk))
     base = parent["name"].removeprefix("hf:") if parent and parent["name"].startswith("hf:") else None
-    made_from = f"from `{parent['name']}` (fingerprint `{parent['fingerprint']}`)" if parent else "from nothing: its weights were drawn anew"
+    made_from = (
+        f"from `{parent['name']}` (fingerprint `{parent['fingerprint']}`)" if parent else "from nothing: its weights were drawn anew"
+    )
     ours = model.family.name == OURS
     head = [
         "---",
