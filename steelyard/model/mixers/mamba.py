@@ -130,7 +130,7 @@ class Mamba(Recurrence):
             )
         decay, time_step = -self.log_decay.float().exp().t(), self.time_step(low, step).float()
         given = (x.float(), time_step, decay, write.float(), read.float(), self.skip.float(), gate.float(), memory["states"])
-        y, states = selective_scan(*given, step) if pool is None else native_scan.scan(pool, *given, step)
+        y, states = selective_scan(*given, step) if pool is None else native_scan.scan(pool, *given, step)  # type: ignore[call-arg]
         return self.output(y.to(x_btd.dtype), step), {"inputs": last_inputs(memory["inputs"], into, step), "states": states}
 
     def mixing_flops(self, time: int) -> int:

@@ -21,11 +21,15 @@ MOST_STATE = 1024
 """Numbers of a channel that the routines were tried with."""
 
 
-@torch.compiler.disable
 def pool_for(x: Tensor, step: Step) -> native.Pool | None:
     """The threads that compute a call, or None where its readable twin does."""
     if step.readable or x.device.type != "cpu" or not x.numel():
         return None
+    return _pool()  # type: ignore[call-arg]
+
+
+@torch.compiler.disable
+def _pool() -> native.Pool | None:
     return recurrent.pool()
 
 

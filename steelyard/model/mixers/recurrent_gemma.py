@@ -127,7 +127,7 @@ class RecurrentGemma(Recurrence):
         weights, bias, pool = self.convolution[:, 0], self.convolution_bias, native_scan.pool_for(into_btd, step)
         if pool is None:
             return causal_convolution(into_btd, weights, bias, before_bkd, step)
-        return native_scan.convolution(pool, into_btd, weights, bias, before_bkd, step, silu=False)
+        return native_scan.convolution(pool, into_btd, weights, bias, before_bkd, step, silu=False)  # type: ignore[call-arg]
 
     def _recurrence(self, x_btd: Tensor, step: Step, before_bd: Tensor) -> Tensor:
         """h of every token, float32 [b, t, d]."""
