@@ -75,6 +75,9 @@ CHALLENGES = (
         "Architectures",
         "Other mixers than attention, in a fair race.",
         (
+            Figure("mamba", "selective", "characters_right", "marks found 8 times farther back than trained, beside a time-invariant twin"),
+            Figure("rwkv", "rwkv", "bits_per_byte", "bits a byte at 16 times the length trained, beside the trained length"),
+            Figure("moe", "experts", "bits_per_byte", "bits a byte of experts, beside a dense channel of equal operations"),
             Figure(
                 "recurrent_gemma", "gated", "characters_right", "marked letters found by gates that hear the token, beside constant rates"
             ),
