@@ -7,20 +7,12 @@ from typing import Any
 import numpy as np
 
 from acceptance.experiment import Bench, Claim, Experiment, Finding, counted
-from acceptance.races import CHANCE, against, beside, raced
+from acceptance.races import CHANCE, above, against, beside, raced
 from steelyard.model.mixers.mamba import MambaLever
-from steelyard.weigh.intervals import wilson
-from steelyard.weigh.report.report import Verdict
 
 LEARNED, FAR, FARTHEST = (8, 16, 32, 64), 512, 4096
 MUCH = 0.9
 """Share of the lines right from which an exercise counts as solved."""
-
-
-def _above(hits: int, count: int) -> Verdict:
-    """Of a share of lines beside `MUCH`. Nearly all lines are alike, of which an interval of means could make nothing."""
-    low, high = wilson(hits, count, 0.05)
-    return "better" if low > MUCH else "worse" if high < MUCH else "underpowered"
 
 
 def run(bench: Bench) -> Finding:
@@ -42,7 +34,7 @@ def run(bench: Bench) -> Finding:
             ),
             Claim(
                 f"trained over {near} letters at most, it finds it over {far} in more than {MUCH:.0%} of the lines",
-                counted("selective", words[far], "lines right", hits, count, _above(hits, count), base=MUCH),
+                counted("selective", words[far], "lines right", hits, count, above(hits, count, MUCH), base=MUCH),
                 shown,
             ),
             Claim(

@@ -8,7 +8,8 @@ from typing import Any
 from acceptance.experiment import Bench
 from acceptance.small_decoders import VOCABULARY, Exercises, new, shares, taught
 from steelyard.weigh.cells import Draft, contrast, finish
-from steelyard.weigh.report.report import Cell
+from steelyard.weigh.intervals import wilson
+from steelyard.weigh.report.report import Cell, Verdict
 from steelyard.weigh.tasks.task import Metric
 
 RIGHT = Metric("characters_right", "quality", "share", True, margin=0.05)
@@ -57,3 +58,9 @@ def beside(arm: str, what: str, base: Runs, runs: Runs, metric: Metric = RIGHT) 
 def against(arm: str, what: str, runs: Runs, value: float, metric: Metric = RIGHT) -> Cell:
     """Several runs of an arm against a value known beforehand, chance for example."""
     return finish(Draft(arm, what, metric, contrast(metric, [value] * len(runs[0]), runs, [""] * len(runs[0]))))
+
+
+def above(hits: int, count: int, share: float) -> Verdict:
+    """A share of lines beside a known one. Nearly all of them are alike, of which an interval of means could make nothing."""
+    low, high = wilson(hits, count, 0.05)
+    return "better" if low > share else "worse" if high < share else "underpowered"

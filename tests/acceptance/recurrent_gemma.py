@@ -5,22 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from acceptance.experiment import Bench, Claim, Experiment, Finding, counted
-from acceptance.races import PLAN, against, beside, raced
+from acceptance.races import PLAN, above, against, beside, raced
 from acceptance.small_decoders import VOCABULARY, new
 from steelyard.model.cost import state_bytes
 from steelyard.model.mixers.recurrent_gemma import RecurrentGemmaLever
-from steelyard.weigh.intervals import wilson
-from steelyard.weigh.report.report import Verdict
 
 LEARNED, FARTHEST = (8, 16, 32), 256
 MUCH, BEYOND = 0.8, 0.4
 """Shares of lines right: within the lengths of training, and at eight times the longest (chance is 0.04)."""
-
-
-def _above(hits: int, count: int) -> Verdict:
-    """Of a share of lines beside `MUCH`. Nearly all lines are alike, of which an interval of means could make nothing."""
-    low, high = wilson(hits, count, 0.05)
-    return "better" if low > MUCH else "worse" if high < MUCH else "underpowered"
 
 
 def run(bench: Bench) -> Finding:
@@ -44,7 +36,7 @@ def run(bench: Bench) -> Finding:
             ),
             Claim(
                 f"in {MUCH:.0%} of the lines or more at the lengths it was trained on",
-                counted("gated", within, "lines right", hits, count, _above(hits, count), base=MUCH),
+                counted("gated", within, "lines right", hits, count, above(hits, count, MUCH), base=MUCH),
                 shown,
             ),
             Claim(

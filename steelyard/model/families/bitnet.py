@@ -6,14 +6,12 @@ from typing import Any
 
 from steelyard.core.errors import ModelFileError
 from steelyard.model.channels.gated import GatedPlan
-from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.depth.stacked import BlockPlan
 from steelyard.model.families import llama
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import renamed
-from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.linears.ternary import IN_A_BYTE, TernaryPlan
-from steelyard.model.mixers.attention import AttentionPlan
 from steelyard.model.norms import NormPlan
 from steelyard.model.trunk import TrunkPlan
 
@@ -53,31 +51,16 @@ def plan(config: Config) -> TrunkPlan:
 
 def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
     """config.json of a trunk made here, if it is a BitNet."""
-    block: Any = trunk.depth.blocks[0] if isinstance(trunk.depth, StackedPlan) else None
-    if block is None or not isinstance(block.mixer, AttentionPlan) or not isinstance(block.channel, GatedPlan) or trunk.norm is None:
+    said = llama.described(trunk, GatedPlan)
+    mixer: Any = trunk.depth.blocks[0].mixer if said else None
+    if said is None or not isinstance(trunk.linears, TernaryPlan) or mixer.output_norm is None:
         return None
-    if block.mixer.rotary is None or block.mixer.output_norm is None or not isinstance(head := trunk.heads["lm"], LMHeadPlan):
-        return None
-    heads, shared = block.mixer.heads * block.mixer.head_width, block.mixer.key_value_heads * block.mixer.head_width
-    if any(size % IN_A_BYTE for size in (trunk.width, heads, shared, block.channel.hidden)):
+    width = said.pop("head_dim")
+    heads, shared = said["num_attention_heads"] * width, said["num_key_value_heads"] * width
+    if heads != trunk.width or any(size % IN_A_BYTE for size in (trunk.width, heads, shared, said["intermediate_size"])):
         return None  # transformers packs whole bytes
-    if not isinstance(trunk.linears, TernaryPlan) or heads != trunk.width:
-        return None
     mode = next(name for name, packed in MODES.items() if packed == trunk.linears.packed)
-    return {
-        "hidden_size": trunk.width,
-        "num_hidden_layers": len(trunk.depth.blocks),
-        "num_attention_heads": block.mixer.heads,
-        "num_key_value_heads": block.mixer.key_value_heads,
-        "intermediate_size": block.channel.hidden,
-        "hidden_act": block.channel.activation,
-        "rms_norm_eps": trunk.norm.epsilon,
-        "rope_theta": block.mixer.rotary.base,
-        "vocab_size": trunk.inputs.vocabulary,
-        "max_position_embeddings": trunk.context,
-        "tie_word_embeddings": head.tied,
-        "quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode},
-    }
+    return said | {"quantization_config": {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": mode}}
 
 
 def entries(trunk: TrunkPlan) -> list[Entry]:

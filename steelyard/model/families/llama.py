@@ -81,10 +81,11 @@ def plan(config: Config) -> TrunkPlan:
     return decoder(config, (block,) * config.integer("num_hidden_layers"), norm)
 
 
-def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
-    """config.json of a trunk made here, if it is a Llama."""
+def described(trunk: TrunkPlan, channel: type) -> dict[str, Any] | None:
+    """What a Llama-like config.json would say of a trunk made here, whose channels are of a kind that has `hidden` and `activation`; None
+    where its blocks are of another kind. Families add what is theirs."""
     block = trunk.depth.blocks[0] if isinstance(trunk.depth, StackedPlan) else None
-    if block is None or not isinstance(block.mixer, AttentionPlan) or not isinstance(block.channel, GatedPlan) or trunk.norm is None:
+    if block is None or not isinstance(block.mixer, AttentionPlan) or not isinstance(block.channel, channel) or trunk.norm is None:
         return None
     if block.mixer.rotary is None or not isinstance(head := trunk.heads["lm"], LMHeadPlan):
         return None
@@ -94,14 +95,19 @@ def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
         "num_attention_heads": block.mixer.heads,
         "num_key_value_heads": block.mixer.key_value_heads,
         "head_dim": block.mixer.head_width,
-        "intermediate_size": block.channel.hidden,
-        "hidden_act": block.channel.activation,
+        "intermediate_size": block.channel.hidden,  # type: ignore[union-attr]
+        "hidden_act": block.channel.activation,  # type: ignore[union-attr]
         "rms_norm_eps": trunk.norm.epsilon,
         "rope_theta": block.mixer.rotary.base,
         "vocab_size": trunk.inputs.vocabulary,
         "max_position_embeddings": trunk.context,
         "tie_word_embeddings": head.tied,
     }
+
+
+def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
+    """config.json of a trunk made here, if it is a Llama."""
+    return described(trunk, GatedPlan)
 
 
 def entries(trunk: TrunkPlan) -> list[Entry]:

@@ -6,13 +6,11 @@ from typing import Any
 
 from steelyard.core.errors import ModelFileError
 from steelyard.model.channels.moe import MoePlan
-from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.depth.stacked import BlockPlan
 from steelyard.model.families import llama
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Entry, Family
 from steelyard.model.families.renaming import renamed
-from steelyard.model.heads.lm import LMHeadPlan
-from steelyard.model.mixers.attention import AttentionPlan
 from steelyard.model.norms import NormPlan
 from steelyard.model.trunk import TrunkPlan
 
@@ -53,29 +51,15 @@ def plan(config: Config) -> TrunkPlan:
 
 def describe(trunk: TrunkPlan) -> dict[str, Any] | None:
     """config.json of a trunk made here, if it is a Mixtral."""
-    block = trunk.depth.blocks[0] if isinstance(trunk.depth, StackedPlan) else None
-    if block is None or not isinstance(block.mixer, AttentionPlan) or not isinstance(block.channel, MoePlan) or trunk.norm is None:
+    if (said := llama.described(trunk, MoePlan)) is None:
         return None
-    if block.mixer.rotary is None or not isinstance(head := trunk.heads["lm"], LMHeadPlan):
-        return None
-    return {
-        "hidden_size": trunk.width,
-        "num_hidden_layers": len(trunk.depth.blocks),
-        "num_attention_heads": block.mixer.heads,
-        "num_key_value_heads": block.mixer.key_value_heads,
-        "head_dim": block.mixer.head_width,
+    block: Any = trunk.depth.blocks[0]
+    return said | {
         "sliding_window": block.mixer.window,
-        "intermediate_size": block.channel.hidden,
-        "hidden_act": block.channel.activation,
         "num_local_experts": block.channel.experts,
         "num_experts_per_tok": block.channel.active,
         "router_aux_loss_coef": block.channel.balance,
         "router_z_loss_coef": block.channel.router_z,  # transformers keeps it, and has no use for it
-        "rms_norm_eps": trunk.norm.epsilon,
-        "rope_theta": block.mixer.rotary.base,
-        "vocab_size": trunk.inputs.vocabulary,
-        "max_position_embeddings": trunk.context,
-        "tie_word_embeddings": head.tied,
     }
 
 
