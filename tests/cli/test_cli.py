@@ -344,7 +344,7 @@ def test_the_shell_completes_levers_and_models(demo: Path, tmp_path: Path, monke
     (tmp_path / "small").mkdir()
     (tmp_path / "small.gguf").write_bytes(b"")
     assert "quantize" in lever_names("quan") and lever_names("int8,demo_re") == ["int8,demo_rescale"]
-    assert lever_names("demo_ha") == ["demo_half"] and lever_names("prompt,int") == ["prompt,int8"]
+    assert lever_names("demo_ha") == ["demo_half"] and lever_names("prompt,int") == ["prompt,int4", "prompt,int8"]
     assert known_names("ency") == ["encyclopedia"]
     assert model_names("smol") == ["smollm2-135m-instruct"]
     assert model_names("small") == ["small/", "small.gguf"]
