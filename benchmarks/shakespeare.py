@@ -97,7 +97,7 @@ def nanogpt(options: argparse.Namespace, folder: Path) -> dict[str, float]:
     model = GPT(GPTConfig(**saved["model_args"]))
     model.load_state_dict(saved["model"])
     model.eval()
-    alike = measured(lambda ids, targets: model(ids, targets)[0], characters, options.text)
+    alike = measured(lambda ids, targets: model(ids, targets)[1], characters, options.text)
     return {"reached": reached(losses), "seconds": seconds, "loss": losses[-1][1], "alike": alike}
 
 
