@@ -6,14 +6,13 @@ Four sides train a decoder of 12M weights (6 blocks, 384 wide, 6 heads, context 
 one writes it in plain PyTorch, each as it is and through torch.compile. Each round every side takes one step, the order turning round;
 what is told are medians. Compilation happens before and is told apart. CPU seconds stand beside the clock's because they say more on a
 machine that does other work too. Before they are timed, all must have the same loss. Peak memory is measured in a process of its own
-for each side (`--memory`), less what the process had before its first step. The last line is JSON.
+for each side (`--memory`), less what the process held before it was built. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelyard.core.hardware import describe, versions
+from steelyard.core.meters.memory import peak_resident, reset_peak, resident
 from steelyard.core.run import Run
 from steelyard.data.batching import Batch, Place
 from steelyard.model.families.config import Config
@@ -190,14 +190,16 @@ def side(name: str, batch: OneBatch, folder: Path) -> Side:
 
 
 def peak_bytes(name: str, size: int) -> int:
-    """Memory that steps take beyond what the process had before them, in this process."""
+    """Most memory that building a side and two of its steps take beyond what the process held before them, in this process."""
+    if name.endswith("-compiled"):
+        raise SystemExit("the compiler's own memory would be measured; ask for the plain sides")
+    before = resident()
+    reset_peak()
     with tempfile.TemporaryDirectory() as folder:
         taken = side(name, OneBatch(size), Path(folder))
-        if name.endswith("-compiled"):
-            raise SystemExit("the compiler's own memory would be measured; ask for the plain sides")
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        taken.step()
-        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        for _ in range(2):
+            taken.step()
+    return (peak_resident() or 0) - (before or 0)
 
 
 def main() -> None:
