@@ -210,6 +210,11 @@ class KeyValuePool:
         self.keys, self.values = keys, values
         self.lengths = [0] * slots
 
+    @classmethod
+    def of(cls, storage: Storage, slots: int, heads: int, tokens: int, width: int) -> KeyValuePool:
+        """Room for `heads` keys and values of `width` of each of `tokens` tokens."""
+        return cls(storage.tokens(slots, heads, tokens, width, "keys"), storage.tokens(slots, heads, tokens, width, "values"), slots)
+
     def write(self, step: Step, k_bhtd: Tensor, v_bhtd: Tensor) -> None:
         self.keys.write(step, k_bhtd)
         self.values.write(step, v_bhtd)

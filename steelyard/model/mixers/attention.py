@@ -98,10 +98,7 @@ class Attention(nn.Module):
         self.scale = plan.scale if plan.scale is not None else 1 / math.sqrt(plan.head_width)
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
-        plan = self.plan
-        keys = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width, "keys")
-        values = storage.tokens(slots, plan.key_value_heads, tokens, plan.head_width, "values")
-        return KeyValuePool(keys, values, slots)
+        return KeyValuePool.of(storage, slots, self.plan.key_value_heads, tokens, self.plan.head_width)
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         plan = self.plan

@@ -28,7 +28,7 @@ from steelyard.model.channels.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import native_scan
-from steelyard.model.mixers.recurrence import Recurrence, last_inputs
+from steelyard.model.mixers.recurrence import Recurrence, last_inputs, last_states
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.parts import PartLever
 from steelyard.model.recurrent_state import Memory
@@ -173,7 +173,7 @@ def selective_scan(
         decay = decay * ~begins[:, :, None, None]
     states = linear_scan(decay, write_bts[..., None] * (time_step * x_btd)[:, :, None], before_bsd)
     y = (read_bts[:, :, None] @ states)[:, :, 0] + skip_d * x_btd
-    return y * activate(F.silu, gate_btd, step.deterministic), states[:, -1]
+    return y * activate(F.silu, gate_btd, step.deterministic), last_states(before_bsd, states, step)
 
 
 def even(shape: torch.Size | tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:

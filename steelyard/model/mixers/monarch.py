@@ -96,9 +96,7 @@ class Monarch(nn.Module):
         return self.filter_in.float().view(inner, -1), self.filter_mid.float().view(inner, inner), self.filter_out.float().view(-1, inner)
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
-        return KeyValuePool(
-            storage.tokens(slots, 1, tokens, self.width, "keys"), storage.tokens(slots, 1, tokens, self.width, "values"), slots
-        )
+        return KeyValuePool.of(storage, slots, 1, tokens, self.width)
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         if state is None:

@@ -10,6 +10,7 @@ Shapes: b rows, t time, c channels, k taps.
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Mapping
 
@@ -22,19 +23,19 @@ from steelyard.model.state import Storage
 from steelyard.model.step import Step
 
 
-class Recurrence(nn.Module):
+class Recurrence(nn.Module, abc.ABC):
     """x [b, t, width] -> [b, t, width]. Subclasses implement `memory` and `run`."""
 
     grid = 1
     causal = True
 
+    @abc.abstractmethod
     def memory(self) -> Mapping[str, tuple[int, ...]]:
         """Shape of each tensor that is remembered of one text."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
         """y [b, t, width], and the memory after each row's last real token."""
-        raise NotImplementedError
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> RecurrentPool:
         # A part whose maps are all packed has no parameters left; packed ones are for CPUs.

@@ -27,6 +27,7 @@ from steelyard.core.errors import RecipeError
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import fitting_heads
+from steelyard.model.mixers.own_keys import from_memory, gathered
 from steelyard.model.mixers.rotary import Rotary
 from steelyard.model.parts import PartLever
 from steelyard.model.state import KeyValuePool, Storage
@@ -34,9 +35,6 @@ from steelyard.model.step import Step
 
 if TYPE_CHECKING:
     from steelyard.model.new import DecoderPlan
-
-TILE = 32
-"""Queries whose keys are gathered at once from the memory; more take more room at a time."""
 
 
 @dataclass(frozen=True)
@@ -91,10 +89,7 @@ class SparseAttention(nn.Module):
         self.scale = 1 / math.sqrt(plan.head_width)
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
-        plan = self.plan
-        keys = storage.tokens(slots, plan.heads, tokens, plan.head_width, "keys")
-        values = storage.tokens(slots, plan.heads, tokens, plan.head_width, "values")
-        return KeyValuePool(keys, values, slots)
+        return KeyValuePool.of(storage, slots, self.plan.heads, tokens, self.plan.head_width)
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         plan = self.plan
@@ -106,7 +101,7 @@ class SparseAttention(nn.Module):
             q, k = plan.rotary.apply(q, step), plan.rotary.apply(k, step)
         if state is not None:
             state.write(step, k, v)
-            mixed = self._remembering(q, step, state)
+            mixed = from_memory(q, step, state, self._gathered)
         elif step.readable:
             mixed = self._densely(q, k, v, step)
         else:
@@ -160,22 +155,9 @@ class SparseAttention(nn.Module):
         assert isinstance(mixed, Tensor)
         return mixed + weights[-1] @ v_first if plan.globals else mixed
 
-    def _remembering(self, q_bhtd: Tensor, step: Step, state: KeyValuePool) -> Tensor:
-        """From the memory: each query gathers the keys it sees."""
-        mixed = torch.empty_like(q_bhtd)
-        starts = torch.tensor(step.starts, device=step.device)[:, None] + torch.arange(step.time, device=step.device)
-        for rows, extent in step.extents:
-            pick = slice(None) if isinstance(rows, slice) else list(rows)
-            for times, keys, values in state.views(step, rows, extent):
-                q, places = q_bhtd[pick][:, :, times], starts[pick][:, times]
-                found = [
-                    self._gathered(part, place, keys, values) for part, place in zip(q.split(TILE, 2), places.split(TILE, 1), strict=True)
-                ]
-                mixed[pick, :, times] = torch.cat(found, 2).to(mixed.dtype)
-        return mixed
-
     def _gathered(self, q_bhtd: Tensor, places_bt: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> Tensor:
-        plan, (b, h, t, d) = self.plan, q_bhtd.shape
+        """Of the memory, the keys that each query sees."""
+        plan, (b, t) = self.plan, places_bt.shape
         near = places_bt[..., None] - torch.arange(plan.window, device=places_bt.device)
         strides = torch.arange(1, plan.strided + 1, device=places_bt.device) * plan.stride
         further = places_bt[..., None] - strides[strides >= plan.window]
@@ -183,9 +165,7 @@ class SparseAttention(nn.Module):
         index = torch.cat((near, further, first), -1)  # [b, t, m]
         seen = index >= 0
         seen[..., index.shape[-1] - plan.globals :] &= plan.first(places_bt[..., None] - first, first)
-        # Padding may stand beyond what the memory holds; its result is never read.
-        gather = index.clamp(0, k_bhsd.shape[2] - 1).flatten(1)[:, None, :, None].expand(b, h, -1, d)
-        k, v = (x.gather(2, gather).unflatten(2, (t, -1)).to(q_bhtd.dtype) for x in (k_bhsd, v_bhsd))
+        k, v = (gathered(index, x, q_bhtd.dtype) for x in (k_bhsd, v_bhsd))
         scores = (q_bhtd[:, :, :, None] @ k.transpose(-1, -2)).float() * self.scale  # [b, h, t, 1, m]
         weights = scores.masked_fill(~seen[:, None, :, None], float("-inf")).softmax(-1).to(v.dtype)
         return (weights @ v)[:, :, :, 0]

@@ -14,6 +14,7 @@ Shapes: b rows, h heads, t time, s keys, d head width, n segments, a tokens of a
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -28,6 +29,7 @@ from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.documents import each_document
+from steelyard.model.mixers.own_keys import from_memory, gathered
 from steelyard.model.parts import PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.state import KeyValuePool, Storage
@@ -35,9 +37,6 @@ from steelyard.model.step import Step
 
 if TYPE_CHECKING:
     from steelyard.model.new import DecoderPlan
-
-TILE = 32
-"""Queries whose keys are gathered at once from the memory; more take more room at a time."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,7 @@ class TransformerXL(nn.Module):
         self.scale = 1 / math.sqrt(plan.head_width)
 
     def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
-        plan = self.plan
-        keys = storage.tokens(slots, plan.heads, tokens, plan.head_width, "keys")
-        values = storage.tokens(slots, plan.heads, tokens, plan.head_width, "values")
-        return KeyValuePool(keys, values, slots)
+        return KeyValuePool.of(storage, slots, self.plan.heads, tokens, self.plan.head_width)
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         q, k, v = together(x_btd, step, (self.query, self.key, self.value))
@@ -89,7 +85,7 @@ class TransformerXL(nn.Module):
         r_hrd = self._heads(self.distance(encoded[None]))[0]
         if state is not None:
             state.write(step, self._heads(k), self._heads(v))
-            mixed = self._remembering(self._heads(q), r_hrd, step, state).transpose(1, 2).flatten(2)
+            mixed = from_memory(self._heads(q), step, state, functools.partial(self._gathered, r_hrd)).transpose(1, 2).flatten(2)
         else:
             stopped = (k, v)
             if torch.is_grad_enabled() and self.plan.memory:
@@ -131,29 +127,13 @@ class TransformerXL(nn.Module):
         weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1)
         return weights.to(v.dtype) @ v
 
-    def _remembering(self, q_bhtd: Tensor, r_hrd: Tensor, step: Step, state: KeyValuePool) -> Tensor:
-        """From the memory: each query gathers the keys of its own segment and those before it."""
-        mixed = torch.empty_like(q_bhtd)
-        starts = torch.tensor(step.starts, device=step.device)[:, None] + torch.arange(step.time, device=step.device)
-        for rows, extent in step.extents:
-            pick = slice(None) if isinstance(rows, slice) else list(rows)
-            for times, keys, values in state.views(step, rows, extent):
-                q, places = q_bhtd[pick][:, :, times], starts[pick][:, times]
-                found = [
-                    self._gathered(part, place, keys, values, r_hrd)
-                    for part, place in zip(q.split(TILE, 2), places.split(TILE, 1), strict=True)
-                ]
-                mixed[pick, :, times] = torch.cat(found, 2).to(mixed.dtype)
-        return mixed
-
-    def _gathered(self, q_bhtd: Tensor, places_bt: Tensor, k_bhsd: Tensor, v_bhsd: Tensor, r_hrd: Tensor) -> Tensor:
-        plan, (b, h, t, d) = self.plan, q_bhtd.shape
+    def _gathered(self, r_hrd: Tensor, q_bhtd: Tensor, places_bt: Tensor, k_bhsd: Tensor, v_bhsd: Tensor) -> Tensor:
+        """Of the memory, the keys of each query's own segment and of those before it."""
+        plan = self.plan
         first = (places_bt // plan.segment - plan.memory) * plan.segment
         index = first[..., None] + torch.arange(plan.reach, device=places_bt.device)  # [b, t, s]
         distance = places_bt[..., None] - index
-        # Padding may stand beyond what the memory holds; its result is never read.
-        gather = index.clamp(0, k_bhsd.shape[2] - 1).flatten(1)[:, None, :, None].expand(b, h, -1, d)
-        k, v = (x.gather(2, gather).unflatten(2, (t, -1)).to(q_bhtd.dtype) for x in (k_bhsd, v_bhsd))
+        k, v = (gathered(index, x, q_bhtd.dtype) for x in (k_bhsd, v_bhsd))
         allowed = (distance >= 0) & (index >= 0)
         mixed = self._attend(q_bhtd[..., None, :], k, v, r_hrd[:, None], distance[:, None, :, None], allowed[:, None, :, None])
         return mixed[..., 0, :]
