@@ -62,7 +62,7 @@ def load(point: Point, kind: type[T], what: str, required: Iterable[str] = ()) -
         required: class variables it must define.
 
     Raises:
-        SteelyardError: it cannot be imported, is something else, or lacks what every `what` declares.
+        SteelyardError: it cannot be imported, is something else, or lacks what every `what` declares or implements.
     """
     where = f"entry point {point.value} of {point.package}"
     try:
@@ -79,6 +79,8 @@ def load(point: Point, kind: type[T], what: str, required: Iterable[str] = ()) -
         )
     if missing := [name for name in required if not hasattr(thing, name)]:
         raise SteelyardError(f"the {what} `{point.name}` does not declare {', '.join(missing)}", where=where, do="Set it on the class.")
+    if lacking := sorted(getattr(thing, "__abstractmethods__", ())):
+        raise SteelyardError(f"the {what} `{point.name}` does not implement {', '.join(lacking)}", where=where, do="Write these methods.")
     declared = getattr(thing, "name", point.name)
     if declared != point.name:
         raise SteelyardError(f"the {what} `{point.name}` calls itself `{declared}`", where=where, do="Give both the same name.")

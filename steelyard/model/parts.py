@@ -5,6 +5,7 @@ A part's settings are what a person chooses; `plan` turns them into the exact pl
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -35,13 +36,13 @@ class PartLever(Lever):
         """The plan with this part in the place of what stood there (in every block)."""
         return plan.with_part(self)
 
+    @abc.abstractmethod
     def plan(self, decoder: DecoderPlan, layer: int) -> Any:
         """The exact plan of this part in one layer of a decoder.
 
         Raises:
             RecipeError: it does not fit the decoder's sizes.
         """
-        raise NotImplementedError
 
     def around(self, decoder: DecoderPlan, trunk: TrunkPlan) -> TrunkPlan:
         """Asked of inputs alone: the plan of the whole, changed where they take tokens together before the blocks see them."""

@@ -22,7 +22,7 @@ class _Source:
 
     def __call__(self, text: str) -> list[int]:
         """Asked only where a grammar forces a text upon the model, which the grammars of `grammars.py` never do."""
-        raise NotImplementedError("masks are made without cutting texts into tokens")
+        raise AssertionError("a grammar forced a text upon the model")
 
 
 def table(tokens: Sequence[bytes | None], ends: Sequence[int]) -> llguidance.LLTokenizer:

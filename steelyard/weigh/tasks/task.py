@@ -7,6 +7,7 @@ be repeated without generating again.
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -138,10 +139,10 @@ class Task(pydantic.BaseModel):
     summary: ClassVar[str]
     metrics: ClassVar[tuple[Metric, ...]]
 
+    @abc.abstractmethod
     def samples(self, seed: int) -> list[Sample]:
         """The samples for a seed; the same seed gives the same samples in the same order on every machine."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what its samples are")
 
+    @abc.abstractmethod
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
         """Metric name -> value for one sample; None where the metric does not apply to it."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how to score")
