@@ -109,11 +109,11 @@ class Unchanged:
 
 
 @dataclass
-class TextPart:
-    """A file that is one text."""
+class FilePart:
+    """A file that is watched from when it is checked to when it is read."""
 
     path: Path
-    state: Unchanged = field(init=False)
+    state: Unchanged = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.state = Unchanged(self.path)
@@ -121,6 +121,10 @@ class TextPart:
     @property
     def where(self) -> str:
         return str(self.path)
+
+
+class TextPart(FilePart):
+    """A file that is one text."""
 
     def check(self) -> Checked:
         decoder, content, blank, done = codecs.getincrementaldecoder("utf-8")(), hashlib.sha256(), True, 0
@@ -151,19 +155,10 @@ class TextPart:
 
 
 @dataclass
-class JsonlPart:
+class JsonlPart(FilePart):
     """A file with one JSON object a line, one of whose keys holds a text."""
 
-    path: Path
     column: str
-    state: Unchanged = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.state = Unchanged(self.path)
-
-    @property
-    def where(self) -> str:
-        return str(self.path)
 
     def check(self) -> Checked:
         content, bad, good = hashlib.sha256(), [], 0

@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from steelyard.core.errors import DataError
 from steelyard.data.formats import BadRow, UnusableRow
-from steelyard.data.text_files import MOST_BAD_ROWS, Unchanged, add, long_text, usable
+from steelyard.data.text_files import MOST_BAD_ROWS, FilePart, add, long_text, usable
 from steelyard.data.texts import DATASETS, Checked, Document
 
 ROWS = 256
 
 
 @dataclass
-class ParquetPart:
+class ParquetPart(FilePart):
     """A Parquet file, one of whose columns holds texts."""
 
-    path: Path
     column: str
-    state: Unchanged = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.state = Unchanged(self.path)
-
-    @property
-    def where(self) -> str:
-        return str(self.path)
 
     def check(self) -> Checked:
         import_pyarrow(self.where)

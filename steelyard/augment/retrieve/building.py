@@ -100,13 +100,13 @@ def _opened(part: Path, fingerprint: str) -> sqlite3.Connection:
             (known,) = connection.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone() or ("",)
             sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
             connection.execute("COMMIT")
-            if known == fingerprint and sound:
-                return connection
         except sqlite3.OperationalError:
             connection.close()
             raise
-        except sqlite3.DatabaseError:
-            pass  # a damaged file is begun anew, as one of other content is
+        except sqlite3.DatabaseError:  # damaged: begun anew, as one of other content is
+            known, sound = "", False
+        if known == fingerprint and sound:
+            return connection
         connection.close()
         part.unlink(missing_ok=True)
     raise SteelyardError("the index's file keeps changing under this process", where=str(part), do="Run the same command again.")

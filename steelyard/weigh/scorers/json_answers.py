@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from dataclasses import dataclass
@@ -60,10 +61,8 @@ def _unfenced(text: str) -> str:
 def find_json(text: str) -> Found | None:
     """The answer as JSON, or the first object or array in it; None where there is none."""
     text = text.strip()
-    try:
+    with contextlib.suppress(ValueError):  # it does not stand alone: what is inside is looked through below
         return Found(read_json(_unfenced(text)), alone=True)
-    except ValueError:
-        pass  # not alone: look inside
     for match in list(re.finditer(r"[{\[]", text))[:50]:
         try:
             value, _ = _DECODER.raw_decode(text, match.start())
