@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_llama import tiny_llama
 
 from steelyard.core.run import Run
 from steelyard.data.batching import Batch, Place
-from steelyard.model.families.config import Config
-from steelyard.model.families.family import find
 from steelyard.model.mixers.tiles import attend_in_tiles
 from steelyard.model.step import Step
 from steelyard.train import compilation, objectives
@@ -20,21 +19,9 @@ from steelyard.train.objectives import next_token_loss
 from steelyard.train.recompute import recomputed
 from steelyard.train.trainer import TrainerSettings, train
 
-CONFIG = {
-    "vocab_size": 50,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
-}
-
 
 def tiny(blocks=2):
-    torch.manual_seed(0)
-    trunk = find("llama", "here").plan(Config(CONFIG | {"num_hidden_layers": blocks})).build().requires_grad_(True)
+    trunk = tiny_llama(num_hidden_layers=blocks, vocab_size=50)
     with torch.no_grad():
         for parameter in trunk.parameters():
             parameter.mul_(3.0 if parameter.dim() >= 2 else 1.0)

@@ -9,33 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as multiprocessing
+from tiny_llama import tiny_llama
 
 from steelyard.core.run import Run
 from steelyard.data.batching import Batches
 from steelyard.data.encoding import TokenRow
-from steelyard.model.families.config import Config
-from steelyard.model.families.family import find
 from steelyard.train.objectives import next_token_loss
 from steelyard.train.trainer import TrainerSettings, train
 
-CONFIG = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
-}
 SETTINGS = {"learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.1, "average": 0.9, "accumulation": 2, "validate_every": 4}
 WAYS = {"data": {}, "sharded": {}, "sharded muon": {"optimizer": "muon"}}
 STEPS, SAVED = 8, 5
-
-
-def trunk():
-    torch.manual_seed(0)
-    return find("llama", "here").plan(Config(CONFIG)).build().requires_grad_(True)
 
 
 def batches(size=5, seed=0, **changes):
@@ -49,7 +33,7 @@ def batches(size=5, seed=0, **changes):
 
 
 def trained(directory, steps, company=None, way="data", **more):
-    module = trunk()
+    module = tiny_llama()
     if company is not None:
         company.prepare(module, way)
     settings = TrainerSettings(**{**SETTINGS, "steps": STEPS, **more})

@@ -17,33 +17,16 @@ import torch
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from tiny_llama import tiny_llama
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.run import Run
 from steelyard.data.batching import Batches
 from steelyard.data.encoding import TokenRow
-from steelyard.model.families.config import Config
-from steelyard.model.families.family import find
 from steelyard.train import checkpoints
 from steelyard.train.objectives import next_token_loss
 from steelyard.train.schedule import rate_share
 from steelyard.train.trainer import TrainerSettings, TrainingStopped, train
-
-CONFIG = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "tie_word_embeddings": True,
-}
-
-
-def tiny(seed=0):
-    torch.manual_seed(seed)
-    return find("llama", "here").plan(Config(CONFIG)).build().requires_grad_(True)
 
 
 def rows(count=24, seed=0, shortest=4, longest=16):
@@ -60,7 +43,7 @@ def settings(steps, **changes):
 
 
 def trained(directory, steps, *, run=None, trunk=None, batches=None, validation=None, objective=None, **changes):
-    trunk = trunk or tiny()
+    trunk = trunk or tiny_llama()
     run = run or Run(directory, seed=3)
     batches = batches or Batches(rows(), 4, seed=1, epochs=None)
     progress = train(trunk, objective or next_token_loss(trunk), batches, settings(steps, **changes), run, validation=validation)
@@ -136,7 +119,7 @@ def test_a_killed_training_resumes_to_the_same_bits(tmp_path, checkpoint_every, 
     validation = Batches(rows(6, seed=9), 4, shuffle=False)
     common = {"batches": stream, "validation": validation, "validate_every": 5, "accumulation": 2}
     straight, _ = trained(tmp_path / "straight", 20, **common)
-    trunk = tiny()
+    trunk = tiny_llama()
     every = {"checkpoint_every": checkpoint_every, "checkpoint_seconds": 1e9}
     with pytest.raises(Killed):
         # Validation before the first step takes two calls of the objective, and each fifth step two more.
@@ -206,7 +189,7 @@ def test_dropout_draws_the_same_numbers_after_a_resumption_and_leaves_the_users_
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path):
     straight, _ = trained(tmp_path / "straight", 10)
-    trunk = tiny()
+    trunk = tiny_llama()
     loss, count = next_token_loss(trunk), itertools.count(1)
 
     def objective(batch):
@@ -238,7 +221,7 @@ def test_a_finished_training_is_not_repeated(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_a_number_stops_with_step_and_rows(tmp_path, value):
-    trunk = tiny()
+    trunk = tiny_llama()
     loss, count = next_token_loss(trunk), itertools.count(1)
 
     def objective(batch):
@@ -253,7 +236,7 @@ def test_a_loss_that_is_not_a_number_stops_with_step_and_rows(tmp_path, value):
 
 
 def test_a_gradient_that_is_not_a_number_stops_too(tmp_path):
-    trunk = tiny()
+    trunk = tiny_llama()
 
     def objective(batch):
         weight = trunk.inputs.weight
@@ -353,7 +336,7 @@ def test_a_stream_that_ends_early_ends_the_training(tmp_path):
 
 def test_nothing_to_train_is_an_error(tmp_path):
     with pytest.raises(SteelyardError, match="nothing to train"):
-        trained(tmp_path, 2, trunk=tiny().requires_grad_(False))
+        trained(tmp_path, 2, trunk=tiny_llama().requires_grad_(False))
 
 
 def test_progress_reaches_the_run(tmp_path):
