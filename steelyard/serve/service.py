@@ -1,0 +1,27 @@
+"""What every route is given: the settings, the engine's process and the store, in one frozen object."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from steelyard.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from steelyard.serve.engine_process import EngineProcess
+    from steelyard.serve.store.store import Store
+
+
+@dataclass(frozen=True)
+class Service:
+    """One server.
+
+    Attributes:
+        settings: what the operator decided.
+        engine: the process that answers.
+        store: conversations and feedback, or None where nothing is kept.
+    """
+
+    settings: ServeSettings
+    engine: EngineProcess
+    store: Store | None = None
