@@ -29,11 +29,13 @@ from steelyard.generate.processors.processor import FunctionProcessor, Processor
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.sequences import Generation, Scoring, Timing, said
 from steelyard.generate.spec import EngineSpec
+from steelyard.generate.steering.directions import check_sites
 from steelyard.kernels import native
 from steelyard.model.linears.blocks import unpack_blocks
 from steelyard.model.linears.native import go_native
 from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
+from steelyard.model.sites import SiteProgram
 from steelyard.model.trunk import Trunk
 
 logger = logging.getLogger(__name__)
@@ -141,6 +143,11 @@ class Engine:
         return frozenset({"logprobs", "score", "local", "sites"})
 
     @property
+    def closed(self) -> bool:
+        """Whether it takes no more requests: somebody closed it, or its thread ended."""
+        return self._closed
+
+    @property
     def trunk(self):
         """The trunk as it runs, in the engine's numerics."""
         return self.scheduler.trunk
@@ -187,14 +194,18 @@ class Engine:
 
     # What it does
 
-    def submit(self, prompt: Prompt, settings: AnswerSettings, on_event: Callable[[Event], None]) -> Request:
-        """Queues a request; events arrive on the engine's thread, the last is `Done`.
+    def submit(
+        self, prompt: Prompt, settings: AnswerSettings, on_event: Callable[[Event], None], program: SiteProgram | None = None
+    ) -> Request:
+        """Queues a request; events arrive on the engine's thread, the last is `Done`. `program` is what is done at the model's sites on
+        this request's tokens alone, beside what the engine does on all; the other requests keep the fast path.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
-            SteelyardError: settings that mean nothing, or a closed engine.
+            SteelyardError: settings or a program that mean nothing, or a closed engine.
         """
         own = self._own(settings)
+        self._check_program(program)
         ids = self.encode(prompt)
         tokenizer = self.model.tokenizer
         assert tokenizer is not None
@@ -202,7 +213,7 @@ class Engine:
             request: Request = self.spec.search.request(ids, settings, on_event, tokenizer, self.context)
         else:
             request = Generation(ids, settings, on_event, tokenizer.stream_decoder(), frozenset(tokenizer.eos_ids), self.context)
-        request.own = own
+        request.own, request.program = own, program
         self._enqueue([request])
         return request
 
@@ -222,6 +233,23 @@ class Engine:
             self.spec.search.check(settings)
         return constraint.requested(settings, self.spec)
 
+    def _check_program(self, program: SiteProgram | None) -> None:
+        """Refuses a request's program that reads sites, or adds where or what this trunk has not."""
+        if program is None:
+            return
+        where = "a request's site program"
+        if program.read:
+            raise SteelyardError("it reads sites, and nobody would hear of it", where=where, do="Leave `read` out.")
+        if not self.scheduler.host.blocks:
+            raise UnsupportedError(f"{self.model.name} has no row of blocks", where=where, do="Use a model of stacked blocks.")
+        check_sites(sorted(program.add), self.trunk, where)
+        width, blocks = self.trunk.plan.width, self.scheduler.host.blocks
+        if wrong := [site for site, one in program.add.items() if one.vectors.shape[1:] != (width,)]:
+            raise SteelyardError(f"vectors at {wrong[0]} are not {width} wide", where=where)
+        named = [*program.skip, *([] if program.stop is None else [program.stop])]
+        if missing := [block for block in named if not 0 <= block < blocks]:
+            raise SteelyardError(f"block {missing[0]} of {blocks}", where=where, do=f"Blocks are 0 to {blocks - 1}.")
+
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -229,6 +257,7 @@ class Engine:
         *,
         logprobs: bool = True,
         settings: AnswerSettings | Sequence[AnswerSettings] | None = None,
+        programs: Sequence[SiteProgram | None] | None = None,
         **options: Any,
     ) -> list[Completion]:
         """Answers to several prompts, run together.
@@ -239,6 +268,7 @@ class Engine:
             logprobs: whether completions carry tokens with log-probabilities.
             settings: all settings at once, `max_tokens` and `token_events` among them, or one of them for each prompt; else
                 `options` are fields of `AnswerSettings`: `temperature=0.8`, `constraint={"regex": "yes|no"}`.
+            programs: for each prompt what is done at the model's sites on its tokens alone, or None (see `submit`).
 
         Raises:
             SteelyardError: any prompt or setting that cannot be honoured, before anything runs; a failure while running.
@@ -254,14 +284,19 @@ class Engine:
         each = list(settings) if isinstance(settings, Sequence) else [settings] * len(prompts)
         if len(each) != len(prompts):
             raise SteelyardError(f"{len(each)} settings for {len(prompts)} prompts", where="answer settings", do="Give one for each.")
+        apart = list(programs) if programs is not None else [None] * len(prompts)
+        if len(apart) != len(prompts):
+            raise SteelyardError(f"{len(apart)} programs for {len(prompts)} prompts", where="site programs", do="Give one for each.")
         for wanted in each if isinstance(settings, Sequence) else each[:1]:
             self.check(wanted)
+        for program in apart:
+            self._check_program(program)
         encoded = [self.encode(prompt) for prompt in prompts]
         pending: list[tuple[Future[list[Event]], Request]] = []
         try:
-            for ids, wanted in zip(encoded, each, strict=True):
+            for ids, wanted, program in zip(encoded, each, apart, strict=True):
                 done: Future[list[Event]] = Future()
-                pending.append((done, self.submit(ids, wanted, _collector(done))))
+                pending.append((done, self.submit(ids, wanted, _collector(done), program)))
             return [_completion(done.result(), request) for done, request in pending]
         finally:  # after a failure or Ctrl-C nobody waits for the others; those that have ended do not mind
             for _, request in pending:

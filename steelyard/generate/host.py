@@ -7,7 +7,7 @@ Shapes: b rows, t time, d width, n places, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,18 +17,19 @@ from steelyard.generate.invariance import row_tile
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.fused import fused, lack
 from steelyard.model.narrow_state import Narrow
-from steelyard.model.sites import SiteProgram
+from steelyard.model.sites import SiteProgram, with_own
 from steelyard.model.state import Dense, State
 from steelyard.model.step import DETERMINISTIC_EXTENT, Step
 from steelyard.model.trunk import Trunk
 
 
 class Piece(NamedTuple):
-    """Tokens of one slot to compute: those from position `start` on."""
+    """Tokens of one slot to compute: those from position `start` on; and what is done at the answering model's sites on them alone."""
 
     slot: int
     start: int
     tokens: list[int]
+    program: SiteProgram | None = None
 
 
 class Place(NamedTuple):
@@ -51,6 +52,7 @@ class Host:
         self.capacity = round_up(context, DETERMINISTIC_EXTENT) if spec.deterministic else context
         self.state = trunk.new_state(round_up(spec.slots, self.tile), self.capacity, storage)
         self.lengths = [0] * self.state.slots
+        self.blocks = len(getattr(trunk.plan.depth, "blocks", ()))
         self.fused = fused(trunk, self.state)
 
     @property
@@ -65,7 +67,7 @@ class Host:
         Args:
             fill: what is padded where row invariance wants more rows of a product: `time` (few, long pieces), or `rows` with idle
                 slots (many short ones; slots between them are then computed too, which saves copying the cache).
-            program: what to do at the trunk's sites.
+            program: what to do at the trunk's sites on all pieces, beside their own.
         """
         longest = max(len(piece.tokens) for piece in pieces)
         slots = [piece.slot for piece in pieces] if fill == "time" else self._with_idle([piece.slot for piece in pieces])
@@ -73,10 +75,11 @@ class Host:
         row_of = {slot: row for row, slot in enumerate(slots)}
         ids = torch.zeros(len(slots), time, dtype=torch.int64)
         starts, lengths = [0] * len(slots), [0] * len(slots)
-        for slot, start, tokens in pieces:
+        own: list[SiteProgram | None] = [None] * len(slots)
+        for slot, start, tokens, own_program in pieces:
             row = row_of[slot]
             ids[row, : len(tokens)] = torch.tensor(tokens)
-            starts[row], lengths[row] = start, len(tokens)
+            starts[row], lengths[row], own[row] = start, len(tokens), own_program
             self.lengths[slot] = start + len(tokens)
         step = Step(
             tuple(slots),
@@ -84,7 +87,7 @@ class Host:
             tuple(lengths),
             time,
             self.trunk.device,
-            program=program and replace(program, readings={}),
+            program=with_own(program, own, self.blocks),
             deterministic=self.spec.deterministic,
             readable=self.spec.kernels == "reference",
             capacity=self.capacity,

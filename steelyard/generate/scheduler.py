@@ -133,7 +133,7 @@ class Scheduler:
         assert self.drafting is not None and sequence.slot is not None
         start = self.drafting.lengths[sequence.slot]
         tokens = sequence.tokens[start : self.drafting.next_cut(start)]
-        self.drafting.run([Piece(sequence.slot, start, tokens)])
+        self.drafting.run([Piece(sequence.slot, start, tokens, sequence.program if self.drafting is self.host else None)])
         return len(tokens)
 
     def _alike(self, unread: list[Sequence], budget: int) -> list[Sequence]:
@@ -152,12 +152,12 @@ class Scheduler:
         """Reads the next piece of each sequence in one pass and returns how many tokens that computed."""
         counts = [self._chunk(sequence) for sequence in sequences]
         pieces = [
-            Piece(s.slot, s.cached, s.tokens[s.cached : s.cached + count])  # type: ignore[arg-type]
+            Piece(s.slot, s.cached, s.tokens[s.cached : s.cached + count], s.program)  # type: ignore[arg-type]
             for s, count in zip(sequences, counts, strict=True)
         ]
         read = self._run(pieces, "time")
         begun: list[tuple[Generation, Place]] = []
-        for number, (sequence, (_, start, tokens)) in enumerate(zip(sequences, pieces, strict=True)):
+        for number, (sequence, (_, start, tokens, _)) in enumerate(zip(sequences, pieces, strict=True)):
             sequence.cached, sequence.turn_read = start + len(tokens), self.turns
             if isinstance(sequence, Scoring):
                 attempt(sequence, sequence.took, read, number, start, len(tokens))
@@ -177,7 +177,7 @@ class Scheduler:
         sequences.sort(key=lambda sequence: sequence.slot)  # type: ignore[arg-type,return-value]
         drafts = self._drafts(sequences)
         pieces = [
-            Piece(s.slot, s.cached, [s.tokens[-1], *draft.tokens])  # type: ignore[arg-type]
+            Piece(s.slot, s.cached, [s.tokens[-1], *draft.tokens], s.program)  # type: ignore[arg-type]
             for s, draft in zip(sequences, drafts, strict=True)
         ]
         logits = self._run(pieces, "rows").logits(
@@ -213,7 +213,8 @@ class Scheduler:
 
     def _run(self, pieces: list[Piece], fill: Literal["time", "rows"]) -> Pass:
         """Computes pieces in the answering model and in the companions that read along."""
-        beside = {name: host.run(pieces, fill) for name, host in self.beside.items()}
+        plain = [piece._replace(program=None) for piece in pieces]
+        beside = {name: host.run(plain, fill) for name, host in self.beside.items()}
         return replace(self.host.run(pieces, fill, self.program), beside=beside)
 
     def _draft_room(self, sequence: Generation) -> int:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
+from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
 from steelyard.generate.host import Pass, Place
 from steelyard.generate.processors.processor import CheckingSession, Processor, RulingSession, Session, View
@@ -21,6 +22,7 @@ from steelyard.generate.sampling import Draw, confidence, draw
 from steelyard.generate.spec import Draft, HostedSpeculation, Speculation, SpeculationSession
 from steelyard.generate.speculation.rejection import judge
 from steelyard.kernels.native import Pool
+from steelyard.model.sites import SiteProgram
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +100,13 @@ class Sequence(abc.ABC):
         cancelled: set by anyone, honoured between steps.
         turn_read: the scheduler's turn in which a piece of it was last read.
         tenant: whose text it is; what was read for one tenant serves no other.
+        program: what is done at the answering model's sites on its tokens alone, or None; what was read with one program serves no other.
         seconds: how long it may take from its submission, or None.
     """
 
     width = 1
     tenant = ""
+    program: SiteProgram | None = None
     seconds: float | None = None
 
     def __init__(self, tokens: list[int]):
@@ -124,6 +128,11 @@ class Sequence(abc.ABC):
     def reusable(self) -> int:
         """How many tokens need not be read again where a slot holds them. The last is always: its hidden state is needed."""
         return self.read_until - 1
+
+    @property
+    def reader(self) -> str:
+        """For whom and how its tokens are read: others of the same may use what its slot holds."""
+        return self.tenant if self.program is None else digest([self.tenant, self.program.fingerprint])
 
     @property
     def late(self) -> bool:

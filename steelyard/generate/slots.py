@@ -18,9 +18,9 @@ WORTH = 32
 
 
 class Text(NamedTuple):
-    """What a slot holds, and for whom it was read."""
+    """What a slot holds, and for whom it was read (`Sequence.reader`)."""
 
-    tenant: str
+    reader: str
     tokens: list[int]
 
 
@@ -42,8 +42,8 @@ class Slots:
             slot = self._least_useful()
         reuse = here.get(slot, 0)
         others = [other for other in running if other.width == 1 and other.slot is not None] if self.copies else []
-        shared = [self._shared(sequence, Text(other.tenant, other.tokens[: other.cached])) for other in others]
-        kept = self.prefixes.find(sequence.tenant, sequence.tokens, sequence.reusable) if self.prefixes else []
+        shared = [self._shared(sequence, Text(other.reader, other.tokens[: other.cached])) for other in others]
+        kept = self.prefixes.find(sequence.reader, sequence.tokens, sequence.reusable) if self.prefixes else []
         best = max([len(kept) * BLOCK, *shared])
         if best < reuse + WORTH:
             self._occupy(slot, reuse)
@@ -71,7 +71,7 @@ class Slots:
     def give_back(self, sequence: Sequence) -> None:
         """A sequence has ended; what its slot holds may serve others."""
         assert sequence.slot is not None
-        self.held[sequence.slot] = Text(sequence.tenant, sequence.tokens[: sequence.cached])
+        self.held[sequence.slot] = Text(sequence.reader, sequence.tokens[: sequence.cached])
         self.free += [sequence.slot, *sequence.others]
         sequence.slot, sequence.others = None, []
 
@@ -102,11 +102,11 @@ class Slots:
             parts = [host.state.export(slot, start, stop) for host in self.hosts]
             return parts, sum(tensor.nbytes for part in parts for pool in part.values() for tensor in pool.values())
 
-        self.prefixes.keep(text.tenant, text.tokens[:length], export)
+        self.prefixes.keep(text.reader, text.tokens[:length], export)
 
     @staticmethod
     def _shared(sequence: Sequence, text: Text) -> int:
-        return common_prefix(text.tokens, sequence.tokens, sequence.reusable) if text.tenant == sequence.tenant else 0
+        return common_prefix(text.tokens, sequence.tokens, sequence.reusable) if text.reader == sequence.reader else 0
 
 
 def common_prefix(first: list[int], second: list[int], most: int) -> int:

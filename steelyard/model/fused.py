@@ -1,7 +1,8 @@
 """Whole steps in C++: the fast twin of a trunk of attention and dense channels, over the same weights and the same cache.
 
-What it cannot do (site programs that do more than leave whole blocks out, branches, steps without a cache) goes the trunk's own way;
-`fused` and `supports` say which.
+What it cannot do goes the trunk's own way, over the same cache: whole steps (those without a cache, say) or single rows, those on which
+a site program does more than leave whole blocks out and those with an adapter, while the other rows of the step are computed here.
+`fused` says which trunks it knows, `supports` which rows of a step.
 The readable twin is `Trunk.forward`. Every row's result depends on that row alone, so `deterministic` costs nothing here.
 """
 
@@ -99,15 +100,33 @@ class FusedTrunk:
             self._parts[blocks] = native.ModelFields(**values | {"layers": len(blocks), "layer": layers}), [self.pools[b] for b in blocks]
         return self._parts[blocks]
 
-    def supports(self, step: Step) -> bool:
-        """Whether this step can be computed here; else `__call__` hands it to the trunk."""
-        plain = step.program is None or step.program.only_leaves_out
-        return bool(step.slots) and plain and not (step.readable or step.side or step.segments is not None or step.adapters)
+    def supports(self, step: Step) -> tuple[bool, ...]:
+        """Which rows of this step can be computed here; `__call__` hands the others to the trunk. Nothing about a row's neighbours
+        counts, so that a text goes one way from its beginning to its end."""
+        if not step.slots or step.readable or step.side or step.segments is not None:
+            return (False,) * step.rows
+        program, adapters = step.program, step.adapters or (-1,) * step.rows
+        return tuple(adapter < 0 and (program is None or not program.reaches(row)) for row, adapter in enumerate(adapters))
 
     def __call__(self, ids_bt: Tensor, step: Step, state: State) -> Tensor:
-        """Hidden states [b, t, d] after the final norm; those of padding are zero."""
-        if state is not self.state or not self.supports(step):
+        """Hidden states [b, t, d] after the final norm; those of padding are of no use."""
+        real = [row for row, length in enumerate(step.lengths) if length]
+        here = self.supports(step) if state is self.state else (False,) * step.rows
+        if not any(here[row] for row in real):
             return self.trunk(ids_bt, step, state)
+        if all(here[row] for row in real):
+            return self._run(ids_bt, step)
+        hidden = torch.zeros(step.rows, step.time, self.trunk.plan.width)
+        for rows, run in (([row for row in real if here[row]], self._run), ([row for row in real if not here[row]], self._trunk)):
+            part = step.of_rows(rows)
+            hidden[rows, : part.time] = run(ids_bt[rows, : part.time], part)
+        return hidden
+
+    def _trunk(self, ids_bt: Tensor, step: Step) -> Tensor:
+        return self.trunk(ids_bt, step, self.state)
+
+    def _run(self, ids_bt: Tensor, step: Step) -> Tensor:
+        """The same of rows that are all supported; those of padding are zero."""
         x = self.trunk.inputs(ids_bt, step)
         whole = min(step.lengths) == step.time
         real = None if whole else torch.arange(step.time) < torch.tensor(step.lengths)[:, None]  # [b, t]
@@ -137,7 +156,8 @@ def _readable(trunk: Trunk, state: State) -> bool:
     """Whether the routines know how keys and values are kept."""
     pools: list[KeyValuePool] = [state[f"{block.name}.mixer"] for block in trunk.blocks]  # type: ignore[union-attr]
     kinds = {type(store) for pool in pools for store in (pool.keys, pool.values)}
-    plain = all(store.data.dtype == torch.float32 for pool in pools for store in (pool.keys, pool.values) if type(store) is DenseStore)
+    dense = [store for pool in pools for store in (pool.keys, pool.values) if type(store) is DenseStore]
+    plain = all(store.data.dtype == store.rounding == torch.float32 for store in dense)
     return len(kinds) == 1 and kinds <= set(CACHES) and plain
 
 
@@ -163,8 +183,10 @@ def lack(trunk: Trunk) -> str | None:
         if _sizes(block) != _sizes(blocks[0]):
             return "blocks of unlike sizes"
         linears = [module for module in block.modules() if isinstance(module, Linear)]
-        if any(not isinstance(linear.storage, NativeStorage) or linear.branches for linear in linears):
-            return "linears with branches, or kept in another way"
+        if any(not isinstance(linear.storage, NativeStorage) for linear in linears):
+            return "linears kept in another way"
+        if any(not getattr(branch, "by_row", False) for linear in linears for branch in linear.branches.values()):
+            return "linears with branches on every row"
     return None
 
 

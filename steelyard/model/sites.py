@@ -3,12 +3,14 @@
 A site is named by its block and part: `blocks.3.input`, `blocks.3.mixer`, `blocks.3.channel` (the outputs before they join
 the residual stream) and `final_norm`. A program is data, so a fast kernel can say whether it supports it; arbitrary Python
 at a site runs on the reference path only.
+
+What a program does may differ by row: a fast kernel then takes the rows on which nothing is done, and the trunk the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +24,15 @@ class Add:
 
     vectors: Tensor
     index: Sequence[int] | None = None
+
+    def vector(self, row: int) -> Tensor | None:
+        """What is added on a row, [width], or None for nothing."""
+        choice = 0 if self.index is None else self.index[row]
+        return self.vectors[choice] if choice >= 0 else None
+
+    def of_rows(self, rows: Sequence[int]) -> Add:
+        """The same of some rows alone."""
+        return self if self.index is None else Add(self.vectors, [self.index[row] for row in rows])
 
     def apply(self, x_btd: Tensor) -> Tensor:
         vectors = self.vectors.to(x_btd)
@@ -62,10 +73,21 @@ class SiteProgram:
         """Whether a block is computed for any row."""
         return (self.stop is None or block <= self.stop) and self.skip.get(block, ()) is not None
 
-    @property
-    def only_leaves_out(self) -> bool:
-        """Whether all it does is leave blocks out on every row."""
-        return not (self.read or self.add) and all(rows is None for rows in self.skip.values())
+    def reaches(self, row: int) -> bool:
+        """Whether it does anything on a row but leave out blocks that are left out on every row."""
+        added = any(one.vector(row) is not None for one in self.add.values())
+        return bool(self.read) or added or any(rows is not None and row in rows for rows in self.skip.values())
+
+    def of_rows(self, rows: Sequence[int]) -> SiteProgram | None:
+        """What it does in a call of some of its rows alone, or None for nothing."""
+        add = {site: one.of_rows(rows) for site, one in self.add.items() if any(one.vector(row) is not None for row in rows)}
+        skip: dict[int, tuple[int, ...] | None] = {}
+        for block, which in self.skip.items():
+            places = None if which is None else tuple(place for place, row in enumerate(rows) if row in which)
+            if places != ():
+                skip[block] = places
+        idle = not (self.read or add or skip) and self.stop is None
+        return None if idle else replace(self, add=add, skip=skip, readings={})
 
     def at(self, site: str, x_btd: Tensor) -> Tensor:
         """Applies what is to be done at a site to its value."""
@@ -82,3 +104,41 @@ class SiteProgram:
         skipped = torch.zeros(before_btd.shape[0], dtype=torch.bool, device=before_btd.device)
         skipped[list(self.skip[block] or ())] = True
         return torch.where(skipped[:, None, None], before_btd, after_btd)
+
+
+def with_own(program: SiteProgram | None, own: Sequence[SiteProgram | None], blocks: int) -> SiteProgram | None:
+    """What is done in one call whose rows have programs of their own, beside what is done on all of them.
+
+    Args:
+        program: for all rows, or None.
+        own: for each row what is done on it as if it were the only row, or None; it reads nothing.
+        blocks: how many the trunk has.
+
+    A block that a row's own program leaves out still writes its state there, which only that row could read and never does.
+    """
+    whole = program or SiteProgram()
+    if all(one is None for one in own):
+        return program and replace(whole, readings={})
+    add = dict(whole.add)
+    for site in sorted({site for one in own if one is not None for site in one.add}):
+        vectors: list[Tensor] = []
+        index: list[int] = []
+        for row, one in enumerate(own):
+            earlier = whole.add[site].vector(row) if site in whole.add else None
+            fresh = one.add[site].vector(0) if one is not None and site in one.add else None
+            parts = [part for part in (earlier, fresh) if part is not None]
+            index.append(len(vectors) if parts else -1)
+            vectors += [torch.stack(parts).sum(0)] if parts else []
+        if vectors:
+            add[site] = Add(torch.stack(vectors), index)
+    skip = dict(whole.skip)
+    for block in range(blocks):
+        rows = tuple(row for row, one in enumerate(own) if one is not None and _leaves_out(one, block))
+        if rows and (earlier := skip.get(block, ())) is not None:
+            skip[block] = tuple(sorted({*earlier, *rows}))
+    return replace(whole, add=add, skip=skip, readings={})
+
+
+def _leaves_out(own: SiteProgram, block: int) -> bool:
+    """Whether a program of one row leaves a block out on it."""
+    return not own.computes(block) or 0 in (own.skip.get(block) or ())

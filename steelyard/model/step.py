@@ -6,7 +6,7 @@ Legend for shapes: b rows, t time (tokens of a row in this call, padded), s cach
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -34,7 +34,7 @@ class Step:
         time: t.
         device: where index tensors live.
         segments: document of each token, int64 [b, t], -1 for padding; attention never crosses documents.
-        adapters: index of each row's adapter, or None for none.
+        adapters: index of each row's adapter, -1 for a row without; None where no row has one.
         side: side inputs by name (images, neighbours).
         program: what to do at sites, or None.
         deterministic: results of a row must not depend on the other rows.
@@ -64,6 +64,25 @@ class Step:
     @property
     def rows(self) -> int:
         return len(self.lengths)
+
+    def of_rows(self, rows: Sequence[int]) -> Step:
+        """A call of some of these rows alone, as long as the longest of them. `side` inputs, which need not belong to rows, stay."""
+
+        def pick(values: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(values[row] for row in rows)
+
+        time = max(self.lengths[row] for row in rows)
+        return replace(
+            self,
+            slots=pick(self.slots) if self.slots else (),
+            starts=pick(self.starts),
+            lengths=pick(self.lengths),
+            time=time,
+            segments=None if self.segments is None else self.segments[list(rows), :time],
+            adapters=None if self.adapters is None else pick(self.adapters),
+            program=self.program and self.program.of_rows(rows),
+            _cache={},
+        )
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """A value computed once per call and shared by all layers (masks, rotary angles).

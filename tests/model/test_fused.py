@@ -20,7 +20,7 @@ from steelyard.model.linears.native import NativeStorage, go_native
 from steelyard.model.load import load
 from steelyard.model.mixers.attention import AttentionPlan
 from steelyard.model.narrow_state import Narrow
-from steelyard.model.sites import SiteProgram
+from steelyard.model.sites import Add, SiteProgram
 from steelyard.model.state import Dense
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk, TrunkPlan
@@ -28,6 +28,7 @@ from steelyard.model.trunk import Trunk, TrunkPlan
 HERE = [name for name in native.SETS if native.routines_for(name) is not None]
 pytestmark = pytest.mark.skipif(not HERE, reason=native.absence() or "no C++ routines")
 
+CPU = torch.device("cpu")
 CAPACITY = 640
 """More than two stretches of keys."""
 WIDE = {"head_dim": 16}
@@ -206,7 +207,7 @@ def test_steps_it_cannot_do_go_the_trunks_own_way(tmp_path):
     ids = torch.randint(1, VOCABULARY, (1, 9))
     plain = Step.whole(1, 9, torch.device("cpu"))
     readable = Step((0,), (0,), (9,), 9, torch.device("cpu"), readable=True, capacity=CAPACITY)
-    assert not fast.supports(plain) and not fast.supports(readable)
+    assert fast.supports(plain) == fast.supports(readable) == (False,)
     with torch.inference_mode():
         assert torch.allclose(fast(ids, readable, fast.state), trunk(ids, plain), atol=1e-4)
 
@@ -236,7 +237,7 @@ def test_blocks_left_out_are_left_out_in_one_call_too(tmp_path, program, name):
         start, time = (0, 4) if whole else (4, 5)
         plan = None if whole else program
         step = Step((0, 2), (start, start), (time, time), time, torch.device("cpu"), program=plan, capacity=CAPACITY)
-        assert run is trunk or fast.supports(step)
+        assert run is trunk or all(fast.supports(step))
         with torch.inference_mode():
             hidden.append(run(ids[:, start : start + time], step, memory))
     for ours, theirs in ((hidden[1], hidden[0]), (hidden[3], hidden[2])):
@@ -244,3 +245,53 @@ def test_blocks_left_out_are_left_out_in_one_call_too(tmp_path, program, name):
     lengths = [9 if program.computes(block) else 4 for block in range(len(trunk.blocks))]
     assert [pool.lengths[0] for pool in fast.state.pools.values()] == lengths
     assert [pool.lengths[2] for pool in state.pools.values()] == lengths
+
+
+class Nudge(torch.nn.Module):
+    """A branch that adds something to the rows that have an adapter."""
+
+    by_row = True
+
+    def forward(self, x, step):
+        chosen = torch.tensor(step.adapters if step is not None and step.adapters else (-1,) * len(x))
+        return 0.5 * (chosen + 1).clamp(min=0)[:, None, None] * x[..., :1]
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("storage", [Dense(), Narrow()], ids=["wide", "narrow"])
+def test_rows_it_cannot_do_go_the_trunks_own_way_and_the_others_have_the_bits_they_have_without_them(tmp_path, name, storage):
+    trunk = trunk_of(*LLAMA, tmp_path)
+    for block in trunk.blocks:  # type: ignore[union-attr]
+        block.mixer.output.branches["nudge"] = Nudge()  # type: ignore[union-attr]
+    _, fast = twin(trunk, name=name, storage=storage)
+    _, apart = twin(trunk, name=name, storage=storage)
+    draw = torch.Generator().manual_seed(2)
+    width = trunk.plan.width
+    program = SiteProgram(add={"blocks.1.mixer": Add(torch.randn(2, width, generator=draw), (-1, 1, -1, -1))}, skip={0: (2,)})
+    adapters, held = (-1, -1, -1, 1), [0] * 4
+    for lengths in ((9, 130, 40, 7), (1, 1, 1, 1), (3, 1, 0, 2), (0, 5, 1, 1), (1, 0, 0, 0)):
+        ids = torch.randint(1, VOCABULARY, (4, max(lengths)), generator=draw)
+        step = Step((0, 1, 2, 3), tuple(held), lengths, max(lengths), CPU, adapters=adapters, program=program, capacity=CAPACITY)
+        assert fast.supports(step) == (True, False, False, False)
+        with torch.inference_mode():
+            mixed = fast(ids, step, fast.state)
+            for row, length in enumerate(lengths):
+                if not length:
+                    continue
+                alone = step.of_rows([row])
+                beside = apart(ids[row : row + 1, :length], alone, apart.state)
+                assert (
+                    torch.equal(mixed[row, :length], beside[0]) if row == 0 else torch.allclose(mixed[row, :length], beside[0], atol=1e-3)
+                )
+        held = [start + length for start, length in zip(held, lengths, strict=True)]
+    for pool, other in zip(fast.pools, apart.pools, strict=True):
+        assert pool.lengths == other.lengths == held
+        for slot in range(4):
+            for mine, theirs in zip(pool.export(slot).values(), other.export(slot).values(), strict=True):
+                assert torch.allclose(mine.float(), theirs.float(), atol=1e-2)
+
+
+def test_a_branch_on_every_row_keeps_a_trunk_from_whole_steps(tmp_path):
+    trunk: Any = twin(trunk_of(*LLAMA, tmp_path))[0]
+    trunk.blocks[0].mixer.output.branches["always"] = torch.nn.Identity()
+    assert "branches on every row" in str(lack(trunk))

@@ -140,7 +140,7 @@ class Beams(Generation):
     def pieces(self) -> list[Piece]:
         """What is to be computed next: the last token of every branch."""
         return [
-            Piece(branch.slot, len(self.prompt) + len(words) - 1, [words[-1].token])
+            Piece(branch.slot, len(self.prompt) + len(words) - 1, [words[-1].token], self.program)
             for branch in self.branches
             if (words := branch.hypothesis.words)
         ]

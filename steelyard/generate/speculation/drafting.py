@@ -62,7 +62,7 @@ class Drafter:
         guesses = [Guess(sequence, room, self.verify) for sequence, room in zip(sequences, rooms, strict=True)]
         program = self._program(host)
         while under_way := [guess for guess in guesses if guess.open]:
-            pieces = [guess.unread(host) for guess in under_way]
+            pieces = [guess.unread(host, None if self.host else guess.sequence.program) for guess in under_way]
             read = host.run(pieces, "rows", program)
             ends = [(guess, Place(number, len(pieces[number].tokens) - 1)) for number, guess in enumerate(under_way)]
             ends = [(guess, place) for guess, place in ends if guess.has_read_all(host)]
@@ -111,10 +111,10 @@ class Guess:
     def length(self) -> int:
         return len(self.sequence.tokens) + len(self.tokens)
 
-    def unread(self, host: Host) -> Piece:
+    def unread(self, host: Host, program: SiteProgram | None) -> Piece:
         """The next tokens the host has to read, up to its grid."""
         start = host.lengths[self.slot]
-        return Piece(self.slot, start, [*self.sequence.tokens, *self.tokens][start : host.next_cut(start)])
+        return Piece(self.slot, start, [*self.sequence.tokens, *self.tokens][start : host.next_cut(start)], program)
 
     def has_read_all(self, host: Host) -> bool:
         return host.lengths[self.slot] == self.length

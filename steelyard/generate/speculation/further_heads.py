@@ -37,7 +37,7 @@ class FurtherHeads(Drafter):
         guesses = [Guess(sequence, room, self.verify) for sequence, room in zip(sequences, rooms, strict=True)]
         waiting, program = [guess for guess in guesses if guess.open], self._program(host)
         while waiting:
-            pieces = [guess.unread(host) for guess in waiting]
+            pieces = [guess.unread(host, guess.sequence.program) for guess in waiting]
             read = host.run(pieces, "rows", program)
             ends = [Place(number, len(pieces[number].tokens) - 1) for number, guess in enumerate(waiting) if guess.has_read_all(host)]
             if ends:

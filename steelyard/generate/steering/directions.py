@@ -94,7 +94,7 @@ def read_pairs(path: Path) -> tuple[list[Pair], bytes]:
     return pairs, content
 
 
-def check_sites(sites: Sequence[str], trunk: Trunk) -> None:
+def check_sites(sites: Sequence[str], trunk: Trunk, where: str = "steering") -> None:
     """Refuses sites that the trunk does not have."""
     blocks = len(trunk.plan.depth.blocks)
     for site in sites:
@@ -102,7 +102,7 @@ def check_sites(sites: Sequence[str], trunk: Trunk) -> None:
         if site != "final_norm" and (match is None or int(match[1]) >= blocks):
             raise SteelyardError(
                 f"no site is called {site!r:.60}",
-                where="steering",
+                where=where,
                 do=f"Sites are blocks.0-{blocks - 1} with .input, .mixer or .channel, and final_norm.",
             )
 

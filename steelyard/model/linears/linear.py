@@ -16,7 +16,8 @@ from steelyard.model.step import Step
 
 
 class Branch(Protocol):
-    """Something added to a linear's output; it may choose by row (`step.adapters`)."""
+    """Something added to a linear's output; it may choose by row (`step.adapters`), and then says so by a true attribute `by_row`:
+    rows of adapter -1, and all rows where there are no adapters, are left as they are."""
 
     def __call__(self, x: Tensor, step: Step | None) -> Tensor: ...
 
