@@ -21,6 +21,9 @@ from steelyard.core.files import write_json, write_text
 from steelyard.core.fingerprint import digest
 from steelyard.model.tokenizer_stream import StreamDecoder
 
+LONG = 10_000
+"""Characters from which a text is read by the library's way for many texts: its way for one stops all other threads meanwhile."""
+
 
 @dataclass(eq=False)
 class Tokenizer:
@@ -113,6 +116,8 @@ class Tokenizer:
         backend = self.backend if special else self._plain
         try:
             with library("the tokenizer"):
+                if len(text) > LONG:
+                    return backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
                 return backend.encode(text, add_special_tokens=False).ids
         except TypeError:
             raise _not_text(text) from None

@@ -37,6 +37,8 @@ from steelyard.serve.served import EngineFault, EngineGone, ServedInfo, ServedLe
 HEADER = 4
 MOST_BYTES = 256 * 2**20
 """Longest frame; far above what a server lets in, and a bound on what a damaged length can ask for."""
+MOST_DEPTH = 64
+"""Containers within containers, in levers' settings and tools."""
 DEFAULTS = AnswerSettings()
 
 
@@ -92,10 +94,9 @@ def event_written(event: Event) -> list[Any]:
     return _WRITTEN[type(event)](event)
 
 
-def event_read(word: str, fields: Sequence[Any]) -> Event | None:
-    """The event that a word and fields are; None where the word is no event's."""
-    read = _READ.get(word)
-    return None if read is None else read(*fields)
+def event_read(word: str, fields: Sequence[Any]) -> Event:
+    """The event that a word and fields are."""
+    return _READ[word](*fields)
 
 
 # Errors cross as what they are.
@@ -144,7 +145,13 @@ def conversation_read(written: Sequence[Any]) -> list[Message]:
 
 
 def settings_written(settings: AnswerSettings) -> dict[str, Any]:
-    """The fields that are not at their defaults."""
+    """The fields that are not at their defaults.
+
+    Raises:
+        SteelyardError: `stop` is nothing that could hold strings.
+    """
+    if not isinstance(settings.stop, str | list | tuple):
+        raise SteelyardError(f"stop is {settings.stop!r:.80}", where="answer settings", do="Give a list of strings.")
     out: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
@@ -172,7 +179,39 @@ def levers_written(levers: Sequence[Lever]) -> list[dict[str, Any]]:
     for lever in levers:
         if not isinstance(lever, Lever):
             raise SteelyardError(f"{lever!r:.80} is no lever", where="levers", do="Read it with steelyard.core.levers.parse.")
-    return [written_lever(lever) for lever in levers]
+    try:
+        written = [written_lever(lever) for lever in levers]
+    except (ValueError, RecursionError) as error:
+        raise SteelyardError(f"a lever's settings cannot be passed on: {error}", where="levers", do="Nest them less.") from None
+    check_depth(written, "levers")
+    return written
+
+
+def check_depth(value: Any, where: str, left: int = MOST_DEPTH) -> None:
+    """Refuses what is nested so deep that reading it, here or there, would not end well.
+
+    Raises:
+        SteelyardError: more than `MOST_DEPTH` containers within one another.
+    """
+    if isinstance(value, Mapping | list | tuple):
+        if not left:
+            raise SteelyardError(f"nested more than {MOST_DEPTH} deep", where=where, do="Flatten it.")
+        for part in value.values() if isinstance(value, Mapping) else value:
+            check_depth(part, where, left - 1)
+
+
+def tools_written(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Descriptions of tools as they are.
+
+    Raises:
+        SteelyardError: one is no object, or nested too deep.
+    """
+    if tools is None:
+        return None
+    if not all(isinstance(tool, Mapping) for tool in tools):
+        raise SteelyardError("a tool is no object", where="tools", do="Describe tools as OpenAI's API does.")
+    check_depth(tools, "tools")
+    return [dict(tool) for tool in tools]
 
 
 def info_written(info: ServedInfo) -> dict[str, Any]:

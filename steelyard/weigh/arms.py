@@ -164,8 +164,8 @@ class ArmOpener:
         except SteelyardError as error:
             raise error.at(f"arm `{arm.name}`") from error
 
-    def open(self, arm: Arm, seed: int | None = None, *, deterministic: bool = True) -> OpenArm:
-        """Makes, loads and starts an arm.
+    def open(self, arm: Arm, seed: int | None = None, *, deterministic: bool = True, **settings: Any) -> OpenArm:
+        """Makes, loads and starts an arm; `settings` are further ones of its engine (`EngineSpec`).
 
         Raises:
             SteelyardError: its model, a lever or a reference cannot be had; the arm is named.
@@ -177,7 +177,8 @@ class ArmOpener:
                 return _wrapped(arm.name, EndpointAnswerer(arm.source.url, arm.source.model, arm.source.key), levers)
             begun = time.perf_counter()
             model = self._weights(arm, levers, self.run.seed if seed is None else seed)
-            spec = EngineSpec(model, deterministic=deterministic, slots=SLOTS, folder=self.run.directory / "fitted")
+            settings = {"slots": SLOTS, "folder": self.run.directory / "fitted"} | settings
+            spec = EngineSpec(model, deterministic=deterministic, **settings)
             for lever in levers:
                 spec = getattr(lever, "decode", lambda spec: spec)(spec)
             engine = Engine.from_spec(spec)

@@ -1,0 +1,242 @@
+"""A model in the engine's process as requests see it: what they ask for is made of it, and handed to its engine.
+
+What a client asks for beside the levers that are on is built for its request alone, around them. A client may name only what is
+registered: no paths, no documents but those the server was told of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from steelyard.augment.answerers import LocalAnswerer
+from steelyard.core.errors import UnsupportedError
+from steelyard.core.levers import STAGES, Lever, check_chain, parse
+from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Done, Event, Usage
+from steelyard.core.recipe_parts import LOCAL
+from steelyard.core.references import IndexRef
+from steelyard.generate.constraints.constraint import Constraint
+from steelyard.generate.engine import Engine, Prompt, Request
+from steelyard.model.model import Model
+from steelyard.serve.served import ServedInfo
+from steelyard.weigh.arms import ArmOpener
+
+
+@dataclass
+class Counts:
+    """What a model has done since it was opened."""
+
+    requests: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    prefix_tokens: int = 0
+
+
+@dataclass
+class Hosted:
+    """A model that is served.
+
+    Attributes:
+        info: what clients are told.
+        model: it; an engine's has let go of its weights.
+        engine: what generates with it; None for an encoder.
+        opener: resolves the references of its levers.
+        levers: those that are on, references bound.
+        documents: what clients' levers may search.
+    """
+
+    info: ServedInfo
+    model: Model
+    engine: Engine | None = None
+    opener: ArmOpener | None = None
+    levers: tuple[Lever, ...] = ()
+    documents: frozenset[str] = frozenset()
+    counts: Counts = field(default_factory=Counts)
+
+    @property
+    def generating(self) -> Engine:
+        """Its engine.
+
+        Raises:
+            UnsupportedError: an encoder.
+        """
+        if self.engine is None:
+            raise UnsupportedError(f"`{self.info.name}` turns texts into vectors and answers nothing", where="model")
+        return self.engine
+
+    @property
+    def wraps(self) -> list[Lever]:
+        return [lever for lever in self.levers if "wrap" in lever.hooks()]
+
+    def render(self, conversation: Conversation, tools: Any) -> str:
+        """A conversation as text, tools among it where there are any.
+
+        Raises:
+            UnsupportedError: the template has no place for tools.
+        """
+        if not tools:
+            return self.generating.render(list(conversation), add_generation_prompt=True)
+        if "tools" not in self.info.capabilities:
+            raise UnsupportedError(
+                f"the chat template of `{self.info.name}` has no place for tools",
+                where="tools",
+                do="Use a model that was taught to use tools.",
+            )
+        return self.generating.render(list(conversation), add_generation_prompt=True, tools=tools)
+
+    def asked(self, entries: Sequence[Mapping[str, Any]], settings: AnswerSettings) -> tuple[list[Lever], AnswerSettings]:
+        """What a request's own levers are: those that wrap, and the settings with those that shape what is drawn.
+
+        Raises:
+            SteelyardError: one that no client may ask for, that names what is not registered, or that conflicts with another.
+        """
+        if not entries:
+            return [], settings
+        levers = [parse(entry, where="levers") for entry in entries]
+        for lever in levers:
+            self._check_allowed(lever)
+        check_chain(sorted([*self.levers, *levers], key=stage), LOCAL, "levers")
+        wraps = []
+        for lever in levers:
+            if isinstance(lever, Constraint):
+                settings = _constrained(lever, settings)
+            else:
+                assert self.opener is not None
+                wraps.append(lever.bind(self.opener.references))
+        return wraps, settings
+
+    def _check_allowed(self, lever: Lever) -> None:
+        kind = type(lever)
+        if not can_be_asked(kind):
+            offered = ", ".join(offer.name for offer in self.info.levers if offer.per_request) or "none"
+            raise UnsupportedError(f"`{lever.name}` cannot be asked for with a request", where="levers", do=f"Those that can: {offered}.")
+        if any(holds_path(getattr(lever, key)) for key in kind.model_fields):
+            raise UnsupportedError(f"`{lever.name}` names a file, which a request may not", where="levers", do="Give what is in it.")
+        for key, reference in lever.references().items():
+            if not isinstance(reference, IndexRef) or reference.name not in self.documents:
+                known = ", ".join(sorted(self.documents)) or "none"
+                raise UnsupportedError(
+                    f"`{reference.name}` is not registered here as {reference.kind}",
+                    where=f"levers: {lever.name}.{key}",
+                    do=f"Registered: {known}.",
+                )
+
+
+def stage(lever: Lever) -> int:
+    """Where in the order of stages a lever first acts."""
+    return STAGES.index(lever.stages()[0])
+
+
+def can_be_asked(kind: type[Lever]) -> bool:
+    """Whether a request may bring a lever: one that is declared so, and that can be pulled on one answer among others."""
+    return kind.per_request and (kind is Constraint or kind.stages() == ("wrap",))
+
+
+def holds_path(value: Any) -> bool:
+    """Whether a setting names a file, at whatever depth."""
+    if isinstance(value, pydantic.BaseModel):
+        return any(holds_path(part) for _, part in value)
+    if isinstance(value, Mapping):
+        return any(holds_path(part) for part in value.values())
+    return isinstance(value, Path) or (isinstance(value, list | tuple) and any(holds_path(part) for part in value))
+
+
+def _constrained(lever: Constraint, settings: AnswerSettings) -> AnswerSettings:
+    forms = {key: form for key in ("json_schema", "regex", "grammar") if (form := getattr(lever, key)) is not None}
+    if forms and settings.constraint is not None:
+        raise UnsupportedError("a constraint as a setting and as a lever", where="levers", do="Leave one of them out.")
+    return dataclasses.replace(settings, constraint=forms) if forms else settings  # type: ignore[arg-type]  (read by AnswerSettings)
+
+
+class Submission:
+    """A request on its way to the engine; it may be cancelled before it is there.
+
+    Args:
+        hosted: the model.
+        prompt: makes what the engine reads; called apart from the loop, for it may take a while.
+        settings: how the answer is drawn.
+        on_event: hears every event, on the engine's thread.
+    """
+
+    def __init__(self, hosted: Hosted, prompt: Callable[[], Prompt], settings: AnswerSettings, on_event: Callable[[Event], None]):
+        self.hosted, self.prompt, self.settings, self.on_event = hosted, prompt, settings, on_event
+        self.request: Request | None = None
+        self.cancelled = False
+
+    def enter(self) -> None:
+        """Hands it to the engine.
+
+        Raises:
+            SteelyardError: what is wrong with it.
+        """
+        engine = self.hosted.generating
+        engine.check(self.settings)  # first: a form that cannot be compiled is told before a long prompt is read
+        self.request = engine.submit(self.prompt(), self.settings, self._hear)
+        self.hosted.counts.requests += 1
+        if self.cancelled:  # while it was on its way
+            self.request.cancel()
+
+    def cancel(self) -> None:
+        """Ends it; its slot is free before the next step."""
+        self.cancelled = True
+        if self.request is not None:
+            self.request.cancel()
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Usage):
+            counts = self.hosted.counts
+            counts.tokens += event.completion_tokens
+            counts.prompt_tokens += event.prompt_tokens
+            counts.prefix_tokens += self.request.reused if self.request is not None else 0
+        self.on_event(event)
+
+
+class ServedLocal(LocalAnswerer):
+    """The model below a request's wrap levers: as `LocalAnswerer`, but prompts are read apart from the loop, which serves others.
+
+    Args:
+        hosted: the model.
+        tools: what the template is to be told of.
+        enter: runs a submission's `enter` in a thread.
+    """
+
+    def __init__(self, hosted: Hosted, tools: Any, enter: Callable[[Submission], Awaitable[None]]):
+        super().__init__(hosted.generating)
+        self.hosted, self.tools, self.enter = hosted, tools, enter
+
+    async def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
+        """Yields the engine's events; the last is `Done`."""
+        loop, events = asyncio.get_running_loop(), asyncio.Queue()
+
+        def on_event(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        submission = Submission(self.hosted, lambda: self.hosted.render(conversation, self.tools), settings, on_event)
+        ended = False
+        try:
+            await self.enter(submission)
+            while not ended:
+                event = await events.get()
+                ended = isinstance(event, Done)
+                yield event
+        finally:
+            if not ended:
+                submission.cancel()
+
+    def room(self, conversation: Conversation) -> int:
+        """Tokens the context has left for the answer; negative where the conversation alone is too long."""
+        return self.engine.context - self.count(self.hosted.render(conversation, self.tools))
+
+
+def wrapped(answerer: Answerer, levers: Sequence[Lever]) -> Answerer:
+    """An answerer within wrap levers, the first innermost."""
+    for lever in levers:
+        hooks: Any = lever
+        answerer = hooks.wrap(answerer)
+    return answerer

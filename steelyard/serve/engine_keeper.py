@@ -1,0 +1,262 @@
+"""Keeps a child process alive and carries requests to it and what comes back: the part of `engine_process.py` that knows no verbs.
+
+Every request has a number. Whoever waits for it is told all that comes back under that number, or that the child died; then it is
+forgotten, so that nothing is left behind by requests that are over. Everything here belongs to the event loop that called `start`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from steelyard.core.errors import BusyError, SteelyardError, nearest
+from steelyard.core.protocols import Done, Event, Failure
+from steelyard.serve import engine_messages as messages
+from steelyard.serve.engine_child import Child
+from steelyard.serve.served import EngineGone, ServedInfo
+
+logger = logging.getLogger(__name__)
+
+CALLS = 256
+"""Short questions (tokens of a text, a rendering) that may wait at once, for each model."""
+PATIENCE = 5.0
+"""Seconds a child has to end by itself."""
+LIVED = 60.0
+"""Seconds a child must have lived for the next one to be started without any delay."""
+LONGEST_DELAY = 30.0
+"""Seconds between two starts, at most."""
+WHERE, LATER = "engine process", "Ask again in a few seconds."
+
+
+class Keeper:
+    """A child process, the next one if it dies, and those who wait for it.
+
+    Args:
+        opening: what each child is told to open.
+        queue: answers that may wait for a slot of one model.
+        say: receives lines for a person.
+    """
+
+    def __init__(self, opening: Mapping[str, Any], queue: int, say: Callable[[str], None]):
+        self.opening, self.queue, self.say = opening, queue, say
+        self.infos: dict[str, ServedInfo] = {}
+        self.child: Child | None = None
+        self.restarts = 0
+        self.waiting: dict[int, Stream | Call] = {}
+        self._load: Counter[tuple[str, bool]] = Counter()
+        self._keeping: asyncio.Task[None] | None = None
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._number = 0
+
+    # Its life
+
+    async def start(self) -> None:
+        """See `EngineProcess.start`."""
+        if self._keeping is not None or self._closing:
+            raise SteelyardError("the engine was started before", where=WHERE, do="Make a new EngineProcess.")
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._keeping = asyncio.create_task(self._keep(ready), name="steelyard-engine-process")
+        try:
+            await asyncio.shield(ready)
+        except BaseException:  # an interrupt while a large model loads must not leave the child behind
+            await self.close(0)
+            raise
+
+    async def close(self, drain: float) -> None:
+        """See `EngineProcess.close`."""
+        self._closing = True
+        if self.waiting and drain > 0:
+            self._idle.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), drain)
+        self._lose("the server closed")
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        self.child = None
+
+    @property
+    def ready(self) -> bool:
+        return self.child is not None and not self._closing
+
+    async def _keep(self, ready: asyncio.Future[None]) -> None:
+        """Runs one child after the other. The first one's failure to open is told by `ready`; of later ones `say` tells."""
+        short_lives = 0
+        while True:
+            begun = time.monotonic()
+            reason, refusal = await self._one_life(ready)
+            self.child = None
+            what = f"the engine's process ended ({reason})"
+            self._lose(what)
+            if not ready.done():
+                ready.set_exception(
+                    refusal or EngineGone(f"{what} while it opened the models", where=WHERE, do="See its last words above.")
+                )
+                return
+            short_lives = 0 if time.monotonic() - begun > LIVED else short_lives + 1
+            delay = 0.0 if short_lives < 2 else min(LONGEST_DELAY, 2.0 ** (short_lives - 2))
+            self.restarts += 1
+            self.say(f"{refusal or what}; starting it again" + (f" in {delay:.0f} s" if delay else ""))
+            await asyncio.sleep(delay)
+
+    async def _one_life(self, ready: asyncio.Future[None]) -> tuple[str, SteelyardError | None]:
+        """Starts a child and hears it to its end: how that came, and what it refused to open."""
+        refusal: SteelyardError | None = None
+        try:
+            child = await Child.start()
+        except OSError as error:  # no memory or no process left: there may be some later
+            return f"it could not be started: {error.strerror}", None
+        try:
+            child.send([0, "open", self.opening])
+            async for message in child.messages():
+                match message:
+                    case [0, "say", line]:
+                        self.say(line)
+                    case [0, "ready", infos]:
+                        self.infos = {info["name"]: messages.info_read(info) for info in infos}
+                        self.child = child
+                        if not ready.done():
+                            ready.set_result(None)
+                    case [0, "offers", offers]:  # looking for them takes a while: the next child is told
+                        self.opening = {**self.opening, "offers": offers}
+                    case [0, "broken"]:
+                        child.kill()
+                    case [0, "refused", *error]:
+                        refusal = messages.error_read(*error)
+                    case [number, word, *fields]:
+                        self._hear(number, word, fields)
+            return await child.reason(), refusal
+        except asyncio.CancelledError:
+            await child.end(PATIENCE)
+            raise
+        except Exception:  # what it says cannot be understood: another one must take its place, or all would wait for ever
+            logger.exception("the engine's process said something that cannot be understood")
+            child.kill()
+            return await child.reason(), refusal
+
+    # Requests, and what comes back
+
+    def info(self, name: str) -> ServedInfo:
+        """What is known of a model.
+
+        Raises:
+            SteelyardError: there is none of that name; the nearest is given.
+        """
+        if name not in self.infos:
+            raise SteelyardError(f"no model is called `{name}`", where="model", do=nearest(name, self.infos))
+        return self.infos[name]
+
+    async def ask(self, verb: str, name: str, *arguments: Any, slow: bool = False) -> Any:
+        """The answer to a question; `slow`: it computes, and counts among those that wait for slots.
+
+        Raises:
+            EngineGone: there is no engine, or it died meanwhile.
+            BusyError: too many wait already.
+            SteelyardError: no such model, or what the child says is wrong with the question.
+        """
+        call = Call(name, slow)
+        number, child = self._post(call, verb, arguments)
+        try:
+            await child.sent()
+            return await call.future
+        finally:
+            self._forget(number, cancel=True)
+
+    async def stream(self, verb: str, name: str, *arguments: Any) -> AsyncIterator[Event]:
+        """The events of an answer, to the last. Raises what `ask` raises, before the first event."""
+        stream = Stream(name)
+        number, child = self._post(stream, verb, arguments)
+        try:
+            await child.sent()
+            while True:
+                event = await stream.events.get()
+                if isinstance(event, SteelyardError):
+                    raise event
+                yield event
+                if isinstance(event, Done):
+                    return
+        finally:
+            self._forget(number, cancel=True)
+
+    def _post(self, waiting: Stream | Call, verb: str, arguments: tuple[Any, ...]) -> tuple[int, Child]:
+        """Sends a request; its number, and who was sent it."""
+        if self.child is None or self._closing:
+            raise EngineGone("the server is closing" if self._closing else "the engine is being started", where=WHERE, do=LATER)
+        info = self.info(waiting.name)
+        most = info.slots + self.queue if waiting.slow else CALLS
+        if self._load[waiting.load] >= most:
+            raise BusyError(f"{most} requests wait already", where=f"model `{waiting.name}`", do="Ask again later.")
+        self._number += 1
+        self.child.send([self._number, verb, waiting.name, *arguments])
+        self.waiting[self._number] = waiting
+        self._load[waiting.load] += 1
+        return self._number, self.child
+
+    def _hear(self, number: int, word: str, fields: list[Any]) -> None:
+        waiting = self.waiting.get(number)  # None: nobody waits for it any more
+        if waiting is not None and waiting.hear(word, fields):
+            self._forget(number)
+
+    def _forget(self, number: int, cancel: bool = False) -> None:
+        """A request is over. If somebody left before its end, the child is told at once."""
+        waiting = self.waiting.pop(number, None)
+        if waiting is None:
+            return
+        self._load[waiting.load] -= 1
+        if cancel and self.child is not None:
+            self.child.send([number, "cancel"])
+        if not self.waiting:
+            self._idle.set()
+
+    def _lose(self, what: str) -> None:
+        for number, waiting in list(self.waiting.items()):
+            waiting.lose(what)
+            self._forget(number)
+
+
+class Stream:
+    """Someone who waits for events."""
+
+    slow = True
+
+    def __init__(self, name: str) -> None:
+        self.name, self.load = name, (name, True)
+        self.events: asyncio.Queue[Event | SteelyardError] = asyncio.Queue()
+
+    def hear(self, word: str, fields: list[Any]) -> bool:
+        """Takes an event in; whether it was the last."""
+        self.events.put_nowait(messages.error_read(*fields) if word == "error" else messages.event_read(word, fields))
+        return word in ("error", "done")
+
+    def lose(self, what: str) -> None:
+        """The child is gone."""
+        self.events.put_nowait(Failure(f"{what} before the answer was whole; ask again"))
+        self.events.put_nowait(Done("error"))
+
+
+class Call:
+    """Someone who waits for one thing."""
+
+    def __init__(self, name: str, slow: bool) -> None:
+        self.name, self.slow, self.load = name, slow, (name, slow)
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def hear(self, word: str, fields: list[Any]) -> bool:
+        """Takes the answer in; it is always the last."""
+        if not self.future.done():
+            if word == "error":
+                self.future.set_exception(messages.error_read(*fields))
+            else:
+                self.future.set_result(fields[0])
+        return True
+
+    def lose(self, what: str) -> None:
+        """The child is gone."""
+        if not self.future.done():
+            self.future.set_exception(EngineGone(what, where=WHERE, do=LATER))

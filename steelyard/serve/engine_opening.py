@@ -1,0 +1,167 @@
+"""Opening what is served: a model with its levers and its engine, or an encoder.
+
+A directory made here is served as it was weighed: the decode and wrap levers that its `steelyard.json` lists under `serve` are on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from steelyard.core.errors import ModelFileError, RecipeError, SteelyardError, UnsupportedError
+from steelyard.core.fingerprint import digest
+from steelyard.core.get import home, locate
+from steelyard.core.levers import Lever, all_levers, check_chain, parse
+from steelyard.core.meters import memory
+from steelyard.core.recipe_parts import LOCAL, Arm, ModelSource
+from steelyard.core.run import Run
+from steelyard.generate.constraints.constraint import require_packages
+from steelyard.model.families.config import Config
+from steelyard.model.families.family import find
+from steelyard.model.files.check import RECORD
+from steelyard.model.files.strict_json import read_object
+from steelyard.model.load import holds_adapter, load, read_config
+from steelyard.model.model import Model
+from steelyard.model.released import release
+from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
+from steelyard.serve.served import ServedInfo, ServedLever
+from steelyard.weigh.arms import ArmOpener
+
+Say = Callable[[str], None]
+
+
+def open_model(asked: Mapping[str, Any], queue: int, documents: Sequence[str], offers: Sequence[str], say: Say) -> Hosted:
+    """A model with its levers pulled and its engine running.
+
+    Raises:
+        SteelyardError: the model cannot be had, or a lever cannot be pulled; the served name is part of the address.
+    """
+    name, source = asked["name"], asked["source"]
+    try:
+        path = locate(source, say)
+        say(f"opening {name}" if name == source else f"opening {name} ({source})")
+        if _is_encoder(path):
+            return _open_encoder(asked, path)
+        saved = _saved_levers(path, source)
+        if saved:
+            say(f"{name} is served with {', '.join(lever.name for lever in saved)}, as its {RECORD} says")
+        given = [parse(entry, where="levers") for entry in asked["levers"]]
+        levers = sorted([*saved, *given], key=stage)
+        if new := [lever.name for lever in levers if {"build", "train"} & set(lever.hooks())]:
+            raise RecipeError(
+                f"`{new[0]}` makes a new model", where="levers", do="Make it first with `steelyard make`, then serve its folder."
+            )
+        check_chain(levers, LOCAL, "levers")
+        return _open_talker(asked, path, levers, queue, frozenset(documents), offers, say)
+    except SteelyardError as error:
+        raise error.at(f"model `{name}`") from error
+
+
+def _open_talker(
+    asked: Mapping[str, Any], path: Path, levers: Sequence[Lever], queue: int, documents: frozenset[str], offers: Sequence[str], say: Say
+) -> Hosted:
+    # What weight levers make is kept there for the next time. An opener for each: what one engine lets go of another may need.
+    opener = ArmOpener(Run(home() / "serve", say=say))
+    arm = Arm(name=asked["name"], source=ModelSource(name=asked["source"]), levers=tuple(levers))
+    settings = {key: asked[key] for key in ("threads", "dtype", "slots", "context")}
+    opened = opener.open(arm, deterministic=False, queue=queue, **settings)
+    engine = opened.engine
+    assert engine is not None
+    release(engine.model, engine.trunk)
+    memory.hand_back()
+    template = engine.spec.template or engine.model.template
+    chat = {"chat"} if template is not None else set()
+    tools = {"tools"} if template is not None and re.search(r"\btools\b", template.source) else set()
+    info = ServedInfo(
+        name=asked["name"],
+        fingerprint=opened.fingerprint,
+        context_length=engine.context,
+        capabilities=frozenset(opened.answerer.capabilities | chat | tools),
+        created=int(path.stat().st_mtime),
+        parents=_parents(engine.model),
+        levers=_served_levers(levers, offers, documents),
+        slots=engine.spec.slots,
+        vocabulary=engine.model.trunk.plan.inputs.vocabulary,
+        eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
+    )
+    bound = tuple(lever.bind(opener.references) for lever in levers)
+    return Hosted(info, engine.model, engine, opener, bound, documents)
+
+
+def _open_encoder(asked: Mapping[str, Any], path: Path) -> Hosted:
+    if asked["levers"]:
+        raise UnsupportedError("levers on an encoder", where="levers", do="Serve it without levers.")
+    model = load(asked["source"])
+    if model.tokenizer is None:
+        raise ModelFileError("an encoder without a tokenizer", where=str(path), do="Restore its tokenizer files.")
+    info = ServedInfo(
+        name=asked["name"],
+        fingerprint=digest([model.fingerprint, "embedding"]),
+        context_length=model.context_length,
+        capabilities=frozenset({"local"}),
+        created=int(path.stat().st_mtime),
+        parents=_parents(model),
+        kind="embedding",
+        slots=1,
+        vocabulary=model.trunk.plan.inputs.vocabulary,
+    )
+    return Hosted(info, model)
+
+
+def _is_encoder(path: Path) -> bool:
+    """Whether a model turns texts into vectors and does nothing else. Its config says so; no weight is read."""
+    if path.is_file() or holds_adapter(path):
+        return False
+    config = read_config(path)
+    heads = find(config.get("model_type"), str(path / "config.json")).plan(Config(config, str(path / "config.json"))).heads
+    return "pool" in heads and "lm" not in heads
+
+
+def _parents(model: Model) -> tuple[str, ...]:
+    parents = model.record.get("parents")
+    named = [parent.get("name") for parent in parents if isinstance(parent, dict)] if isinstance(parents, list) else []
+    return tuple(str(name) for name in named if name)
+
+
+def _saved_levers(path: Path, source: str) -> list[Lever]:
+    """The decode and wrap levers that a made model is to be served with.
+
+    Raises:
+        ModelFileError: they cannot be understood; or the model is somebody else's and asks for files of this machine.
+    """
+    if not path.is_dir() or not (path / RECORD).exists():
+        return []
+    where = str(path / RECORD)
+    entries = read_object(path / RECORD).get("serve") or []
+    if not isinstance(entries, list):
+        raise ModelFileError("`serve` is no list of levers", where=where, do="Make the model again, or leave the key out.")
+    levers = [parse(entry, where=f"{where}: serve") for entry in entries]
+    for lever in levers:
+        if not set(lever.stages()) <= {"decode", "wrap"}:
+            raise ModelFileError(f"`{lever.name}` is none that an answer is given with", where=f"{where}: serve", do="Leave it out.")
+        if source.startswith("hf:") and (lever.references() or any(holds_path(getattr(lever, key)) for key in type(lever).model_fields)):
+            raise ModelFileError(
+                f"a model of others asks for things of this machine: `{lever.name}`",
+                where=f"{where}: serve",
+                do="Look at the file; if you trust it, serve its folder by its path.",
+            )
+    return levers
+
+
+def offered() -> list[str]:
+    """Names of the levers that a client may ask for. Imports all levers, which takes a second or two."""
+    return [name for name, kind in all_levers().items() if can_be_asked(kind)]
+
+
+def _served_levers(on: Sequence[Lever], offers: Sequence[str], documents: frozenset[str]) -> tuple[ServedLever, ...]:
+    pulled = [ServedLever(lever.name, True, lever.name in offers, lever.settings) for lever in on]
+    barred = {lever.name for lever in on}
+    if not documents:
+        barred.add("retrieve")
+    try:
+        require_packages()
+    except UnsupportedError:
+        barred.add("constraint")
+    return (*pulled, *(ServedLever(name, False, True) for name in offers if name not in barred))
