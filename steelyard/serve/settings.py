@@ -23,6 +23,7 @@ class ServeSettings(pydantic.BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
     data: Path = Field(Path("steelyard-data"), description="folder of the conversations, feedback and attachments")
     database: str | None = Field(None, description="URL of a PostgreSQL database, or None for an SQLite file in `data`")
+    documents: tuple[str, ...] = Field((), description="names of indexes that the levers of clients may search")
     runs: Path = Field(Path("runs"), description="folder whose reports can be read")
     key: pydantic.SecretStr | None = Field(
         None, description="what clients send as `Authorization: Bearer KEY`; None lets everybody on loopback in"
@@ -31,6 +32,7 @@ class ServeSettings(pydantic.BaseModel):
     origins: tuple[str, ...] = Field((), description="further web origins (scheme://host:port) whose pages may ask this server")
 
     body_bytes: int = Field(4 * MEBIBYTE, ge=1024, description="largest body of a request, in bytes")
+    body_seconds: float = Field(60.0, gt=0, description="longest time that a body may take to come, in seconds")
     upload_bytes: int = Field(64 * MEBIBYTE, ge=1024, description="largest attachment or import, in bytes")
     json_depth: int = Field(64, ge=4, le=256, description="deepest nesting of a JSON body or schema, in levels")
     schema_bytes: int = Field(256 * 1024, ge=256, description="largest JSON schema or grammar, in bytes of its JSON")

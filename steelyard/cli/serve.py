@@ -1,0 +1,107 @@
+"""`steelyard serve [MODEL ...]`: an OpenAI-compatible server and the page, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from steelyard.cli.completion import lever_names, model_names
+from steelyard.core.errors import SteelyardError, UnsupportedError
+
+if TYPE_CHECKING:
+    from steelyard.serve.served import ServedModel
+
+DEFAULT_MODEL = "smollm2-135m-instruct"
+PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "alembic", "prometheus_client")
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help=f"What to serve, as PATH or NAME=PATH: a got name, a directory, a .gguf file or hf:org/name; {DEFAULT_MODEL} by default.",
+            autocompletion=model_names,
+        ),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")] = 8000,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of conversations and feedback; by default beside what `steelyard get` keeps.", file_okay=False),
+    ] = None,
+    database: Annotated[str | None, typer.Option(help="postgresql://... instead of a file in the folder.")] = None,
+    key: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the key clients must send.")] = None,
+    tries: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--try", help='Levers pulled on every answer, in order: prompt_lookup,"prompt:Be concise".', autocompletion=lever_names
+        ),
+    ] = None,
+    documents: Annotated[list[str] | None, typer.Option(help="An index that the levers of clients may search; may be repeated.")] = None,
+    runs: Annotated[Path, typer.Option(help="Folder whose reports can be read.", file_okay=False)] = Path("runs"),
+    name: Annotated[list[str] | None, typer.Option(help="A further name that clients call this server by; may be repeated.")] = None,
+    origin: Annotated[list[str] | None, typer.Option(help="A further origin whose pages may ask, https://host; may be repeated.")] = None,
+    slots: Annotated[int, typer.Option(min=1, max=256, help="Answers of one model written at once.")] = 8,
+    context: Annotated[int | None, typer.Option(min=16, help="Most tokens of a conversation with its answer.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
+    queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a slot; more are told to come again.")] = 64,
+) -> None:
+    """Serve models over an OpenAI-compatible API, with a page to talk to them.
+
+    On loopback and without a key by default. Ctrl-C or SIGTERM lets answers under way finish, then ends.
+    """
+    import importlib.util
+
+    if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
+        raise UnsupportedError(
+            f"serving needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            where="steelyard serve",
+            do='Run: pip install "steelyard[serve]"',
+        )
+    from steelyard.core.get import home
+    from steelyard.serve.server import run
+    from steelyard.serve.settings import ServeSettings, key_from
+
+    settings = ServeSettings.model_validate(
+        dict(
+            host=host,
+            port=port,
+            data=data or home() / "serve",
+            database=database,
+            key=key_from(key),
+            documents=tuple(documents or ()),
+            runs=runs,
+            hosts=tuple(name or ()),
+            origins=tuple(text.rstrip("/") for text in origin or ()),
+            queue=queue,
+        )
+    )
+    settings.check()
+    served = [_model(text, tries or [], threads, slots, context) for text in models or [DEFAULT_MODEL]]
+    run(settings, served, say=_note)
+
+
+def _model(text: str, tries: list[str], threads: int | None, slots: int, context: int | None) -> ServedModel:
+    """What one argument asks to serve: `NAME=PATH`, or a path that is its own name (a folder's or file's own, without the way to it)."""
+    from steelyard.core.levers import parse_try
+    from steelyard.serve.served import ServedModel
+
+    name, equals, source = text.partition("=")
+    if not equals:
+        name, source = Path(text).name if Path(text).exists() else text, text
+    if not name or not source or not name.isprintable() or name != name.strip() or len(name) > 200:
+        raise SteelyardError(f"`{text[:80]}` names no model", where="steelyard serve", do="Write PATH or NAME=PATH.")
+    levers = tuple(lever for one in tries for lever in parse_try(one))
+    return ServedModel(name=name, source=source, levers=levers, threads=threads, slots=slots, context=context)
+
+
+def _note(line: str) -> None:
+    """A line for the person who started the server, on standard error."""
+    from rich.text import Text
+
+    from steelyard.cli.output import console
+    from steelyard.weigh.report.visible import visible
+
+    console(stderr=True).print(Text(visible(line)))

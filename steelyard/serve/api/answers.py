@@ -1,0 +1,149 @@
+"""Answers on their way: several drawn at once as one stream, or each collected to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from steelyard.core.protocols import Citation, Confidence, Done, Failure, Text, Token, Usage
+from steelyard.serve.api.errors import failed
+from steelyard.serve.api.streams import closing
+from steelyard.serve.api.tool_calls import CallPart, Piece
+from steelyard.serve.service import Service
+
+AHEAD = 256
+"""Events of one answer that may wait for a client who reads slowly; then the answer waits too."""
+
+
+async def together(answers: Sequence[AsyncIterator[Piece]]) -> AsyncIterator[tuple[int, Piece]]:
+    """The events of several answers as they come, each with its answer's number. Leaving it closes all of them."""
+    if len(answers) == 1:
+        async with closing(answers[0]):
+            async for piece in answers[0]:
+                yield 0, piece
+        return
+    events: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue(AHEAD)
+
+    async def pump(place: int, answer: AsyncIterator[Piece]) -> None:
+        try:
+            async with closing(answer):
+                async for piece in answer:
+                    await events.put((place, piece))
+        except Exception as error:  # it is raised again where the events are read
+            await events.put((place, error))
+        else:
+            await events.put((place, None))
+
+    pumps = [asyncio.ensure_future(pump(place, answer)) for place, answer in enumerate(answers)]
+    try:
+        going = len(pumps)
+        while going:
+            place, piece = await events.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
+                going -= 1
+            else:
+                yield place, piece
+    finally:
+        for task in pumps:
+            task.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+
+@dataclass
+class Whole:
+    """An answer that has come to its end."""
+
+    text: str = ""
+    tokens: list[Token] = field(default_factory=list)
+    calls: list[dict[str, str]] = field(default_factory=list)
+    citations: list[Citation] = field(default_factory=list)
+    confidence: Confidence | None = None
+    usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    reason: str = "stop"
+
+
+async def collected(answers: Sequence[AsyncIterator[Piece]], service: Service) -> list[Whole]:
+    """Each of several answers, whole.
+
+    Raises:
+        ApiError: one of them failed on the way.
+        SteelyardError: what is wrong with the request.
+    """
+    wholes = [Whole() for _ in answers]
+    texts: list[list[str]] = [[] for _ in answers]
+    async with closing(pieces := together(answers)):
+        async for place, piece in pieces:
+            whole = wholes[place]
+            match piece:
+                case Text(text):
+                    texts[place].append(text)
+                case Token():
+                    whole.tokens.append(piece)
+                case CallPart():
+                    if piece.id:
+                        whole.calls.append({"id": piece.id, "name": piece.name, "arguments": ""})
+                    whole.calls[-1]["arguments"] += piece.arguments
+                case Citation():
+                    whole.citations.append(piece)
+                case Confidence():
+                    whole.confidence = piece
+                case Usage():
+                    whole.usage = piece
+                case Failure(message):
+                    raise failed(message, service.engine.ready)
+                case Done(reason):
+                    whole.reason = reason
+                case _:
+                    pass
+    for whole, text in zip(wholes, texts, strict=True):
+        whole.text = "".join(text)
+    return wholes
+
+
+def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
+    """Tokens read once and written in all answers, as OpenAI counts them."""
+    read, wrote = max((usage.prompt_tokens for usage in usages), default=0), sum(usage.completion_tokens for usage in usages)
+    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+
+
+def finish_reason(reason: str) -> str:
+    """OpenAI's word for why an answer ended; `extras` tells of a time that was up."""
+    return {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}.get(reason, "length")
+
+
+def extras(whole: Whole) -> dict[str, Any]:
+    """What OpenAI's answers have no place for: sources, confidence, and that the time was up."""
+    told: dict[str, Any] = {}
+    if whole.citations:
+        told["citations"] = [citation_of(citation) for citation in whole.citations]
+    if whole.confidence is not None:
+        told["confidence"] = {"value": whole.confidence.value, "kind": whole.confidence.kind}
+    if whole.reason == "timeout":
+        told["reason"] = "timeout"
+    return {"steelyard": told} if told else {}
+
+
+def citation_of(citation: Citation) -> dict[str, Any]:
+    return {"source": citation.source, "title": citation.title, "text": citation.text, "score": citation.score}
+
+
+async def likelihoods(service: Service, model: str, tokens: Sequence[Token], most: int) -> list[dict[str, Any]]:
+    """Tokens with their log-probabilities and alternatives, in the form of chat completions."""
+    ids = [id for token in tokens for id in (token.id, *(other for other, _ in token.alternatives[:most]))]
+    known = dict(zip(ids, await service.engine.pieces(model, ids), strict=True)) if ids else {}
+    return [
+        {
+            **likelihood(known[token.id], token.logprob),
+            "top_logprobs": [likelihood(known[id], logprob) for id, logprob in token.alternatives[:most]],
+        }
+        for token in tokens
+    ]
+
+
+def likelihood(text: str, logprob: float) -> dict[str, Any]:
+    """One token; `bytes` is null for a token within a character."""
+    return {"token": text, "logprob": max(logprob, -9999.0), "bytes": None if "\ufffd" in text else list(text.encode("utf-8"))}

@@ -1,0 +1,61 @@
+"""The application: routes, their failures, and the layers around them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+import steelyard
+from steelyard.serve import page
+from steelyard.serve.api import chat, completions, embeddings, errors, health, levers, models, reports, responses, tokens
+from steelyard.serve.api.resumption import Streams
+from steelyard.serve.security import Security
+from steelyard.serve.service import Service
+from steelyard.serve.settings import ServeSettings
+
+if TYPE_CHECKING:
+    from steelyard.serve.engine_process import EngineProcess
+    from steelyard.serve.store.store import Store
+
+ABOUT = "An OpenAI-compatible server over Steelyard's engine, and the store of what people say to it."
+
+
+def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | None) -> FastAPI:
+    """The server's application. Engine and store are the caller's to start and to close.
+
+    Without a store it only answers: there are no conversations, no feedback and no attachments.
+    """
+    service, metrics, streams = Service(settings, engine, store), health.Metrics(), Streams(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await streams.close()
+
+    app = FastAPI(
+        title="Steelyard",
+        description=ABOUT,
+        version=steelyard.__version__,
+        docs_url=None,  # it would load scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    errors.install(app, settings)
+    for one in (models, embeddings, tokens, levers, reports):
+        app.include_router(one.router(service))
+    for one in (chat, completions, responses):
+        app.include_router(one.router(service, streams))
+    app.include_router(streams.router())
+    app.include_router(health.router(service, metrics))
+    if store is not None:
+        from steelyard.serve.api import attachments, conversations, exports, feedback
+
+        for one in (conversations, feedback, exports, attachments):
+            app.include_router(one.router(service))
+    app.include_router(page.router())
+    app.add_middleware(health.Measured, metrics=metrics)
+    app.add_middleware(Security, settings=settings)  # the last one added is the outermost
+    return app

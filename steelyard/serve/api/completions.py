@@ -1,0 +1,196 @@
+"""`POST /v1/completions`: raw text or token ids in, continuations out. No chat template and no `wrap` lever touches them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import Field
+
+from steelyard.core.levers import Lever
+from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Token, Usage
+from steelyard.serve.api import answers, fields
+from steelyard.serve.api.bodies import StrictRoute
+from steelyard.serve.api.chat import Head, checked_alternatives
+from steelyard.serve.api.errors import ApiError, failed
+from steelyard.serve.api.levers import requested
+from steelyard.serve.api.models import chat_model
+from steelyard.serve.api.replies import ERRORS, TextCompletion
+from steelyard.serve.api.resumption import Streams
+from steelyard.serve.api.streams import Frame, closing, while_connected
+from steelyard.serve.service import Service
+
+DEFAULT_TOKENS = 16
+"""OpenAI's own."""
+
+
+class CompletionRequest(fields.Sampling):
+    """A request to go on with a text."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = Field(description="one or several texts, or token ids of one or several")
+    max_tokens: int | None = Field(None, ge=1, description=f"most tokens of each continuation; {DEFAULT_TOKENS} unless told")
+    logprobs: int | None = Field(None, ge=0, description="give each token with its log-probability and so many alternatives")
+    echo: bool = Field(False, description="begin each continuation with its prompt; not together with `logprobs`")
+    best_of: int | None = Field(None, ge=1, description="only the value of `n`: all that are drawn are given")
+
+    inert: ClassVar[Mapping[str, str]] = {"user": fields.NOT_KEPT}
+    refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = fields.REFUSED_COMPLETIONS
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request once it is understood. Continuation i is of prompt i // n."""
+
+    model: str
+    prompts: Sequence[str | list[int]]
+    settings: Sequence[AnswerSettings]
+    levers: tuple[Lever, ...]
+    alternatives: int | None
+    echo: bool
+
+    def answers(self, service: Service) -> list[AsyncIterator[Event]]:
+        """The continuations, none of them begun."""
+        answerer = service.engine.answerer(self.model)
+        return [answerer.complete(prompt, settings, levers=self.levers) for prompt in self.prompts for settings in self.settings]
+
+    async def echoes(self, service: Service) -> list[str]:
+        """What each continuation begins with."""
+        if not self.echo:
+            return [""] * (len(self.prompts) * len(self.settings))
+        texts = [prompt if isinstance(prompt, str) else await service.engine.detokenize(self.model, prompt) for prompt in self.prompts]
+        return [text for text in texts for _ in self.settings]
+
+
+def understood(body: CompletionRequest, service: Service, user: str) -> Asked:
+    """A request, checked against the model and the server's limits.
+
+    Raises:
+        ApiError, SteelyardError: what is wrong with it.
+    """
+    info = chat_model(service, body.model, "prompt")
+    prompts = _prompts(body.prompt)
+    if not prompts or not all(prompts):
+        raise ApiError("`prompt` is empty.", param="prompt", code="invalid_value")
+    if len(prompts) > service.settings.prompts:
+        raise ApiError(f"`prompt`: {len(prompts)} prompts; at most {service.settings.prompts}.", param="prompt", code="invalid_value")
+    if len(prompts) * body.n > service.settings.prompts:
+        most = service.settings.prompts
+        raise ApiError(f"`n`: {len(prompts)} prompts times {body.n}; at most {most} continuations.", param="n", code="invalid_value")
+    for ids in prompts:
+        if isinstance(ids, list) and (bad := [id for id in ids if not 0 <= id < info.vocabulary]):
+            raise ApiError(f"`prompt`: {bad[0]:.5g} is no token id of {info.name}.", param="prompt", code="invalid_value")
+    if body.best_of is not None and body.best_of != body.n:
+        raise ApiError(
+            "`best_of` other than `n` is not supported: all that are drawn are given.", param="best_of", code="unsupported_field"
+        )
+    if body.echo and body.logprobs is not None:
+        raise ApiError("`echo` with `logprobs` is not supported: prompts are not scored here.", param="echo", code="unsupported_field")
+    if body.stream_options is not None and not body.stream:
+        raise ApiError("`stream_options` needs `stream`: true.", param="stream_options", code="invalid_value")
+    alternatives = None if body.logprobs is None else checked_alternatives(body.logprobs, service, "logprobs")
+    most = fields.limit(body.max_tokens, service, "max_tokens", DEFAULT_TOKENS)
+    settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives)
+    levers = requested(service, info.name, body.steelyard.levers)
+    return Asked(info.name, prompts, settings, levers, alternatives, body.echo)
+
+
+def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
+    if isinstance(prompt, str):
+        return [prompt]
+    if prompt and isinstance(prompt[0], int):
+        return [prompt]  # type: ignore[list-item]
+    return list(prompt)  # type: ignore[arg-type]
+
+
+def router(service: Service, streams: Streams) -> APIRouter:
+    """`POST /v1/completions`."""
+    routes = APIRouter(tags=["OpenAI"], route_class=StrictRoute)
+
+    @routes.post("/v1/completions", response_model=TextCompletion, responses=ERRORS)
+    async def completions(body: CompletionRequest, request: Request) -> Response:
+        """Continuations of raw text; with `stream` as server-sent events of `text_completion` objects."""
+        asked = understood(body, service, request.state.user)
+        head = Head.new(service, asked.model, "cmpl")
+        if not body.stream:
+            return JSONResponse(await while_connected(request, _whole(service, asked, head)))
+        counted = body.stream_options is not None and body.stream_options.include_usage
+        return await streams.respond(request, _chunks(service, asked, head, counted), head.id, body.steelyard.resumable)
+
+    return routes
+
+
+async def _whole(service: Service, asked: Asked, head: Head) -> dict[str, Any]:
+    wholes = await answers.collected(asked.answers(service), service)
+    choices = []
+    for place, (whole, echo) in enumerate(zip(wholes, await asked.echoes(service), strict=True)):
+        logprobs = None if asked.alternatives is None else (await _likelihoods(service, asked, whole.tokens, 0))[0]
+        choice = {"index": place, "text": echo + whole.text, "logprobs": logprobs, "finish_reason": answers.finish_reason(whole.reason)}
+        choices.append(choice | answers.extras(whole))
+    return head.of("text_completion", choices=choices, usage=_usage([whole.usage for whole in wholes], len(asked.settings)))
+
+
+def _usage(usages: Sequence[Usage], each: int) -> dict[str, Any]:
+    """Tokens of all prompts, each counted once, and of all continuations."""
+    read, wrote = sum(usage.prompt_tokens for usage in usages[::each]), sum(usage.completion_tokens for usage in usages)
+    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+
+
+async def _likelihoods(service: Service, asked: Asked, tokens: Sequence[Token], offset: int) -> tuple[dict[str, Any], int]:
+    """Tokens in the form of completions, and where the next begins.
+
+    Args:
+        offset: where in the continuation's text the first of them begins, in characters.
+    """
+    told = await answers.likelihoods(service, asked.model, tokens, asked.alternatives or 0)
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token.text)
+    return {
+        "tokens": [one["token"] for one in told],
+        "token_logprobs": [one["logprob"] for one in told],
+        "top_logprobs": [{other["token"]: other["logprob"] for other in one["top_logprobs"]} for one in told],
+        "text_offset": offsets,
+    }, offset
+
+
+async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Frame]:
+    """The chunks of a stream, then `[DONE]`. A failure on the way is an error frame, after which nothing comes."""
+    usages: dict[int, Usage] = {}
+    count = len(asked.prompts) * len(asked.settings)
+    tokens: list[list[Token]] = [[] for _ in range(count)]
+    offsets, echoes = [0] * count, await asked.echoes(service)
+    shared: dict[str, Any] = {"usage": None} if counted else {}
+
+    async def chunk(place: int, text: str, reason: str | None = None, **rest: Any) -> Frame:
+        logprobs = None
+        if asked.alternatives is not None and tokens[place]:
+            logprobs, offsets[place] = await _likelihoods(service, asked, tokens[place], offsets[place])
+            tokens[place] = []
+        echo, echoes[place] = echoes[place], ""
+        choice = {"index": place, "text": echo + text, "logprobs": logprobs, "finish_reason": reason, **rest}
+        return head.of("text_completion", choices=[choice], **shared)
+
+    async with closing(pieces := answers.together(asked.answers(service))):
+        async for place, piece in pieces:
+            match piece:
+                case Text(text):
+                    yield await chunk(place, text)
+                case Token():
+                    tokens[place].append(piece)
+                case Usage():
+                    usages[place] = piece
+                case Failure(message):
+                    raise failed(message, service.engine.ready)
+                case Done(reason):
+                    late = {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
+                    yield await chunk(place, "", answers.finish_reason(reason), **late)
+                case _:
+                    pass
+    if counted:
+        told = [usages.get(place, Usage(0, 0)) for place in range(count)]
+        yield head.of("text_completion", choices=[], usage=_usage(told, len(asked.settings)))
+    yield "[DONE]"

@@ -1,0 +1,56 @@
+"""`GET /api/reports`: the reports in the folder of runs, to be read and nothing else."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse
+
+from steelyard.serve.api.errors import ApiError
+from steelyard.serve.api.replies import ERRORS
+from steelyard.serve.service import Service
+
+TYPES = {".html": "text/html; charset=utf-8", ".json": "application/json", ".js": "text/javascript; charset=utf-8"}
+POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'self'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'self'"
+"""A report is a page of its own: it may run the script it came with, in an origin that is nobody's."""
+MOST = 1000
+
+
+def router(service: Service) -> APIRouter:
+    """The list of reports, and their files."""
+    routes = APIRouter(tags=["reports"])
+    folder = service.settings.runs
+
+    @routes.get("/api/reports")
+    def reports() -> dict[str, Any]:
+        """Runs that have a report, the newest first."""
+        found = [path for path in folder.glob("*/report.html") if path.is_file()] if folder.is_dir() else []
+        found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+        told = [{"name": path.parent.name, "created": _time(path)} for path in found[:MOST]]
+        return {"reports": told, "more": len(found) > MOST}
+
+    @routes.get("/api/reports/{name}/{file:path}", response_class=FileResponse, responses=ERRORS)
+    def report(name: str, file: str) -> FileResponse:
+        """A file of a report: its page, its figures, its answers."""
+        path = folder / name / file
+        kind = TYPES.get(path.suffix)
+        if kind is None or not _is_within(path, folder) or not path.is_file():
+            raise ApiError("No such file of a report.", status=404)
+        return FileResponse(path, media_type=kind, headers={"Content-Security-Policy": POLICY})
+
+    return routes
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether a path lies below a folder, links resolved; a null byte lies nowhere."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (ValueError, OSError):
+        return False
+
+
+def _time(path: Path) -> str:
+    return datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat(timespec="seconds")

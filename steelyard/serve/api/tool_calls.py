@@ -1,0 +1,244 @@
+"""Function tools: what the model is shown, the grammar of a call that must come, and calls found in what it wrote.
+
+A call that must come (`required`, or a named function) is written under a grammar: the whole answer is
+`{"name": <one of the functions>, "arguments": <matching its schema>}`. Where the model chooses (`auto`), its text is read for the two
+forms that published chat templates teach: `<tool_call>{...}</tool_call>` (Hermes, Qwen, SmolLM3) and an answer that is nothing but the
+JSON of a call or a list of them (Llama 3, Mistral). Text that looks like a call but is none stays text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
+from steelyard.serve.api.streams import closing
+
+OPENING, CLOSING = "<tool_call>", "</tool_call>"
+SHOWN = (
+    "You can call these functions:\n{functions}\n"
+    'To call one, answer with JSON and nothing else: {{"name": <name of the function>, "arguments": <object>}}'
+)
+"""What stands in the system prompt of a model whose chat template has no place for tools."""
+FORCED = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
+
+
+@dataclass(frozen=True, slots=True)
+class CallPart:
+    """A piece of a call. The first piece of each has its id and name; the arguments' pieces join to their JSON text."""
+
+    index: int
+    arguments: str
+    id: str = ""
+    name: str = ""
+
+
+Piece = Event | CallPart
+
+
+def call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def form_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The JSON schema of one call of one of these tools."""
+    forms = []
+    for place, tool in enumerate(tools):
+        function = tool["function"]
+        root = "#/properties/arguments" if len(tools) == 1 else f"#/anyOf/{place}/properties/arguments"
+        schema = function.get("parameters")
+        arguments = {"type": "object", "properties": {}, "additionalProperties": False} if schema is None else rooted(schema, root)
+        forms.append(
+            {
+                "type": "object",
+                "properties": {"name": {"const": function["name"]}, "arguments": arguments},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+        )
+    return forms[0] if len(forms) == 1 else {"anyOf": forms}
+
+
+def rooted(schema: Any, root: str) -> Any:
+    """A schema that stands inside another one: its references begin at `root`, and it says no dialect of its own."""
+    if isinstance(schema, list):
+        return [rooted(part, root) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: root + value[1:] if key == "$ref" and isinstance(value, str) and value.startswith("#") else rooted(value, root)
+        for key, value in schema.items()
+        if key != "$schema"
+    }
+
+
+def shown(conversation: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """A conversation for a model whose template has no place for tools: they stand in the system prompt, calls in the text."""
+    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    told, turns = SHOWN.format(functions=functions), spelled_out(conversation)
+    if turns and turns[0].role == "system":
+        return [replace(turns[0], content=f"{turns[0].content}\n\n{told}"), *turns[1:]]
+    return [Message("system", told), *turns]
+
+
+def spelled_out(conversation: Sequence[Message]) -> list[Message]:
+    """The same conversation with past calls as text, for templates that would leave them out."""
+    turns = []
+    for message in conversation:
+        calls = [f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls]
+        turns.append(replace(message, content="\n".join(part for part in (message.content, *calls) if part), tool_calls=()))
+    return turns
+
+
+def replayed(arguments: str) -> str:
+    """Arguments of a past call as a JSON object, whatever the model once wrote: what is none stands under `text`."""
+    try:
+        value = json.loads(arguments, parse_constant=_no_constant) if arguments.strip() else {}
+        if isinstance(value, dict):
+            return json.dumps(value, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        pass  # a model wrote it: it may be anything, and the conversation has to go on
+    return json.dumps({"text": arguments}, ensure_ascii=False)
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(word)
+
+
+async def forced(events: AsyncIterator[Event]) -> AsyncIterator[Piece]:
+    """The events of an answer that is one call, with its text as pieces of that call."""
+    held, name, ends = "", None, ""
+    async with closing(events):
+        async for event in events:
+            if isinstance(event, Text):
+                held += event.text
+                if name is None and (found := FORCED.match(held)):
+                    name, held = json.loads(found[1]), held[found.end() :]
+                    yield CallPart(0, "", call_id(), name)
+                if name is not None:
+                    # Whether the last brace belongs to the arguments or to what holds them is known at the end.
+                    kept = held.rstrip("} \t\r\n")
+                    ends = held[len(kept) :]
+                    if kept:
+                        yield CallPart(0, kept)
+                        held = ends
+            elif isinstance(event, Done):
+                if name is not None and event.reason == "stop":
+                    held = held.rstrip().removesuffix("}").rstrip()
+                if held and name is not None:
+                    yield CallPart(0, held)
+                elif held:
+                    yield Text(held)
+                yield Done("tool_calls") if name is not None and event.reason == "stop" else event
+            else:
+                yield event
+
+
+@dataclass
+class _Reader:
+    """Reads text for calls as it comes."""
+
+    names: Collection[str]
+    held: str = ""
+    within: bool = False
+    said: bool = False
+    calls: int = 0
+    out: list[Piece] = field(default_factory=list)
+
+    def push(self, text: str) -> None:
+        self.held += text
+        while self._step():
+            pass
+
+    def _step(self) -> bool:
+        if self.within:
+            end = self.held.find(CLOSING)
+            if end < 0:
+                return False
+            inside, self.held, self.within = self.held[:end], self.held[end + len(CLOSING) :], False
+            self._call(inside, f"{OPENING}{inside}{CLOSING}")
+            return True
+        start = self.held.find(OPENING)
+        if start >= 0:
+            before, self.held, self.within = self.held[:start], self.held[start + len(OPENING) :], True
+            self._say(before if before.strip() else "")
+            return True
+        if not self.said and self.held.lstrip()[:1] in ("", "{", "["):
+            return False  # it may be nothing but a call
+        keep = next((size for size in range(min(len(OPENING) - 1, len(self.held)), 0, -1) if self.held.endswith(OPENING[:size])), 0)
+        cut = len(self.held) - keep
+        if not self.held[:cut].strip() and self.calls:
+            return False  # white space between calls, or after the last
+        self._say(self.held[:cut])
+        self.held = self.held[cut:]
+        return False
+
+    def end(self) -> None:
+        """What is held when nothing more comes."""
+        held, self.held = self.held, ""
+        if self.within:
+            self._call(held, f"{OPENING}{held}")
+        elif not self.said and not self.calls and held.lstrip()[:1] in ("{", "["):
+            self._call(held, held)
+        elif held.strip() or not self.calls:
+            self._say(held)
+
+    def _say(self, text: str) -> None:
+        if text:
+            self.said = True
+            self.out.append(Text(text))
+
+    def _call(self, inside: str, written: str) -> None:
+        found = _calls(inside, self.names)
+        if not found:
+            return self._say(written)
+        for name, arguments in found:
+            self.out.append(CallPart(self.calls, arguments, call_id(), name))
+            self.calls += 1
+
+
+def _calls(text: str, names: Collection[str]) -> list[tuple[str, str]]:
+    """The calls in a JSON text; none where it holds anything else, or asks for a function that was not offered."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return []
+    found = []
+    for call in value if isinstance(value, list) else [value]:
+        if not isinstance(call, dict) or call.get("name") not in names:
+            return []
+        arguments = call.get("arguments", call.get("parameters", {}))
+        if isinstance(arguments, str):  # some models write the JSON of the arguments as a text; it is passed on as it is
+            found.append((call["name"], arguments))
+        elif isinstance(arguments, dict):
+            found.append((call["name"], json.dumps(arguments, ensure_ascii=False)))
+        else:
+            return []
+    return found
+
+
+async def chosen(events: AsyncIterator[Event], names: Collection[str], most: int | None = None) -> AsyncIterator[Piece]:
+    """The events of an answer whose text may hold calls, with those as calls; after `most` of them the answer ends."""
+    reader = _Reader(names)
+    async with closing(events):
+        async for event in events:
+            done = isinstance(event, Done)
+            if isinstance(event, Text):
+                reader.push(event.text)
+            elif isinstance(event, ToolCall):  # a lever's own
+                reader.out.append(CallPart(reader.calls, event.arguments, event.id or call_id(), event.name))
+                reader.calls += 1
+            elif done:
+                reader.end()
+            else:
+                reader.out.append(event)
+            for piece in reader.out:
+                if not (isinstance(piece, CallPart) and most is not None and piece.index >= most):
+                    yield piece
+            reader.out.clear()
+            if isinstance(event, Done):
+                yield Done("tool_calls") if reader.calls and event.reason == "stop" else event
