@@ -72,8 +72,9 @@ def router(folder: Path = BUILT) -> APIRouter:
 
 
 def _file(folder: Path, name: str, cache: dict[str, str]) -> Response:
-    """A file that lies directly in `folder`, or 404: names that lead elsewhere (links included) are not followed."""
-    path = (folder / name).resolve()
-    if path.parent != folder.resolve() or not path.is_file():
+    """A file that lies directly in `folder`, or 404: a name is only looked up among those there, never followed."""
+    there = {entry.name: entry for entry in folder.iterdir()} if folder.is_dir() else {}
+    path = there.get(name)
+    if path is None or path.is_symlink() or not path.is_file():
         return Response("There is no such file.", status_code=404, media_type="text/plain", headers=HEADERS)
     return FileResponse(path, headers={**HEADERS, **cache})

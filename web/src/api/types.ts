@@ -1,0 +1,174 @@
+/** What the server's API says and takes, as the page reads it. All ids are opaque; times are ISO 8601, UTC. */
+
+export type Role = "system" | "user" | "assistant" | "tool";
+
+export type Part = { type: "text"; text: string } | { type: "file"; attachment: string; name: string };
+
+export interface Alternative {
+  text: string;
+  logprob: number;
+}
+
+/** One generated token. `logprob` is the model's own, before any sampling filter; `entropy` is in nats. */
+export interface Token {
+  id: number;
+  text: string;
+  logprob: number;
+  entropy: number;
+  alternatives: Alternative[];
+}
+
+export interface Citation {
+  source: string;
+  title: string;
+  text: string;
+  score: number;
+}
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  seconds: number;
+  first_token_seconds: number | null;
+}
+
+export interface Confidence {
+  value: number;
+  kind: string;
+}
+
+export type LeverChoice = Record<string, Record<string, unknown>>;
+
+/** How an answer came about, as it is stored. */
+export interface Generation {
+  model: string;
+  levers?: LeverChoice[];
+  settings?: Record<string, unknown>;
+  reason?: string;
+  tokens?: Token[];
+  usage?: Usage | null;
+  citations?: Citation[];
+  confidence?: Confidence | null;
+}
+
+export interface Message {
+  id: string;
+  parent: string | null;
+  role: Role;
+  parts: Part[];
+  created: string;
+  hidden: boolean;
+  deleted: boolean;
+  edited_from: string | null;
+  generation: Generation | null;
+  feedback?: { id: string; kind: string; value: unknown }[];
+}
+
+export interface ConversationSummary {
+  id: string;
+  title: string;
+  updated: string;
+  messages: number;
+}
+
+export interface Conversation {
+  id: string;
+  title: string;
+  head: string | null;
+  messages: Message[];
+}
+
+export interface ModelInfo {
+  id: string;
+  steelyard?: { context_length?: number; kind?: string; levers?: unknown[] };
+}
+
+/** As much of JSON schema as settings of levers use. */
+export interface Schema {
+  type?: string | string[];
+  title?: string;
+  description?: string;
+  default?: unknown;
+  enum?: unknown[];
+  const?: unknown;
+  minimum?: number;
+  maximum?: number;
+  exclusiveMinimum?: number;
+  exclusiveMaximum?: number;
+  anyOf?: Schema[];
+  allOf?: Schema[];
+  items?: Schema;
+  properties?: Record<string, Schema>;
+  required?: string[];
+  $ref?: string;
+  $defs?: Record<string, Schema>;
+}
+
+export interface LeverInfo {
+  name: string;
+  idea: string;
+  paper?: string;
+  per_request: boolean;
+  schema: Schema;
+}
+
+export interface Sampling {
+  temperature: number;
+  top_p: number;
+  max_tokens: number;
+  seed: number;
+}
+
+export interface AnswerRequest {
+  parent: string | null;
+  model: string;
+  settings: Record<string, unknown>;
+  levers: LeverChoice[];
+  store: boolean;
+}
+
+export type AnswerEvent =
+  | { type: "message"; id: string; parent: string | null }
+  | { type: "joined"; messages: string[] }
+  | { type: "text"; text: string }
+  | ({ type: "token" } & Token)
+  | ({ type: "citation" } & Citation)
+  | ({ type: "confidence" } & Confidence)
+  | ({ type: "usage" } & Usage)
+  | { type: "error"; message: string }
+  | { type: "done"; reason: string };
+
+export type FeedbackKind = "thumbs" | "tag" | "correction";
+
+export interface Feedback {
+  id: string;
+  message?: string;
+  conversation?: string;
+  kind: string;
+  /** Text for thumbs, tags and corrections; for a choice what was chosen over what. */
+  value: string | Partial<Choice>;
+  text?: string | null;
+  created: string;
+}
+
+export interface Choice {
+  conversation: string;
+  turn: string;
+  chosen: string | null;
+  rejected: string | null;
+  strength: 1 | 2 | 3;
+  both_bad: boolean;
+}
+
+export interface ReportInfo {
+  name: string;
+  created?: string;
+  title?: string;
+}
+
+export interface AttachmentInfo {
+  id: string;
+  name: string;
+  type?: string;
+  size?: number;
+}

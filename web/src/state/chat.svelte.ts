@@ -1,0 +1,316 @@
+/** The opened conversation: its tree, the path that is shown, the answers that come, and every change a person makes to it. */
+
+import {
+  addMessage,
+  changeConversation,
+  choose,
+  createConversation,
+  deleteMessage,
+  erase,
+  hideMessage,
+  readConversation,
+  undo,
+} from "../api/calls";
+import type { AnswerRequest, AttachmentInfo, Choice, Message, Part } from "../api/types";
+import { t } from "../texts/texts";
+import { growTree, pathTo, textOf, tipOf } from "../tree";
+import { catalog } from "./catalog.svelte";
+import { library } from "./library.svelte";
+import { LiveAnswer } from "./live.svelte";
+import { attempt, notices } from "./notices.svelte";
+import { type Answering, choicesOf, type ConversationSettings, preferences } from "./preferences.svelte";
+import { Queue } from "./queue.svelte";
+import { addressOf, router } from "./route.svelte";
+
+const ALTERNATIVES = 5;
+const TITLE_LENGTH = 60;
+/** How long after a stopped stream its stored rest is looked for. */
+const SETTLE_MS = 250;
+
+/** Two answers to the same turn, waiting for a person's choice. `order` hides which answerer is which. */
+export interface Comparison {
+  turn: string;
+  answers: string[];
+}
+
+export class Chat {
+  id = $state<string | null>(null);
+  title = $state("");
+  messages = $state.raw<Message[]>([]);
+  head = $state<string | null>(null);
+  loading = $state(false);
+  live = $state.raw<LiveAnswer[]>([]);
+  comparison = $state.raw<Comparison | null>(null);
+  settings = $state<ConversationSettings>(preferences.of(null));
+  readonly queue: Queue;
+
+  tree = $derived(growTree(this.messages));
+  path = $derived(pathTo(this.tree, this.head));
+  /** The path, or, while two answers wait for a choice, what they both answer. */
+  shown = $derived(this.comparison ? pathTo(this.tree, this.comparison.turn) : this.path);
+  answering = $derived(this.live.some((answer) => !answer.finished));
+
+  constructor() {
+    this.queue = new Queue(() => this.sendAll());
+  }
+
+  /** Opens a conversation, or a new one for null. */
+  async open(id: string | null): Promise<void> {
+    if (id === this.id && (id !== null || this.messages.length === 0)) return;
+    this.leave();
+    this.id = id;
+    this.title = "";
+    this.messages = [];
+    this.head = null;
+    this.settings = preferences.of(id);
+    this.queue.open(id);
+    if (id === null) return;
+    this.loading = true;
+    await attempt(() => this.reload());
+    this.loading = false;
+  }
+
+  async reload(): Promise<void> {
+    const id = this.id;
+    if (id === null) return;
+    const conversation = await readConversation(id);
+    if (id !== this.id) return;
+    this.title = conversation.title;
+    this.messages = conversation.messages;
+    this.head = conversation.head;
+  }
+
+  keepSettings(): void {
+    preferences.keep(this.id, $state.snapshot(this.settings));
+  }
+
+  /** Answers under way are the server's to finish only while someone listens: leaving ends them. */
+  private leave(): void {
+    for (const answer of this.live) answer.stop();
+    this.live = [];
+    this.comparison = null;
+  }
+
+  /** Ends the turn: what waits is stored message by message, then answered. */
+  async sendAll(): Promise<void> {
+    if (this.sending || this.answering || this.queue.waiting.length === 0) return;
+    this.sending = true;
+    const drafts = this.queue.take();
+    this.comparison = null;
+    const good = await attempt(async () => {
+      const id = await this.ensure(drafts[0]?.text ?? "");
+      for (const draft of [...drafts]) {
+        await this.add(id, { role: "user", parts: partsOf(draft.text, draft.files) });
+        drafts.shift(); // stored: a later failure puts back only the rest
+      }
+      void this.answer();
+    });
+    this.sending = false;
+    if (!good) this.queue.putBack(drafts);
+  }
+
+  /** Stops the answer that is being written and lets what waits be read now. */
+  async interrupt(): Promise<void> {
+    await this.stop();
+    await this.sendAll();
+  }
+
+  async stop(): Promise<void> {
+    for (const answer of this.live) answer.stop();
+    await this.settled;
+  }
+
+  private sending = false;
+  private settled: Promise<void> = Promise.resolve();
+
+  /** Asks for an answer to what is at `parent` (the head when not said); two answers when two are compared. */
+  answer(parent: string | null = this.head): Promise<void> {
+    this.settled = this.answerOnce(parent);
+    return this.settled;
+  }
+
+  private async answerOnce(parent: string | null): Promise<void> {
+    const id = this.id;
+    if (id === null || parent === null || this.answering) return;
+    this.head = parent;
+    const other = this.settings.other;
+    const asked = [this.settings, ...(other ? [other] : [])].map((how) => new LiveAnswer(id, requestFor(how, parent)));
+    this.live = asked;
+    notices.say(t("live.answering"));
+    await Promise.all(asked.map((answer) => answer.run()));
+    if (this.id !== id) return; // another conversation was opened meanwhile
+    await this.settle(asked, parent);
+    void library.load();
+    this.queue.wake();
+  }
+
+  private async settle(answers: LiveAnswer[], parent: string): Promise<void> {
+    const made = answers.flatMap((answer) => answer.asMessage() ?? []);
+    const clean = answers.every((answer) => answer.reason !== "cancelled" && answer.reason !== "error");
+    for (const answer of answers) if (answer.failure) notices.fail(new Error(answer.failure));
+    if (!clean) {
+      await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+      await attempt(() => this.reload());
+    }
+    const missing = made.filter((message) => !this.tree.byId.has(message.id));
+    if (clean) this.messages = [...this.messages, ...missing];
+    const stored = made.filter((message) => this.tree.byId.has(message.id));
+    this.head = stored[0]?.id ?? parent;
+    this.live = [];
+    if (stored.length === 2) {
+      const answers = stored.map((message) => message.id);
+      if (Math.random() < 0.5) answers.reverse(); // a choice should not know which answerer is which
+      this.comparison = { turn: parent, answers };
+    }
+    const words = stored.map(textOf).join("\n\n");
+    notices.say(words ? t("live.answered", { text: words }) : t("live.ended"));
+  }
+
+  private async ensure(firstText: string): Promise<string> {
+    if (this.id !== null) return this.id;
+    const words = firstText.replace(/\s+/g, " ").trim();
+    const title = words.length > TITLE_LENGTH ? `${words.slice(0, TITLE_LENGTH)}…` : words;
+    const made = await createConversation(title || undefined);
+    this.id = made.id;
+    this.title = made.title || title;
+    preferences.keep(made.id, $state.snapshot(this.settings));
+    this.queue.adopt(made.id);
+    router.rename(addressOf(made.id));
+    return made.id;
+  }
+
+  private async add(conversation: string, message: { role: Message["role"]; parts: Part[]; parent?: string | null; edited_from?: string }): Promise<Message> {
+    const stored = await addMessage(conversation, { parent: this.head, ...message });
+    this.messages = [...this.messages, stored];
+    this.head = stored.id;
+    return stored;
+  }
+
+  /** Puts `text` in the message's place and asks again: a new branch, the old one stays. */
+  async editAndRerun(message: Message, text: string): Promise<void> {
+    await this.branch(async (conversation) => {
+      await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null));
+    }, t("edit.rerunDone"));
+    void this.answer();
+  }
+
+  /** Puts `text` in the message's place and keeps what follows: copies of it hang below the new message. */
+  async editOnly(message: Message, text: string): Promise<void> {
+    const below = this.path.slice(this.path.findIndex((other) => other.id === message.id) + 1);
+    await this.branch(async (conversation) => {
+      await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null));
+      for (const later of below) await this.add(conversation, edited(later, textOf(later), this.head));
+    }, t("edit.onlyDone"));
+  }
+
+  /** Another answer to the same turn. */
+  async again(message: Message): Promise<void> {
+    const parent = this.tree.parent.get(message.id) ?? null;
+    await this.answer(parent);
+  }
+
+  private async branch(work: (conversation: string) => Promise<void>, done: string): Promise<void> {
+    const conversation = this.id;
+    const before = this.head;
+    if (conversation === null) return;
+    await this.stop();
+    const good = await attempt(() => work(conversation));
+    if (!good) {
+      this.head = before;
+      return;
+    }
+    await attempt(() => changeConversation(conversation, { head: this.head }));
+    notices.show(done, () => this.go(before));
+  }
+
+  /** Shows another branch. */
+  async go(head: string | null): Promise<void> {
+    const conversation = this.id;
+    if (conversation === null) return;
+    this.comparison = null;
+    this.head = head;
+    await attempt(() => changeConversation(conversation, { head }));
+  }
+
+  goThrough(message: string): Promise<void> {
+    return this.go(tipOf(this.tree, message));
+  }
+
+  async remove(message: Message, mode: "this" | "below"): Promise<void> {
+    await attempt(async () => {
+      const before = this.head;
+      const ticket = await deleteMessage(message.id, mode);
+      await this.reload();
+      this.stepUp(before);
+      notices.show(t(mode === "this" ? "delete.thisDone" : "delete.belowDone"), async () => {
+        await undo(ticket.undo);
+        await this.reload();
+        await this.go(before);
+      });
+    });
+  }
+
+  /** Where the shown end is gone, the nearest message above it is shown, with its newest branch. */
+  private stepUp(before: string | null): void {
+    let at = this.head ?? before;
+    while (at !== null && (!this.tree.byId.has(at) || this.tree.byId.get(at)?.deleted)) at = this.tree.parent.get(at) ?? null;
+    this.head = at;
+  }
+
+  async hide(message: Message, hidden: boolean): Promise<void> {
+    await attempt(async () => {
+      await hideMessage(message.id, hidden);
+      this.messages = this.messages.map((other) => (other.id === message.id ? { ...other, hidden } : other));
+      notices.show(t(hidden ? "hide.done" : "hide.shown"), () => this.hide({ ...message, hidden }, !hidden));
+    });
+  }
+
+  async eraseMessage(message: Message): Promise<void> {
+    await attempt(async () => {
+      await erase({ message: message.id });
+      const before = this.head;
+      await this.reload();
+      this.stepUp(before);
+      notices.show(t("erase.done"));
+    });
+  }
+
+  /** Keeps which of two answers is better; the better one goes on. */
+  async decide(choice: Pick<Choice, "chosen" | "rejected" | "strength" | "both_bad">): Promise<void> {
+    const { id, comparison } = this;
+    if (id === null || comparison === null) return;
+    await attempt(async () => {
+      await choose({ conversation: id, turn: comparison.turn, ...choice });
+      this.comparison = null;
+      if (choice.chosen) await this.go(choice.chosen);
+      notices.show(t("compare.kept"));
+    });
+  }
+}
+
+const edited = (message: Message, text: string, parent: string | null) => ({
+  role: message.role,
+  parent,
+  edited_from: message.id,
+  parts: [{ type: "text" as const, text }, ...message.parts.filter((part) => part.type === "file")],
+});
+
+const partsOf = (text: string, files: AttachmentInfo[]): Part[] => [
+  ...(text ? [{ type: "text" as const, text }] : []),
+  ...files.map((file) => ({ type: "file" as const, attachment: file.id, name: file.name })),
+];
+
+function requestFor(how: Answering, parent: string): AnswerRequest {
+  const { temperature, top_p, max_tokens, seed } = how.sampling;
+  // seed 0 asks for a new one each time, so that "again" gives another answer
+  const drawn = seed || 1 + Math.floor(Math.random() * 2 ** 31);
+  return {
+    parent,
+    model: catalog.known(how.model),
+    settings: { temperature, top_p, max_tokens, seed: drawn, alternatives: ALTERNATIVES, token_events: true },
+    levers: choicesOf($state.snapshot(how.levers)),
+    store: true,
+  };
+}
+
+export const chat = new Chat();
