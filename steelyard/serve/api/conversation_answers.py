@@ -1,0 +1,255 @@
+"""`POST /api/conversations/{id}/answer`: an answer to a message of the store, streamed and kept with how it was made.
+
+The first event comes with the model's first: until then a request can still be refused with a status. The record is on the disk
+before `done` is sent. A client that goes away ends the answer, and what was written till then is kept with the reason `cancelled`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from steelyard.core.errors import SteelyardError, nearest
+from steelyard.core.protocols import (
+    AnswerSettings,
+    Citation,
+    Confidence,
+    Done,
+    Event,
+    Failure,
+    Text,
+    Token,
+    ToolCall,
+    ToolResult,
+    Usage,
+)
+from steelyard.serve.api.bodies import Body, Part, StrictRoute
+from steelyard.serve.api.errors import ApiError, one_line
+from steelyard.serve.api.fields import limit, stops
+from steelyard.serve.api.levers import requested
+from steelyard.serve.api.streams import begun, sse
+from steelyard.serve.service import Service
+from steelyard.serve.store.answers import Generation
+from steelyard.serve.store.rendering import Rendered, rendered
+from steelyard.serve.store.store import Store
+
+_writing: set[asyncio.Task[Any]] = set()
+"""Records being written for clients who have gone; a task that nobody holds may be swept away."""
+
+
+class Drawn(Part):
+    """How an answer is drawn: the names of `AnswerSettings`."""
+
+    max_tokens: int | None = Field(default=None, ge=1, description="most tokens of the answer; None is the server's usual limit")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="softmax temperature; 0 always takes the likeliest token")
+    top_k: int = Field(default=0, ge=0, le=2**31, description="keep the k likeliest tokens; 0 keeps all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="keep the smallest set of tokens with this probability")
+    min_p: float = Field(default=0.0, ge=0, le=1, description="drop tokens below this share of the likeliest's probability")
+    repetition_penalty: float = Field(default=1.0, gt=0, le=100, description="above 1, tokens seen become less likely")
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2, description="subtracted once from the logits of generated tokens")
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2, description="subtracted per occurrence from the logits of generated tokens")
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="the same seed gives the same answer; None takes a new one")
+    stop: str | list[str] | None = Field(default=None, description="texts that end the answer and are no part of it")
+    alternatives: int = Field(default=5, ge=0, description="likeliest alternatives to keep of each token")
+    token_events: bool = Field(default=True, description="whether the stream holds tokens; the record always does where the model gives them")
+    ignore_eos: bool = Field(default=False, description="go on past the end of the answer until `max_tokens`")
+    seconds: float | None = Field(default=None, gt=0, description="longest time to the end of the answer, in seconds")
+
+
+class AnswerRequest(Body):
+    """A message to answer, and how."""
+
+    parent: str = Field(description="id of the message to answer")
+    model: str = Field(min_length=1, max_length=512, description="name of a served model")
+    settings: Drawn = Field(default_factory=Drawn)
+    levers: list[str | dict[str, Any]] = Field(default_factory=list, description="levers for this answer, as a recipe writes them")
+    store: bool = Field(True, description="whether the answer is kept")
+
+
+def router(service: Service) -> APIRouter:
+    """The route of answers; its paths are relative to `/api`."""
+    assert service.store is not None
+    store = service.store
+    routes = APIRouter(route_class=StrictRoute)
+
+    @routes.post("/conversations/{conversation}/answer", response_class=StreamingResponse)
+    async def answer(request: Request, conversation: str, body: AnswerRequest) -> StreamingResponse:
+        """Answers a message; server-sent events of the types message, joined, text, token, citation, confidence, usage, error, done."""
+        user: str = request.state.user
+        known = service.engine.models
+        if body.model not in known or known[body.model].kind != "chat":
+            chats = [name for name, info in known.items() if info.kind == "chat"]
+            raise ApiError(
+                f"No model here that answers is called `{body.model[:80]}`. {nearest(body.model, chats)}", status=404, param="model"
+            )
+        levers = requested(service, body.model, body.levers)
+        settings = _settings(body.settings, service, user)
+        read = await run_in_threadpool(_context, store, user, conversation, body.parent)
+        answerer = service.engine.answerer(body.model)
+        generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings))
+        told = _Told(store if body.store else None, user, conversation, body.parent, generation, body.settings.token_events)
+
+        async def pieces(ids: list[int]) -> list[str]:
+            return await service.engine.pieces(body.model, ids)
+
+        return sse(await begun(_stream(told, read, answerer.answer(read.messages, settings, levers=levers), pieces)))
+
+    return routes
+
+
+@dataclasses.dataclass
+class _Told:
+    """An answer as far as it has come, and where it belongs."""
+
+    store: Store | None
+    user: str
+    conversation: str
+    parent: str
+    generation: Generation
+    shows_tokens: bool
+    id: str | None = None
+    texts: list[str] = dataclasses.field(default_factory=list)
+    finished: bool = False
+
+    async def begin(self) -> None:
+        if self.store is not None:
+            begin = self.store.answers.begin
+            self.id = await run_in_threadpool(begin, self.user, self.conversation, self.parent, self.generation)
+
+    async def finish(self, reason: str) -> None:
+        """Writes the record once, even while the stream it belongs to is being cancelled."""
+        if self.finished:
+            return
+        self.finished = True
+        self.generation.reason = reason
+        if self.store is not None and self.id is not None:
+            text = "".join(self.texts)
+            finish = self.store.answers.finish
+            task = asyncio.ensure_future(run_in_threadpool(finish, self.user, self.conversation, self.id, text, self.generation))
+            _writing.add(task)
+            task.add_done_callback(_writing.discard)
+            await asyncio.shield(task)
+
+
+async def _stream(
+    told: _Told, read: Rendered, events: AsyncIterator[Event], pieces: Callable[[list[int]], Any]
+) -> AsyncIterator[dict[str, Any]]:
+    generation, began, first = told.generation, time.monotonic(), None
+    reason = "cancelled"  # unless it comes to its end
+    async with aclosing(events) as answer:  # type: ignore[type-var]
+        event = await anext(answer, None)
+        await told.begin()
+        try:
+            yield {"type": "message", "id": told.id, "parent": told.parent}
+            for ids in read.joined:
+                yield {"type": "joined", "messages": list(ids)}
+            while event is not None:
+                if first is None and isinstance(event, Text | Token):
+                    first = time.monotonic() - began
+                match event:
+                    case Text(text):
+                        told.texts.append(text)
+                        yield {"type": "text", "text": text}
+                    case Token():
+                        token = await _token(event, pieces)
+                        generation.tokens.append(token)
+                        if told.shows_tokens:
+                            yield {"type": "token"} | token
+                    case ToolCall() | ToolResult():
+                        tool = {"type": "tool_call" if isinstance(event, ToolCall) else "tool_result"} | dataclasses.asdict(event)
+                        generation.tools.append(tool)
+                        yield tool
+                    case Citation():
+                        citation = dataclasses.asdict(event) | {"score": _finite(event.score)}
+                        generation.citations.append(citation)
+                        yield {"type": "citation"} | citation
+                    case Confidence():
+                        generation.confidence = {"value": _finite(event.value), "kind": event.kind}
+                        yield {"type": "confidence"} | generation.confidence
+                    case Usage():
+                        counts = {"prompt_tokens": event.prompt_tokens, "completion_tokens": event.completion_tokens}
+                        generation.usage = counts | {"seconds": time.monotonic() - began, "first_token_seconds": first}
+                        yield {"type": "usage"} | generation.usage
+                    case Failure(message):
+                        generation.error = message
+                        yield {"type": "error", "message": message}
+                    case Done(why):
+                        reason = why
+                        break
+                event = await anext(answer, None)
+            else:
+                reason = "error"
+                generation.error = "the answer ended without saying why"
+                yield {"type": "error", "message": generation.error}
+        except SteelyardError as error:  # the engine, on the way
+            reason = "error"
+            generation.error = one_line(error)
+            yield {"type": "error", "message": generation.error}
+        except Exception as error:
+            reason, generation.error = "error", type(error).__name__
+            raise
+        finally:
+            await told.finish(reason)
+    yield {"type": "done", "reason": reason}
+
+
+async def _token(event: Token, pieces: Callable[[list[int]], Any]) -> dict[str, Any]:
+    texts = await pieces([id for id, _ in event.alternatives]) if event.alternatives else []
+    others = [{"text": text, "logprob": _finite(chance)} for text, (_, chance) in zip(texts, event.alternatives, strict=True)]
+    numbers = {"logprob": _finite(event.logprob), "entropy": _finite(event.entropy)}
+    return {"id": event.id, "text": event.text} | numbers | {"alternatives": others}
+
+
+def _finite(value: float) -> float | None:
+    """A number JSON can hold; the logarithm of probability 0 becomes null."""
+    return value if math.isfinite(value) else None
+
+
+def _context(store: Store, user: str, conversation: str, parent: str) -> Rendered:
+    """What the model reads, files included."""
+    spoken = store.messages.context(user, conversation, parent)
+    read = rendered(spoken, lambda file: store.attachments.read(user, file))
+    if not read.messages:
+        raise SteelyardError("there is nothing to answer: all of it is hidden or empty", where="parent", do="Show a message, or write one.")
+    return read
+
+
+def _settings(drawn: Drawn, service: Service, user: str) -> AnswerSettings:
+    """The settings of an answer within the server's limits; tokens are always asked for, because the record holds them."""
+    if drawn.alternatives > service.settings.alternatives:
+        most = service.settings.alternatives
+        raise ApiError(
+            f"`settings.alternatives`: {drawn.alternatives}; at most {most}.", param="settings.alternatives", code="invalid_value"
+        )
+    given = drawn.model_dump(exclude={"token_events"})
+    most = service.settings.seconds
+    return AnswerSettings(
+        **given
+        | {
+            "max_tokens": limit(drawn.max_tokens, service, "settings.max_tokens"),
+            "seed": secrets.randbits(62) if drawn.seed is None else drawn.seed,
+            "stop": stops(drawn.stop, service),
+            "token_events": True,
+            "seconds": most if drawn.seconds is None else min(float(drawn.seconds), most),
+            "tenant": "" if user == "local" else user,
+        }
+    )
+
+
+def _told(settings: AnswerSettings) -> dict[str, Any]:
+    """The settings as the record keeps them."""
+    kept = dataclasses.asdict(settings)
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in kept.items() if name not in ("tenant", "constraint")
+    }

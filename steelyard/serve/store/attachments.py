@@ -1,0 +1,141 @@
+"""Attached files: each content is kept once, under its digest, in the database itself.
+
+So a file is there if and only if the transaction that added it ended, replicas over one PostgreSQL all see it, and erasing rows
+erases it. The name a client gives is shown to people and used for nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from steelyard.serve.store import tables
+from steelyard.serve.store.database import Database
+from steelyard.serve.store.errors import TooLargeError
+from steelyard.serve.store.limits import StoreLimits
+from steelyard.serve.store.sniffing import sniff
+from steelyard.serve.store.values import known_id, missing, new_id, now, said
+
+_TABLE, _BLOBS = tables.attachments, tables.blobs
+_NAME = 255  # characters of a name
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A file.
+
+    Attributes:
+        name: as its person called it, without folders.
+        type: the sniffed media type.
+        content: its bytes.
+    """
+
+    name: str
+    type: str
+    content: bytes
+
+
+class Attachments:
+    """The attachments of a store."""
+
+    def __init__(self, database: Database, limits: StoreLimits):
+        self._database, self._limits = database, limits
+
+    def add(self, owner: str, name: str, content: bytes) -> dict[str, Any]:
+        """Keeps a file; returns id, name, sniffed type and size.
+
+        Raises:
+            DataError: it is of no kind that is taken.
+            TooLargeError: it is too large, unpacks to too much, or the person's files together are too large.
+        """
+        name = plain_name(name)
+        check_size(len(content), self._limits, name)
+        kind = sniff(content, name, self._limits)
+        with self._database.writing() as connection:
+            id = keep(connection, self._database, owner, name, kind, content)
+            if (total := held_bytes(connection, owner)) > self._limits.owner_bytes:
+                what = f"with it your files have {total:,} bytes; {self._limits.owner_bytes:,} are allowed"
+                raise TooLargeError(what, where=name, do="Erase conversations with files you no longer need.")
+        return {"id": id, "name": name, "type": kind, "size": len(content)}
+
+    def read(self, owner: str, id: str) -> Attached:
+        """A person's file."""
+        with self._database.reading() as connection:
+            return read(connection, owner, id)
+
+    def drop_unused(self) -> int:
+        """Removes files that were never sent with a message within the time allowed; returns how many."""
+        oldest = now() - int(self._limits.unused_days * 86_400_000_000)
+        used = sa.exists().where(tables.message_attachments.c.attachment == _TABLE.c.id)
+        with self._database.writing() as connection:
+            found = connection.execute(sa.select(_TABLE.c.id).where(_TABLE.c.created < oldest, ~used)).scalars().all()
+            return remove_unused(connection, found)
+
+
+def keep(connection: Connection, database: Database, owner: str, name: str, kind: str, content: bytes, id: str | None = None) -> str:
+    """Adds an attachment, and its content where no other has the same."""
+    digest = hashlib.sha256(content).hexdigest()
+    dialect = sqlite if database.lite else postgresql
+    row = dialect.insert(_BLOBS).values(sha256=digest, size=len(content), type=kind, content=content)
+    # An update that changes nothing holds the row, so that nobody erases the content until the attachment is there.
+    connection.execute(row.on_conflict_do_update(index_elements=["sha256"], set_={"size": len(content)}))
+    id = id or new_id()
+    connection.execute(_TABLE.insert(), {"id": id, "owner": owner, "sha256": digest, "name": name, "created": now()})
+    return id
+
+
+def held_bytes(connection: Connection, owner: str) -> int:
+    """All that a person has attached, in bytes; the same content twice counts twice."""
+    joined = _TABLE.join(_BLOBS)
+    return int(connection.execute(sa.select(sa.func.sum(_BLOBS.c.size)).select_from(joined).where(_TABLE.c.owner == owner)).scalar() or 0)
+
+
+def read(connection: Connection, owner: str, id: str) -> Attached:
+    """A person's file.
+
+    Raises:
+        NotFoundError: there is none of this id.
+    """
+    query = sa.select(_TABLE.c.name, _BLOBS.c.type, _BLOBS.c.content).select_from(_TABLE.join(_BLOBS))
+    row = connection.execute(query.where(_TABLE.c.id == known_id(id, "attachment"), _TABLE.c.owner == owner)).first()
+    if row is None:
+        raise missing("attachment")
+    return Attached(row.name, row.type, bytes(row.content))
+
+
+def remove_unused(connection: Connection, ids: Any) -> int:
+    """Removes those of the attachments that no message holds, and contents that no attachment names any more."""
+    removed = 0
+    for id in ids:
+        used = sa.exists().where(tables.message_attachments.c.attachment == _TABLE.c.id)
+        digest = connection.execute(sa.select(_TABLE.c.sha256).where(_TABLE.c.id == id, ~used).with_for_update()).scalar()
+        if digest is None:
+            continue
+        connection.execute(_TABLE.delete().where(_TABLE.c.id == id))
+        named = sa.exists().where(_TABLE.c.sha256 == _BLOBS.c.sha256)
+        connection.execute(_BLOBS.delete().where(_BLOBS.c.sha256 == digest, ~named))
+        removed += 1
+    return removed
+
+
+def check_size(size: int, limits: StoreLimits, name: str) -> None:
+    """Refuses a file that is too large.
+
+    Raises:
+        TooLargeError: it is.
+    """
+    if size > limits.attachment_bytes:
+        raise TooLargeError(f"{size:,} bytes, of which {limits.attachment_bytes:,} are allowed", where=name, do="Attach a smaller file.")
+
+
+def plain_name(name: str) -> str:
+    """A name for people: without folders, control characters and characters that turn the direction of writing."""
+    name = re.split(r"[/\\]", name)[-1]
+    name = re.sub(r"[\x00-\x1f\x7f\ud800-\udfff\u202a-\u202e\u2066-\u2069]", "", name).strip() or "file"
+    return said(name, "name", _NAME)

@@ -1,0 +1,68 @@
+"""What a model is given to read of a path through a conversation.
+
+Messages stay apart in the store. Here, and only here, messages that one person sent one after the other become one turn, a blank
+line between them, because many templates refuse two turns of the same speaker; whoever asks is told which ones were joined. Files
+that are text stand in the turn under their names; other files are refused by name, because no model here reads them yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.core.errors import UnsupportedError
+from steelyard.core.protocols import Message
+from steelyard.serve.store.attachments import Attached
+from steelyard.serve.store.sniffing import TEXT
+from steelyard.serve.store.tree import Node
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation for a model.
+
+    Attributes:
+        messages: what it reads.
+        joined: the ids of messages that became one turn, for each turn of more than one.
+    """
+
+    messages: tuple[Message, ...]
+    joined: tuple[tuple[str, ...], ...]
+
+
+def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable[[str], Attached]) -> Rendered:
+    """Renders the messages of a path.
+
+    Args:
+        spoken: places and parts, from the root on, without what is hidden.
+        file: gives an attachment by its id.
+
+    Raises:
+        UnsupportedError: a file that is no text.
+    """
+    turns: list[tuple[str, list[str], list[str]]] = []
+    for node, parts in spoken:
+        text = "\n\n".join(_readable(part, file) for part in parts)
+        if not text.strip():  # an answer that was cut off before its first token
+            continue
+        if turns and turns[-1][0] == node.role == "user":
+            turns[-1][1].append(text)
+            turns[-1][2].append(node.id)
+        else:
+            turns.append((node.role, [text], [node.id]))
+    messages = tuple(Message(role, "\n\n".join(texts)) for role, texts, _ in turns)  # type: ignore[arg-type]
+    return Rendered(messages, tuple(tuple(ids) for _, _, ids in turns if len(ids) > 1))
+
+
+def _readable(part: dict[str, Any], file: Callable[[str], Attached]) -> str:
+    if part["type"] == "text":
+        return part["text"]
+    attached = file(part["attachment"])
+    if attached.type != TEXT:
+        raise UnsupportedError(
+            f"the model reads text, and this file is {attached.type}",
+            where=attached.name,
+            do="Hide the message it is in from the context, or put what matters of it into words.",
+        )
+    return f"File {attached.name}:\n\n{attached.content.decode('utf-8-sig')}"
