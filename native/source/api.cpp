@@ -6,6 +6,12 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 namespace steelyard {
 #if defined(SY_HAS_avx512)
 extern const Routines routines_avx512;
@@ -13,9 +19,36 @@ extern const Routines routines_avx512;
 #if defined(SY_HAS_avx2)
 extern const Routines routines_avx2;
 #endif
+#if defined(SY_HAS_i8mm)
+extern const Routines routines_i8mm;
+#endif
+#if defined(SY_HAS_dotprod)
+extern const Routines routines_dotprod;
+#endif
+#if defined(SY_HAS_neon)
+extern const Routines routines_neon;
+#endif
 extern const Routines routines_portable;
 
 namespace {
+
+#if defined(__aarch64__)
+enum class Feature { dotprod, i8mm };
+
+// Whether this processor has what not every one of its kind has. Where nobody can be asked, it does not.
+bool has(Feature feature) {
+#if defined(__linux__)  // bits of the kernel's interface (asm/hwcap.h), which never change
+    return feature == Feature::dotprod ? getauxval(AT_HWCAP) >> 20 & 1 : getauxval(AT_HWCAP2) >> 13 & 1;
+#elif defined(__APPLE__)
+    int value = 0;
+    size_t size = sizeof value;
+    const char* name = feature == Feature::dotprod ? "hw.optional.arm.FEAT_DotProd" : "hw.optional.arm.FEAT_I8MM";
+    return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+#else
+    return false;
+#endif
+}
+#endif
 
 const Routines* usable(const char* name) {
 #if defined(SY_HAS_avx512)
@@ -27,6 +60,15 @@ const Routines* usable(const char* name) {
 #if defined(SY_HAS_avx2)
     if (std::strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
         return &routines_avx2;
+#endif
+#if defined(SY_HAS_i8mm)
+    if (std::strcmp(name, "i8mm") == 0 && has(Feature::i8mm) && has(Feature::dotprod)) return &routines_i8mm;
+#endif
+#if defined(SY_HAS_dotprod)
+    if (std::strcmp(name, "dotprod") == 0 && has(Feature::dotprod)) return &routines_dotprod;
+#endif
+#if defined(SY_HAS_neon)
+    if (std::strcmp(name, "neon") == 0) return &routines_neon;
 #endif
     return std::strcmp(name, "portable") == 0 ? &routines_portable : nullptr;
 }
@@ -47,7 +89,7 @@ using namespace steelyard;
 
 EXPORT int32_t sy_version() { return 6; }
 
-// The routines for an instruction set (avx512, avx2, portable), or null where this machine or build lacks it.
+// The routines for an instruction set (avx512, avx2, i8mm, dotprod, neon, portable), or null where this machine or build lacks it.
 EXPORT const Routines* sy_routines(const char* name) { return usable(name); }
 
 EXPORT Pool* sy_pool(int32_t threads) {

@@ -37,6 +37,11 @@ inline int padded_width(int width) { return (width + LANES - 1) / LANES * LANES;
 
 // Sixteen sums across sixteen vectors: lane i of the result is the sum of vector i's lanes.
 inline f32x16 sums_of(f32x16* v) {
+#if SY_REGISTER < 64
+    float sums[LANES];
+    for (int i = 0; i < LANES; i++) sums[i] = sum_of(v[i]);
+    return load(sums);
+#else
 #define SY_LEVEL(count, ...) /* the even blocks of both, and their odd blocks added to them */                               \
     for (int i = 0; i < count; i++) v[i] = SY_EVEN_AND_ODD(v[i], v[i + count], __VA_ARGS__)
 #define SY_EVEN_AND_ODD(a, b, i0, i1, i2, i3, i4, i5, i6, i7, i8, i9, i10, i11, i12, i13, i14, i15, n)                           \
@@ -50,6 +55,7 @@ inline f32x16 sums_of(f32x16* v) {
 #undef SY_LEVEL
 #undef SY_EVEN_AND_ODD
     return v[0];
+#endif
 }
 
 // Scores of one query's keys begin..end, as dot products in `weights`, become e^(score - most). `keep` stores sixteen of them, zeros
@@ -57,12 +63,12 @@ inline f32x16 sums_of(f32x16* v) {
 template <class Keep>
 inline void soften(const Query& query, int begin, int end, float scale, float softcap, float* weights, Part& part, Keep keep) {
     f32x16 best = all(-INFINITY);
-    const i32x16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    const i32x16 lane = lane_numbers();
     for (int key = begin; key < end; key += LANES) {
         f32x16 score = load(weights + key - begin) * scale;
         if (softcap > 0) score = hyperbolic_tangent(score / softcap) * softcap;
         const i32x16 seen = (lane + key < end) & (lane + key >= query.first);
-        score = seen ? score : all(-INFINITY);
+        score = choose(seen, score, all(-INFINITY));
         best = larger(score, best);
         store(weights + key - begin, score);
     }
@@ -179,7 +185,7 @@ struct NarrowCache {
             u8x64 v[Vectors];
             for (int j = 0; j < Vectors; j++) v[j] = Some ? load_some_bytes(from, 4 * (width - d)) : load_bytes(from + 2 * j * LANES);
             if (key + 1 == end)  // what stands in the other half may be no number, and zero times that is none either
-                for (int j = 0; j < Vectors; j++) v[j] = (u8x64)((i32x16)v[j] & 0xffff);
+                for (int j = 0; j < Vectors; j++) v[j] = as<u8x64>(as<i32x16>(v[j]) & 0xffff);
             for (int i = 0; i < Count; i++)
                 for (int j = 0; j < Vectors; j++) sum[i][j] = dot2_bfloat16(sum[i][j], v[j], weights + i * STRETCH + key - begin);
         }

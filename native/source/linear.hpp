@@ -99,7 +99,7 @@ inline void tile_blocks(const Matrix& m, int group, const Rows& x, int r, f32x16
                 if (i % 2 == 0) {
                     const u8x64 both = load_bytes(w + 32 * i);
                     q[i] = both & 15;
-                    q[i + 1] = (u8x64)(((u16x32)both >> 4) & 0x0f0f);
+                    q[i + 1] = as<u8x64>((as<u16x32>(both) >> 4) & 0x0f0f);
                 }
             } else {
                 q[i] = load_bytes(w + 64 * i);

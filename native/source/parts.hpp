@@ -81,7 +81,7 @@ inline f32x16 activated(Activation kind, f32x16 x) {
             return x * 0.5f * (1.0f + hyperbolic_tangent(inner));
         }
         case Activation::gelu: {  // x (1 + erf(x / sqrt 2)) / 2 = max(x, 0) - |x| erfc(|x| / sqrt 2) / 2
-            const f32x16 far = all(20.0f), size = absolute(x) > far ? far : absolute(x);  // from there on the tail is 0
+            const f32x16 far = all(20.0f), size = choose(absolute(x) > far, far, absolute(x));  // from there on the tail is 0
             return larger(x, f32x16{}) - size * 0.5f * (scaled_complement(size * 0.70710678f) * exponential(size * size * -0.5f));
         }
         default: return larger(x, f32x16{});
@@ -98,10 +98,14 @@ inline void summarise(const float* logits, int count, float* log_sum, float* ent
     for (int i = whole; i < count; i++) most = logits[i] > most ? logits[i] : most;
     f32x16 total = {}, weighted = {};
     for (int i = 0; i < count; i += LANES) {
-        f32x16 x = all(-INFINITY);
-        std::memcpy(&x, logits + i, sizeof(float) * (count - i < LANES ? count - i : LANES));
+        f32x16 x;
+        if (i < whole) {
+            x = load(logits + i);
+        } else {
+            x = choose(lane_numbers() < count - i, load_some(logits + i, count - i), all(-INFINITY));
+        }
         x = x - most;
-        x = x < all(-88.0f) ? all(-88.0f) : x;  // its exponential is 0, and 0 times it stays 0
+        x = choose(x < all(-88.0f), all(-88.0f), x);  // its exponential is 0, and 0 times it stays 0
         const f32x16 share = exponential(x);
         total = total + share;
         weighted = multiply_add(share, x, weighted);

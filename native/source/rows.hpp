@@ -78,7 +78,7 @@ struct Rows {
             sum[0] = sum[0] + q;
             if (digits == 2) {
                 f32x16 rest = (load(x + i) - to_float(q) * coarse) / fine;
-                rest = rest < all(-127.0f) ? all(-127.0f) : rest > all(127.0f) ? all(127.0f) : rest;
+                rest = choose(rest < all(-127.0f), all(-127.0f), choose(rest > all(127.0f), all(127.0f), rest));
                 const i32x16 finer = nearest(rest);
                 store_bytes(out[1] + i, finer);
                 sum[1] = sum[1] + finer;

@@ -1,7 +1,8 @@
 """The C++ routines of the distribution `steelyard-kernels` (folder `native/`): loading them, and their plain arrays as objects.
 
 Nothing here knows a model. `routines()` gives the best instruction set this machine and build share, or None with a reason to be
-read from `absence()`; the environment variable STEELYARD_KERNELS chooses one (`avx512`, `avx2`, `portable`) or none (`off`).
+read from `absence()`; the environment variable STEELYARD_KERNELS chooses one (`avx512`, `avx2`, on ARM
+`i8mm`, `dotprod`, `neon`; `portable`) or none (`off`).
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from steelyard.core.errors import SteelyardError, UnsupportedError
 
 VERSION = 6
 CHOICE = "STEELYARD_KERNELS"
-SETS = ("avx512", "avx2", "portable")
+SETS = ("avx512", "avx2", "i8mm", "dotprod", "neon", "portable")
+"""Instruction sets by which routines are compiled, the best first."""
 BLOCK = 32
 """Inputs of a block of quantized weights."""
 

@@ -218,5 +218,5 @@ def test_the_environment_chooses_and_a_wrong_choice_is_named(monkeypatch):
     chosen = native.routines()
     assert chosen is not None and chosen.name == "portable"
     monkeypatch.setenv(native.CHOICE, "sse9")
-    with pytest.raises(SteelyardError, match="avx512, avx2, portable, off"):
+    with pytest.raises(SteelyardError, match="avx512, avx2, i8mm, dotprod, neon, portable, off"):
         native.routines()

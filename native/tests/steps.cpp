@@ -1,0 +1,125 @@
+// Whole steps of small random models, a long prompt and then single tokens, and summaries of logits against those of the portable routines.
+#include "checks.hpp"
+
+using namespace steelyard;
+
+namespace {
+
+constexpr int WIDTH = 52, HIDDEN = 75, SLOTS = 2, CAPACITY = 192, LAYERS = 2;
+
+struct Weights32 {
+    std::vector<Floats> norms;
+    std::vector<Matrix*> matrices;
+
+    ~Weights32() {
+        for (Matrix* each : matrices) sy_matrix_end(each);
+    }
+    const Matrix* matrix(Random& draw, int outputs, int inputs, bool bits) {
+        const float spread = 1 / std::sqrt((float)inputs);
+        if (bits) {
+            std::vector<int8_t> w((size_t)outputs * inputs);
+            for (int8_t& x : w) x = (int8_t)draw.whole(-127, 127);
+            const Floats scale(outputs, spread / 64);
+            matrices.push_back(sy_matrix_channel8(w.data(), scale.data(), outputs, inputs, 2));
+        } else {
+            matrices.push_back(sy_matrix_float32(draw.normal((size_t)outputs * inputs, spread).data(), outputs, inputs));
+        }
+        return matrices.back();
+    }
+    Norm norm(Random& draw, int width, NormKind kind) {
+        if (kind == NormKind::none) return {nullptr, nullptr, 0, 0, kind};
+        norms.push_back(draw.normal(2 * width));
+        return {norms.back().data(), kind == NormKind::layer ? norms.back().data() + width : nullptr, 1e-5f, width, kind};
+    }
+};
+
+// A model without its cache, which each set of routines gets its own of.
+struct Setting {
+    Weights32 weights;
+    Model model;
+    std::vector<Layer> layers;
+    std::string name;
+
+    explicit Setting(Random& draw) {
+        const int key_value_heads = draw.whole(1, 2), heads = key_value_heads * draw.whole(1, 3), head_width = 2 * draw.whole(2, 40);
+        const int inner = heads * head_width, outer = key_value_heads * head_width, rotary = 2 * draw.whole(1, head_width / 2);
+        const NormKind kind = draw.coin() ? NormKind::rms : NormKind::layer;
+        const Residual residual = draw.coin() ? Residual::sequential : Residual::parallel;
+        const bool gated = draw.coin(), after = residual == Residual::sequential && draw.coin(), normed = draw.coin(), bits = draw.coin();
+        const CacheKind cache = draw.coin() ? CacheKind::float32 : CacheKind::bfloat16;
+        weights.norms.reserve(64);
+        for (int i = 0; i < LAYERS; i++) {
+            Layer layer = {};
+            layer.query = weights.matrix(draw, inner, WIDTH, bits), layer.key = weights.matrix(draw, outer, WIDTH, bits);
+            layer.value = weights.matrix(draw, outer, WIDTH, bits), layer.output = weights.matrix(draw, WIDTH, inner, bits);
+            layer.gate = gated ? weights.matrix(draw, HIDDEN, WIDTH, bits) : nullptr;
+            layer.up = weights.matrix(draw, HIDDEN, WIDTH, bits), layer.down = weights.matrix(draw, WIDTH, HIDDEN, bits);
+            layer.mixer_norm = weights.norm(draw, WIDTH, kind), layer.channel_norm = weights.norm(draw, WIDTH, kind);
+            layer.mixer_after = weights.norm(draw, WIDTH, after ? kind : NormKind::none);
+            layer.channel_after = weights.norm(draw, WIDTH, after ? kind : NormKind::none);
+            layer.query_norm = weights.norm(draw, head_width, normed ? kind : NormKind::none);
+            layer.key_norm = weights.norm(draw, head_width, normed ? kind : NormKind::none);
+            layer.scale = 1 / std::sqrt((float)head_width), layer.softcap = draw.coin() ? 20.0f : 0.0f;
+            layer.window = i == 1 && draw.coin() ? 30 : 0, layer.angles = 0, layer.residual = residual;
+            layers.push_back(layer);
+        }
+        const auto activation = (Activation)draw.whole(0, 3);
+        model = {LAYERS, WIDTH, heads, key_value_heads, head_width, HIDDEN, rotary, activation, cache, CAPACITY, weights.norm(draw, WIDTH, kind), nullptr};
+        name = std::to_string(heads) + " heads of " + std::to_string(head_width) + (cache == CacheKind::float32 ? ", float32 cache" : ", bfloat16 cache");
+    }
+
+    // The hidden states of a prompt and two more tokens in slot 1, [tokens, WIDTH].
+    Floats through(const Routines* routines, Pool* pool, const Floats& stream) {
+        const int tokens = (int)stream.size() / WIDTH, rotary = model.rotary;
+        const size_t numbers = (size_t)SLOTS * model.key_value_heads * CAPACITY * model.head_width;
+        std::vector<Floats> caches(2 * LAYERS, Floats(numbers));
+        std::vector<Layer> own = layers;
+        for (int i = 0; i < LAYERS; i++) own[i].keys = caches[2 * i].data(), own[i].values = caches[2 * i + 1].data();
+        Model mine = model;
+        mine.layer = own.data();
+        std::vector<int32_t> slot(tokens, 1), position(tokens);
+        Floats cosines((size_t)tokens * rotary), sines(cosines.size());
+        for (int t = 0; t < tokens; t++) {
+            position[t] = t;
+            for (int i = 0; i < rotary; i++) {
+                const float angle = (float)t * std::pow(10000.0f, -2.0f * (float)(i % (rotary / 2)) / (float)rotary);
+                cosines[(size_t)t * rotary + i] = std::cos(angle), sines[(size_t)t * rotary + i] = std::sin(angle);
+            }
+        }
+        Floats out = stream;
+        for (int begin = 0; begin < tokens;) {
+            const int count = begin == 0 ? tokens - 2 : 1;
+            const float *cos = cosines.data() + (size_t)begin * rotary, *sin = sines.data() + (size_t)begin * rotary;
+            const Tokens given = {count, slot.data() + begin, position.data() + begin, &cos, &sin};
+            sy_step(routines, pool, &mine, &given, out.data() + (size_t)begin * WIDTH);
+            begin += count;
+        }
+        return out;
+    }
+};
+
+void summaries(const Routines* routines, const Routines* portable, Pool* pool, Random& draw, const std::string& name) {
+    const int rows = draw.whole(1, 9), count = draw.whole(1, 400);
+    Floats logits = draw.normal((size_t)rows * count, draw.coin() ? 1.0f : 30.0f), ours(2 * rows), theirs(2 * rows);
+    for (int i = 1; i < count; i += 2) logits[i] = -INFINITY;
+    sy_summary(routines, pool, logits.data(), rows, count, ours.data(), ours.data() + rows);
+    sy_summary(portable, pool, logits.data(), rows, count, theirs.data(), theirs.data() + rows);
+    expect(close(ours, theirs, 1e-5f), name + ", summaries of " + std::to_string(count) + " logits");
+}
+
+}  // namespace
+
+void check_steps(const Routines* routines, const Routines* portable, int count) {
+    for (int number = 0; number < count; number++) {
+        Random draw(1000 + number);
+        Setting setting(draw);
+        Pool* pool = sy_pool(draw.whole(1, 3));
+        const Floats stream = draw.normal((size_t)draw.whole(3, 150) * WIDTH);
+        const Floats ours = setting.through(routines, pool, stream), theirs = setting.through(portable, pool, stream);
+        const std::string name = std::string(routines->name) + ", " + setting.name + ", number " + std::to_string(number);
+        // Where numbers are rounded to bfloat16 (or 8 bits) on the way, a last bit before it can be 1/256 after it.
+        expect(close(ours, theirs, setting.model.cache == CacheKind::bfloat16 ? 3e-2f : 2e-3f), name + ": a step");
+        summaries(routines, portable, pool, draw, name);
+        sy_pool_end(pool);
+    }
+}
