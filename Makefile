@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 RECIPE ?= recipes/quickstart.yaml
 
-.PHONY: run install test accept bench sanitize docs lint clean
+.PHONY: run install test accept bench web sanitize docs lint clean
 
 $(VENV)/core: pyproject.toml constraints.txt $(wildcard native/*.* native/*/*)
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of
 
 bench: $(VENV)/all     ## side by side with peers (NAME=decoding), or all of them; docs/benchmarks.md says what each answers
 	for name in $(or $(NAME),startup decoding training pretraining mixers); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
+
+web: $(VENV)/core      ## the page into steelyard/serve/page, with Node from PyPI where the machine has none
+	$(BIN)/python web/build.py steelyard/serve/page
 
 sanitize: $(VENV)/all  ## the tests of the native kernels under address and undefined-behaviour sanitizers
 	$(BIN)/python native/sanitize.py

@@ -36,14 +36,14 @@ export function draw(node: HTMLElement, { table, kind, x, y, numeric }: Drawing)
     color: ["#2a9d8f", "#e07a3f", "#5b7fd6", "#c2568f", "#8a9a3b", "#8f6bd1", "#c9a227"],
     textStyle: { fontFamily: style.fontFamily, color: ink },
     grid: { left: 12, right: 24, top: 48, bottom: many ? 56 : 16, containLabel: true },
-    legend: { type: "scroll", textStyle: { color: ink } },
+    legend: { type: "scroll", top: 8, textStyle: { color: ink } },
     // rich text, not HTML: the page's content policy allows no inline styles
     tooltip: { trigger: kind === "scatter" ? "item" : "axis", renderMode: "richText" },
     dataZoom: many ? [{ type: "slider", bottom: 8 }, { type: "inside" }] : [],
     xAxis: asValues
       ? { type: "value", name: table.columns[x], scale: true, axisLabel: { color: ink } }
       : { type: "category", data: table.rows.map((row) => row[x] ?? ""), axisLabel: { color: ink } },
-    yAxis: { type: "value", scale: kind !== "bar", axisLabel: { color: ink } },
+    yAxis: { type: "value", scale: kind !== "bar", axisLabel: { color: ink }, splitLine: { lineStyle: { color: "rgba(128, 128, 128, 0.25)" } } },
     series: y.map((column) => ({
       type: kind,
       name: table.columns[column] ?? "",

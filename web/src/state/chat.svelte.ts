@@ -51,7 +51,10 @@ export class Chat {
   answering = $derived(this.live.some((answer) => !answer.finished));
 
   constructor() {
-    this.queue = new Queue(() => this.sendAll());
+    this.queue = new Queue(
+      () => !this.answering,
+      () => this.sendAll(),
+    );
   }
 
   /** Opens a conversation, or a new one for null. */
@@ -157,7 +160,7 @@ export class Chat {
     const stored = made.filter((message) => this.tree.byId.has(message.id));
     this.head = stored[0]?.id ?? parent;
     this.live = [];
-    if (stored.length === 2) {
+    if (clean && stored.length === 2) {
       const answers = stored.map((message) => message.id);
       if (Math.random() < 0.5) answers.reverse(); // a choice should not know which answerer is which
       this.comparison = { turn: parent, answers };

@@ -24,7 +24,11 @@ export class Queue {
   private conversation: string | null = null;
   private timer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(private readonly end: () => Promise<void>) {}
+  /** `end` sends what waits; while not `free` (an answer is being written) no pause runs. */
+  constructor(
+    private readonly free: () => boolean,
+    private readonly end: () => Promise<void>,
+  ) {}
 
   open(conversation: string | null): void {
     this.hold();
@@ -76,7 +80,7 @@ export class Queue {
   /** Begins the pause anew: after a message was added, after typing, after an answer ended. */
   wake(): void {
     this.hold();
-    if (this.waiting.length === 0 || this.editing !== null) return;
+    if (this.waiting.length === 0 || this.editing !== null || !this.free()) return;
     this.counting = true;
     this.beat += 1;
     this.timer = setTimeout(() => {

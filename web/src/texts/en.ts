@@ -113,12 +113,13 @@ export const en = entries({
 
   "usage.tokens": { one: "{n} token", other: "{n} tokens" },
   "usage.pace": "{n} tokens/s",
-  "usage.first": "first after {n} s",
+  "usage.first": "first after {time}",
+  "time.milliseconds": "{n} ms",
+  "time.seconds": "{n} s",
   meters: "Speed",
   "meters.pace": "Tokens per second",
   "meters.first": "Time to first token",
   "meters.perSecond": "{n}/s",
-  "meters.seconds": "{n} s",
 
   "confidence.show": "Show how sure the model is",
   "confidence.legend": "Raw token probability, not the chance of being right:",

@@ -33,6 +33,9 @@ export function t(key: TextKey, values: Values = {}): string {
 export const percent = (share: number): string =>
   new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: share < 0.1 || share > 0.99 ? 1 : 0 }).format(share);
 
+/** A short time as people say it: 20 ms, 1.4 s. */
+export const seconds = (time: number): string => (time < 1 ? t("time.milliseconds", { n: Math.round(time * 1000) }) : t("time.seconds", { n: time }));
+
 export const when = (iso: string | undefined): string => {
   const time = iso ? Date.parse(iso) : Number.NaN;
   return Number.isNaN(time) ? "" : dates.format(time);
