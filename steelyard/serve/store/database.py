@@ -22,6 +22,7 @@ from steelyard.core.files import writing as explaining_files
 from steelyard.serve.store.errors import StoreError
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.tables import metadata
+from steelyard.serve.store.turns import Turns
 
 REVISIONS = ("0001",)
 """The migrations there are, oldest first; the last is what this version works with."""
@@ -46,6 +47,7 @@ class Database:
         url = _url_of(place)
         self.lite = url.get_backend_name() == "sqlite"
         self.where = url.database or "" if self.lite else url.render_as_string(hide_password=True)
+        self._turns, self._patience = Turns(), limits.wait_seconds
         self.engine = _lite_engine(url, limits) if self.lite else _postgresql_engine(url, limits)
         try:
             self._migrate()
@@ -65,7 +67,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction; what it did is on the disk when the block has ended, or undone when it raised."""
-        with self._explained(), self.engine.connect() as connection:
+        with self._turn(), self._explained(), self.engine.connect() as connection:
             connection.execution_options(steelyard_writes=True)
             with connection.begin():
                 yield connection
@@ -79,7 +81,7 @@ class Database:
         Raises:
             StoreError: somebody reads for longer than the waiting time, or the disk has no room to rewrite the file.
         """
-        with self._explained(), self.engine.connect() as connection:
+        with self._turn(), self._explained(), self.engine.connect() as connection:
             connection.execution_options(isolation_level="AUTOCOMMIT")
             if self.lite:
                 self._empty_log(connection)  # before VACUUM, which may fail for want of room
@@ -87,6 +89,17 @@ class Database:
                 self._empty_log(connection)
             else:
                 connection.exec_driver_sql(f"VACUUM (FULL) {', '.join(_SWEPT)}")
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """SQLite: this process's writers one after the other. PostgreSQL's rows have locks of their own."""
+        if not self.lite:
+            yield
+            return
+        with self._turns.turn(self._patience) as got:
+            if not got:
+                raise StoreError("too many write to the database at once", where=self.where, do="Try again in a moment.")
+            yield
 
     def _empty_log(self, connection: Connection) -> None:
         busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
@@ -195,6 +208,8 @@ def _url_of(place: str | Path) -> URL:
 
 def _lite_engine(url: URL, limits: StoreLimits) -> sa.Engine:
     path = Path(str(url.database))
+    if path.is_dir():
+        raise SteelyardError("this is a folder, not a file of conversations", where=str(path), do="Name a file in it.")
     with explaining_files(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # What people said is theirs: the file (SQLite gives its neighbours the same mode) can be read by its owner alone.
