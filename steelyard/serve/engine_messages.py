@@ -151,7 +151,7 @@ def settings_written(settings: AnswerSettings) -> dict[str, Any]:
         SteelyardError: `stop` is nothing that could hold strings.
     """
     if not isinstance(settings.stop, str | list | tuple):
-        raise SteelyardError(f"stop is {settings.stop!r:.80}", where="answer settings", do="Give a list of strings.")
+        raise SteelyardError(f"stop is of type {type(settings.stop).__name__}", where="answer settings", do="Give a list of strings.")
     out: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)

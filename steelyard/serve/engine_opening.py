@@ -19,10 +19,11 @@ from steelyard.core.recipe_parts import LOCAL, Arm, ModelSource
 from steelyard.core.run import Run
 from steelyard.generate.constraints.constraint import require_packages
 from steelyard.model.families.config import Config
-from steelyard.model.families.family import find
+from steelyard.model.families.family import find, find_gguf
 from steelyard.model.files.check import RECORD
+from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object
-from steelyard.model.load import holds_adapter, load, read_config
+from steelyard.model.load import gguf_config, holds_adapter, load, read_config
 from steelyard.model.model import Model
 from steelyard.model.released import release
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
@@ -32,6 +33,18 @@ from steelyard.weigh.arms import ArmOpener
 Say = Callable[[str], None]
 
 
+def find_model(asked: Mapping[str, Any], say: Say) -> Path:
+    """Where a model lies; what is known and absent is downloaded. A misspelled name is told before anything is opened.
+
+    Raises:
+        SteelyardError: it cannot be had.
+    """
+    try:
+        return locate(asked["source"], say)
+    except SteelyardError as error:
+        raise error.at(f"model `{asked['name']}`") from error
+
+
 def open_model(asked: Mapping[str, Any], queue: int, documents: Sequence[str], offers: Sequence[str], say: Say) -> Hosted:
     """A model with its levers pulled and its engine running.
 
@@ -39,8 +52,8 @@ def open_model(asked: Mapping[str, Any], queue: int, documents: Sequence[str], o
         SteelyardError: the model cannot be had, or a lever cannot be pulled; the served name is part of the address.
     """
     name, source = asked["name"], asked["source"]
+    path = find_model(asked, say)
     try:
-        path = locate(source, say)
         say(f"opening {name}" if name == source else f"opening {name} ({source})")
         if _is_encoder(path):
             return _open_encoder(asked, path)
@@ -66,7 +79,8 @@ def _open_talker(
     opener = ArmOpener(Run(home() / "serve", say=say))
     arm = Arm(name=asked["name"], source=ModelSource(name=asked["source"]), levers=tuple(levers))
     settings = {key: asked[key] for key in ("threads", "dtype", "slots", "context")}
-    opened = opener.open(arm, deterministic=False, queue=queue, **settings)
+    # The server counts who waits. The engine's own bound lies higher: it sees slots that have just become free only at its next step.
+    opened = opener.open(arm, deterministic=False, queue=queue + asked["slots"], **settings)
     engine = opened.engine
     assert engine is not None
     release(engine.model, engine.trunk)
@@ -112,10 +126,19 @@ def _open_encoder(asked: Mapping[str, Any], path: Path) -> Hosted:
 
 def _is_encoder(path: Path) -> bool:
     """Whether a model turns texts into vectors and does nothing else. Its config says so; no weight is read."""
-    if path.is_file() or holds_adapter(path):
+    if path.is_dir() and holds_adapter(path):
         return False
-    config = read_config(path)
-    heads = find(config.get("model_type"), str(path / "config.json")).plan(Config(config, str(path / "config.json"))).heads
+    if path.is_dir():
+        config = read_config(path)
+        family = find(config.get("model_type"), str(path / "config.json"))
+    else:
+        source = GgufFile(path)
+        try:
+            family = find_gguf(source.metadata.get("general.architecture"), str(path))
+            config = gguf_config(family, source, path)
+        finally:
+            source.close()
+    heads = family.plan(Config(config, str(path))).heads
     return "pool" in heads and "lm" not in heads
 
 

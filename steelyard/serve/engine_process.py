@@ -45,6 +45,9 @@ class EngineProcess:
             raise SteelyardError("nothing to serve", where="models", do="Name a model.")
         if twice := [name for name, count in Counter(model.name for model in models).items() if count > 1]:
             raise SteelyardError(f"two models are called `{twice[0]}`", where="models", do="Give each a name of its own.")
+        for name, value, least in [("queue", queue, 0), *((f"slots of `{model.name}`", model.slots, 1) for model in models)]:
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SteelyardError(f"{name} is {value!r:.40}", where="engine process", do=f"Use a whole number of at least {least}.")
         written = [_model_written(model) for model in models]
         self.keeper = Keeper({"models": written, "queue": queue, "documents": list(documents)}, queue, say)
         self._pieces: dict[str, dict[int, str]] = {}

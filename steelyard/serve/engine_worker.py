@@ -30,7 +30,7 @@ from steelyard.core.threads import apart
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
 from steelyard.serve.engine_hosted import Hosted, ServedLocal, Submission, wrapped
-from steelyard.serve.engine_opening import offered, open_model
+from steelyard.serve.engine_opening import find_model, offered, open_model
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +130,8 @@ class Worker:
             self.outbox.put([0, "say", line])
 
         def all_of_them() -> None:
+            for asked in opening["models"]:
+                find_model(asked, say)
             offers = opening.get("offers") or offered()
             for asked in opening["models"]:
                 self.hosted[asked["name"]] = open_model(asked, opening["queue"], opening["documents"], offers, say)
@@ -266,7 +268,7 @@ class Worker:
         for start in range(0, len(texts), TEXTS):
             some = texts[start : start + TEXTS]
             try:
-                vectors += await loop.run_in_executor(self._encoder, lambda some=some: apart(lambda: hosted.model.embed(some)).numpy())
+                vectors.extend(await loop.run_in_executor(self._encoder, lambda some=some: apart(lambda: hosted.model.embed(some)).numpy()))
             except ContextLengthError as error:
                 raise error.at(f"texts {start + 1} to {start + len(some)}") from None
         hosted.counts.requests += 1
