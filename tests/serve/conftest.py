@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     ]
     (folder / "runs" / "first").mkdir(parents=True)
     (folder / "runs" / "first" / "report.html").write_text("<h1>first</h1>")
-    (folder / "secret.html").write_text("secret")
+    (folder / "secret.html").write_text("SECRET")
     running = LiveServer(models, store=folder / "store.sqlite", runs=folder / "runs", queue=6, heartbeat_seconds=1)
     try:
         yield running

@@ -41,6 +41,7 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
         version=steelyard.__version__,
         docs_url=None,  # it would load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
     )
     errors.install(app, settings)

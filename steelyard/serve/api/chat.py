@@ -15,10 +15,9 @@ from pydantic import Field
 from steelyard.core.answer_form import AnswerForm
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Done, Failure, Message, Text, Token, Usage
-from steelyard.serve.api import answers, fields, tool_calls
+from steelyard.serve.api import answers, fields, levers, tool_calls
 from steelyard.serve.api.bodies import Part, StrictRoute
 from steelyard.serve.api.errors import ApiError, failed
-from steelyard.serve.api.levers import requested
 from steelyard.serve.api.messages import Turn, conversation_of
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import ERRORS, ChatCompletion
@@ -195,8 +194,8 @@ def understood(body: ChatRequest, service: Service, user: str) -> Asked:
     if form is not None and body.stop:
         raise ApiError("`stop` could end the answer before its form is complete: leave one of them out.", param="stop")
     settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives, constraint=form)
-    levers = requested(service, info.name, body.steelyard.levers)
-    return Asked(info.name, conversation, settings, levers, alternatives=alternatives, **about_tools)
+    pulled = levers.requested(service, info.name, body.steelyard.levers)
+    return Asked(info.name, conversation, settings, pulled, alternatives=alternatives, **about_tools)
 
 
 def checked_alternatives(count: int, service: Service, param: str) -> int:
@@ -225,7 +224,7 @@ def router(service: Service, streams: Streams) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The next message of a conversation; with `stream` as server-sent events of `chat.completion.chunk` objects."""
-        asked = understood(body, service, request.state.user)
+        asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)
         head = Head.new(service, asked.model, "chatcmpl")
         if not body.stream:
             return JSONResponse(await while_connected(request, _whole(service, asked, head)))

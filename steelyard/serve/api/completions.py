@@ -12,11 +12,10 @@ from pydantic import Field
 
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Token, Usage
-from steelyard.serve.api import answers, fields
+from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import StrictRoute
 from steelyard.serve.api.chat import Head, checked_alternatives
 from steelyard.serve.api.errors import ApiError, failed
-from steelyard.serve.api.levers import requested
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import ERRORS, TextCompletion
 from steelyard.serve.api.resumption import Streams
@@ -93,8 +92,8 @@ def understood(body: CompletionRequest, service: Service, user: str) -> Asked:
     alternatives = None if body.logprobs is None else checked_alternatives(body.logprobs, service, "logprobs")
     most = fields.limit(body.max_tokens, service, "max_tokens", DEFAULT_TOKENS)
     settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives)
-    levers = requested(service, info.name, body.steelyard.levers)
-    return Asked(info.name, prompts, settings, levers, alternatives, body.echo)
+    pulled = levers.requested(service, info.name, body.steelyard.levers)
+    return Asked(info.name, prompts, settings, pulled, alternatives, body.echo)
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
@@ -112,7 +111,7 @@ def router(service: Service, streams: Streams) -> APIRouter:
     @routes.post("/v1/completions", response_model=TextCompletion, responses=ERRORS)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continuations of raw text; with `stream` as server-sent events of `text_completion` objects."""
-        asked = understood(body, service, request.state.user)
+        asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)
         head = Head.new(service, asked.model, "cmpl")
         if not body.stream:
             return JSONResponse(await while_connected(request, _whole(service, asked, head)))

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as AnyHttpException
 
 from steelyard.core.errors import BusyError, ContextLengthError, SteelyardError
 
@@ -23,7 +23,7 @@ TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_e
 CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 429: "rate_limit_exceeded"}
 
 
-class ApiError(Exception):
+class ApiError(HTTPException):
     """A request that is answered with an error.
 
     Args:
@@ -35,7 +35,7 @@ class ApiError(Exception):
 
     def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None):
         message = message.encode("utf-8", "replace").decode("utf-8")  # it may quote half a surrogate pair
-        super().__init__(message)
+        super().__init__(status, message)
         self.message, self.status, self.param, self.code = message, status, param, code
 
 
@@ -100,7 +100,7 @@ def install(app: FastAPI, settings: ServeSettings) -> None:
         return response_of(of_validation(error.errors()), settings.retry_seconds)
 
     def http(request: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
+        assert isinstance(error, AnyHttpException)
         message = f"There is no {request.url.path} here." if error.status_code == 404 else str(error.detail)
         if error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}."
@@ -112,7 +112,7 @@ def install(app: FastAPI, settings: ServeSettings) -> None:
         return response_of(as_api_error(error), settings.retry_seconds)
 
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(AnyHttpException, http)
     app.add_exception_handler(ApiError, other)
     app.add_exception_handler(SteelyardError, other)
     app.add_exception_handler(Exception, other)

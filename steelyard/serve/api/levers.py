@@ -6,18 +6,20 @@ would make the server read a file, open an address or load a model of the client
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
-from steelyard.core.levers import Lever, all_levers, check_chain, parse
+from steelyard.core.levers import Lever, check_chain, parse, short
 from steelyard.core.references import IndexRef
+from steelyard.serve.lever_catalogue import Catalogue
 from steelyard.serve.service import Service
 
+T = TypeVar("T")
 WHERE = "steelyard.levers"
 MOST = 8
 """Levers of one request."""
@@ -35,19 +37,26 @@ def requested(service: Service, model: str, entries: Sequence[str | Mapping[str,
     """
     if len(entries) > MOST:
         raise SteelyardError(f"{len(entries)} levers; at most {MOST} are pulled for one request", where=WHERE, do="Leave some out.")
-    levers = tuple(parse(entry, f"{WHERE}[{place}]") for place, entry in enumerate(entries))
     offered = {lever.name for lever in service.engine.models[model].levers if lever.per_request}
-    for place, lever in enumerate(levers):
-        where = f"{WHERE}[{place}]: {lever.name}"
-        if not lever.per_request or lever.name not in offered:
+    levers = []
+    for place, entry in enumerate(entries):
+        where, name = f"{WHERE}[{place}]", entry if isinstance(entry, str) else next(iter(entry), None)
+        if name not in offered:  # told before it is looked for, which would import all there are
             raise UnsupportedError(
-                f"`{lever.name}` cannot be pulled for one request of {model}",
+                f"{short(name)} cannot be pulled for one request of {model}",
                 where=where,
                 do=f"These can: {', '.join(sorted(offered)) or 'none'}. Ask the operator to serve a model with it.",
             )
-        _check_names(lever, service.settings.documents, where)
+        lever = parse(entry, where)
+        _check_names(lever, service.settings.documents, f"{where}: {lever.name}")
+        levers.append(lever)
     check_chain(levers, {*service.engine.models[model].capabilities, "weights"}, WHERE)
-    return levers
+    return tuple(levers)
+
+
+async def understood(read: Callable[[], T], entries: Sequence[Any]) -> T:
+    """What reading a request gives. Where it names levers they may have to be imported, while others are to be served."""
+    return await asyncio.to_thread(read) if entries else read()
 
 
 def _check_names(lever: Lever, documents: Sequence[str], where: str) -> None:
@@ -64,33 +73,13 @@ def _check_names(lever: Lever, documents: Sequence[str], where: str) -> None:
             raise UnsupportedError(f"`{key}` is a path, and clients may not name files of the server", where=where, do="Send its contents.")
 
 
-@functools.cache
-def described() -> list[dict[str, Any]]:
-    """Every lever that acts on answers: what it is, and the JSON schema of its settings."""
-    return [
-        {
-            "name": name,
-            "idea": kind.idea,
-            "paper": kind.paper,
-            "cost": kind.cost,
-            "hooks": list(kind.hooks()),
-            "maturity": kind.maturity,
-            "evidence": kind.evidence,
-            "per_request": kind.per_request,
-            "schema": kind.model_json_schema(),
-        }
-        for name, kind in all_levers().items()
-        if {"decode", "wrap"} & set(kind.hooks())
-    ]
-
-
 def router(service: Service) -> APIRouter:
     """`GET /api/levers`."""
-    routes = APIRouter(tags=["levers"])
+    routes, catalogue = APIRouter(tags=["levers"]), Catalogue()
 
     @routes.get("/api/levers")
-    def levers() -> dict[str, Any]:
+    async def levers() -> dict[str, Any]:
         """The levers that act on answers, with the schemas of their settings; `per_request` ones may come with a request."""
-        return {"levers": described()}
+        return {"levers": await catalogue.levers()}
 
     return routes

@@ -50,6 +50,9 @@ class CallItem(Part):
     call_id: str = Field(max_length=256)
     name: str = Field(min_length=1, max_length=256)
     arguments: str
+    async_: Literal[False] | None = Field(None, alias="async", description="only false: calls are made one after the other")
+    caller: None = None
+    namespace: None = None
     id: str | None = Field(None, description="accepted, without effect")
     status: str | None = Field(None, description="accepted, without effect")
 
@@ -60,6 +63,9 @@ class OutputItem(Part):
     type: Literal["function_call_output"]
     call_id: str = Field(max_length=256)
     output: str | list[InputPart]
+    name: str | None = Field(None, description="accepted, without effect: the call says it")
+    caller: None = None
+    namespace: None = None
     id: str | None = Field(None, description="accepted, without effect")
     status: str | None = Field(None, description="accepted, without effect")
 

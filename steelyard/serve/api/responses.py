@@ -12,11 +12,10 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from steelyard.core.protocols import Citation, Confidence, Done, Failure, Text, Usage
-from steelyard.serve.api import answers, fields
+from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import Body, Part, StrictRoute
 from steelyard.serve.api.chat import Asked, Offer, ask
 from steelyard.serve.api.errors import as_api_error, failed
-from steelyard.serve.api.levers import requested
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import ERRORS, ResponseReply
 from steelyard.serve.api.response_items import Item, Output, conversation_of
@@ -34,6 +33,10 @@ class FunctionTool(Part):
     description: str | None = None
     parameters: dict[str, Any] | None = Field(None, description="JSON schema of the arguments; without one there are none")
     strict: bool | None = Field(None, description="arguments match the schema: so they do wherever a call is forced")
+    async_: Literal[False] | None = Field(None, alias="async", description="only false: the client makes the calls")
+    defer_loading: Literal[False] | None = Field(None, description="only false: every tool is shown")
+    allowed_callers: None = None
+    output_schema: None = None
 
 
 class NamedFunctionTool(Part):
@@ -101,11 +104,14 @@ def understood(body: ResponseRequest, service: Service, user: str) -> Asked:
     drawn = fields.Sampling.model_validate({name: getattr(body, name) for name in ("model", "temperature", "top_p", "steelyard")})
     most = fields.limit(body.max_output_tokens, service, "max_output_tokens")
     settings = fields.answer_settings(drawn, service, user, most=most, alternatives=None, constraint=form)
-    return Asked(info.name, conversation, settings, requested(service, info.name, body.steelyard.levers), **about_tools)
+    return Asked(info.name, conversation, settings, levers.requested(service, info.name, body.steelyard.levers), **about_tools)
 
 
 def _offer(body: ResponseRequest) -> Offer:
-    tools = [{"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)} for tool in body.tools or ()]
+    tools = [
+        {"type": "function", "function": tool.model_dump(include={"name", "description", "parameters", "strict"}, exclude_none=True)}
+        for tool in body.tools or ()
+    ]
     if isinstance(body.tool_choice, NamedFunctionTool):
         return Offer(tools, "required", body.tool_choice.name)
     return Offer(tools, body.tool_choice or "auto", several=body.parallel_tool_calls)
@@ -118,7 +124,7 @@ def router(service: Service, streams: Streams) -> APIRouter:
     @routes.post("/v1/responses", response_model=ResponseReply, responses=ERRORS)
     async def responses(body: ResponseRequest, request: Request) -> Response:
         """An answer to a conversation; with `stream` as server-sent events."""
-        asked = understood(body, service, request.state.user)
+        asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)
         head = _head(body, asked.model)
         if not body.stream:
             return JSONResponse(await while_connected(request, _whole(service, asked, head)))
@@ -150,7 +156,7 @@ def _head(body: ResponseRequest, model: str) -> dict[str, Any]:
         "temperature": body.temperature,
         "text": {"format": wanted.model_dump(by_alias=True, exclude_none=True) if wanted else {"type": "text"}},
         "tool_choice": choice,
-        "tools": [{"strict": None, "description": None, "parameters": None} | tool.model_dump() for tool in body.tools or ()],
+        "tools": [tool.model_dump(include={"type", "name", "description", "parameters", "strict"}) for tool in body.tools or ()],
         "top_p": body.top_p,
         "truncation": "disabled",
         "usage": None,

@@ -1,0 +1,76 @@
+"""The levers that act on answers, as a page shows them, told by a process of its own.
+
+To describe every lever is to import every lever, PyTorch with them, which takes seconds and some hundred megabytes. The server stays
+light: it asks a short-lived process once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+from steelyard.core.errors import SteelyardError
+from steelyard.core.levers import all_levers
+
+SECONDS = 120.0
+"""What describing all levers may take."""
+
+
+def described() -> list[dict[str, Any]]:
+    """Every lever that acts on answers: what it is, and the JSON schema of its settings."""
+    return [
+        {
+            "name": name,
+            "idea": kind.idea,
+            "paper": kind.paper,
+            "cost": kind.cost,
+            "hooks": list(kind.hooks()),
+            "maturity": kind.maturity,
+            "evidence": kind.evidence,
+            "per_request": kind.per_request,
+            "schema": kind.model_json_schema(),
+        }
+        for name, kind in all_levers().items()
+        if {"decode", "wrap"} & set(kind.hooks())
+    ]
+
+
+class Catalogue:
+    """The same list, told by another process when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._told: list[dict[str, Any]] | None = None
+        self._one = asyncio.Lock()
+
+    async def levers(self) -> list[dict[str, Any]]:
+        """The list.
+
+        Raises:
+            SteelyardError: the process failed.
+        """
+        async with self._one:
+            if self._told is None:
+                self._told = await _asked()
+            return self._told
+
+
+async def _asked() -> list[dict[str, Any]]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __name__, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        out, told = await asyncio.wait_for(process.communicate(), SECONDS)
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+        raise
+    if process.returncode:
+        reason = told.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason was told"]
+        raise SteelyardError(f"the levers cannot be listed: {reason[0][:300]}", do="See `steelyard doctor`.")
+    return json.loads(out)
+
+
+if __name__ == "__main__":
+    json.dump(described(), sys.stdout)
