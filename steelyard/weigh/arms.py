@@ -38,6 +38,8 @@ from steelyard.model.load import STORED, load
 from steelyard.model.model import Model
 from steelyard.train.pretrain.new import new_model
 from steelyard.train.steps import pull, weight_levers
+from steelyard.weigh.report.report import Training
+from steelyard.weigh.trainings import trainings_of
 
 SLOTS = 8
 ENDPOINT_SLOTS = 4  # requests under way at a server that may be somebody else's
@@ -59,6 +61,7 @@ class OpenArm:
         parameters: number of weights, where known.
         weight_bytes: bytes of the weights as the engine holds them, where known.
         cost: seconds of making and loading.
+        trainings: the training that made it from nothing, where scaling laws can use it.
         engine: the engine underneath, or None for an endpoint.
         closing: ends it and frees its memory.
     """
@@ -73,6 +76,7 @@ class OpenArm:
     parameters: int | None = None
     weight_bytes: int | None = None
     cost: dict[str, float] = field(default_factory=dict)
+    trainings: list[Training] = field(default_factory=list)
     engine: Engine | None = None
     closing: Callable[[], None] = lambda: None
 
@@ -196,6 +200,7 @@ class ArmOpener:
             parameters=model.trunk.parameter_count(),
             weight_bytes=engine.trunk.weight_bytes(),
             cost={"load_seconds": round(time.perf_counter() - begun, 3), **training_cost(model)},
+            trainings=trainings_of(arm, model, self.run.seed if seed is None else seed),
             engine=engine,
             closing=engine.close,
         )

@@ -40,6 +40,7 @@ from steelyard.weigh.records import Records
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
 from steelyard.weigh.report.report import Cell, Report
+from steelyard.weigh.scaling_law import scaling_laws
 from steelyard.weigh.scoring import clusters_of, unable
 from steelyard.weigh.speeds import Speeds
 from steelyard.weigh.statistics import ALPHA
@@ -333,6 +334,7 @@ class _Weighing:
             started=started,
             seconds=round(time.perf_counter() - begun, 1),
             confidence=1 - ALPHA,
+            scaling=scaling_laws(sweep.summaries, ALPHA),
         )
 
     def _base_alone(self, sweep: Sweep) -> list[Cell]:

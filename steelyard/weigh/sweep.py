@@ -170,7 +170,12 @@ class Sweep:
         """Notes who an arm was; for the second and further training seeds, who else it was."""
         if before := self.summaries.get(arm.name):
             cost = {key: round(value + opened.cost.get(key, 0.0), 3) for key, value in before.cost.items()}
-            self.summaries[arm.name] = dataclasses.replace(before, fingerprint=f"{before.fingerprint}+{opened.fingerprint}", cost=cost)
+            self.summaries[arm.name] = dataclasses.replace(
+                before,
+                fingerprint=f"{before.fingerprint}+{opened.fingerprint}",
+                cost=cost,
+                trainings=[*before.trainings, *opened.trainings],
+            )
             return
         self.summaries[arm.name] = dataclasses.replace(
             self._unopened(arm),
@@ -178,6 +183,7 @@ class Sweep:
             cost=dict(opened.cost),
             kernels=opened.kernels,
             parameters=opened.parameters,
+            trainings=list(opened.trainings),
         )
 
     def give_up(self, arm: Arm, reason: str) -> None:

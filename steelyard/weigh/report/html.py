@@ -22,6 +22,7 @@ import yaml
 
 from steelyard.core.axes import AXES
 from steelyard.core.files import write_text
+from steelyard.weigh.report import scaling
 from steelyard.weigh.report.checks import checks
 from steelyard.weigh.report.columns import Column, all_columns, base_name, grid, headline, measure, others
 from steelyard.weigh.report.details import write_details
@@ -96,6 +97,7 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "plots_left": plots_left,
         "pictures": pictures,
         "pictures_left": pictures_left,
+        "laws": markupsafe.Markup("").join(_macro("scaling")(law, place) for place, law in enumerate(scaling.drawn(report))),
         "quality_columns": list(dict.fromkeys(picture.quality for picture, _ in pictures)),
         "cost_columns": list(dict.fromkeys(picture.cost for picture, _ in pictures)),
         "rows": [drawn for _, drawn in rows],
@@ -143,6 +145,7 @@ def _environment() -> jinja2.Environment:
         "name": lambda text: clip(str(text), LONGEST_NAME)[0] + "…" * (len(str(text)) > LONGEST_NAME),
         "costs": cost_rows,
         "parameters": parameters_text,
+        "foretold": scaling.foretold_text,
         "factor": lambda unit: scale(unit).factor,
         "unit": lambda unit: scale(unit).unit,
         "clip": clip,

@@ -42,8 +42,98 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Training:
+    """One pretraining from nothing: what scaling laws are fitted to.
+
+    Attributes:
+        family: digest of everything it was besides sizes, budget and learning rate; trainings of one family differ by these alone.
+        name: what the family is, in words.
+        parameters: weights trained.
+        tokens: read in training.
+        flops: operations, forward and backward.
+        loss: nats a token on text kept aside, at the end.
+        seed: of the training.
+    """
+
+    family: str
+    name: str
+    parameters: int
+    tokens: int
+    flops: float
+    loss: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class ScalingPoint:
+    """Trainings of one size and length: their mean loss, and the loss that the fitted law gives them (None without one)."""
+
+    arms: list[str]
+    parameters: int
+    tokens: int
+    flops: float
+    loss: float
+    runs: int
+    fitted: float | None = None
+
+
+@dataclass(frozen=True)
+class ScalingFigure:
+    """A number of a scaling law with its interval, None where there are too few points for one.
+
+    `settled`: whether the interval is narrow enough to build on (see `weigh/scaling_law.py`).
+    """
+
+    name: str
+    words: str
+    value: float
+    low: float | None
+    high: float | None
+    settled: bool
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """The costliest training's loss, foretold by a law that was fitted to all others, beside the one measured."""
+
+    arms: list[str]
+    loss: float
+    foretold: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ScalingLaw:
+    """L(N, D) = E + A / N^alpha + B / D^beta over trainings of one family (`weigh/scaling_law.py`).
+
+    Attributes:
+        name: what the family is.
+        points: in order of their cost.
+        figures: the law's numbers; empty where no law could be fitted, and `verdict` says why.
+        verdict: what the figures say about the best size for a budget, in a sentence.
+        deviation: root mean square of log(measured / fitted), with the degrees of freedom that are left; None where none are.
+        operations: k of C = k N D, the points' geometric mean.
+        foretold: a test of the law on a point it did not see.
+    """
+
+    name: str
+    points: list[ScalingPoint]
+    figures: list[ScalingFigure]
+    verdict: str
+    deviation: float | None = None
+    operations: float | None = None
+    foretold: Foretold | None = None
+
+    def figure(self, name: str) -> ScalingFigure:
+        """A figure by name."""
+        return next(figure for figure in self.figures if figure.name == name)
+
+
+@dataclass(frozen=True)
 class ArmSummary:
-    """Who an arm was and what it cost to weigh. `parameters` counts its model's weights, where they are known."""
+    """Who an arm was and what it cost to weigh. `parameters` counts its model's weights, where they are known; `trainings` are those
+    that made it from nothing, one for each seed."""
 
     fingerprint: str
     levers: list[dict[str, Any]]
@@ -51,6 +141,7 @@ class ArmSummary:
     kernels: str = ""
     note: str = ""
     parameters: int | None = None
+    trainings: list[Training] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -86,6 +177,7 @@ class Report:
         started: when it began, ISO 8601 with offset.
         seconds: wall time of the whole weighing.
         confidence: of every interval, before adjustment.
+        scaling: laws fitted to the arms' trainings, where these are enough to try.
     """
 
     arms: dict[str, ArmSummary]
@@ -100,6 +192,7 @@ class Report:
     started: str = ""
     seconds: float | None = None
     confidence: float = 0.95
+    scaling: list[ScalingLaw] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""

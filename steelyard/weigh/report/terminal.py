@@ -18,6 +18,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from steelyard.weigh.report import scaling
 from steelyard.weigh.report.checks import checks
 from steelyard.weigh.report.columns import Column, base_name, grid, headline, measure, others
 from steelyard.weigh.report.figures import duration, scale, words
@@ -50,6 +51,7 @@ def lines(report: Report, plain: bool = False) -> list[str]:
             if cell := cells.get((column, arm)):
                 out.append(_line(cell, plain))
     out += [f"{check.title}: {check.outcome}. {check.sentence}" for check in checks(report)]
+    out += scaling.lines(report)
     return [_ascii(line) if plain else line for line in map(visible, out)]
 
 
@@ -114,6 +116,8 @@ class _Tables:
         for check in checks(self.report):
             glyph, style = {"passed": ("✔", ""), "failed": ("✘", "bold bright_red"), "absent": ("–", "dim")}[check.outcome]
             yield Text(_say(visible(f"{glyph} {check.title}: {check.outcome}. {check.sentence}"), plain), style=style)
+        for line in scaling.lines(self.report):
+            yield Text(_say(visible(line), plain))
         if self.where:
             yield Text(_say(visible(f"Report: {self.where}"), plain), style="bold", overflow="fold")
 

@@ -28,7 +28,7 @@
   });
 
   // Quality against cost: show the picture of the pair chosen.
-  const pictures = [...document.querySelectorAll(".picture")];
+  const pictures = [...document.querySelectorAll(".picture[data-quality]")];
   if (pictures.length) {
     const pick = () => {
       let found = false;
