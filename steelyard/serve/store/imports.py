@@ -154,16 +154,18 @@ def _read(line: bytes, limits: StoreLimits) -> dict[str, Any]:
     """A line as rows to insert; ids are still those of the line."""
     raw = parse_row(line)
     try:
-        dump(raw).encode("utf-8")  # no NaN and no half surrogate pair anywhere in it
-        parsed = _Conversation.model_validate(raw)
-        return _rows(parsed, limits)
+        dump(raw).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UnusableRow("half a surrogate pair, which UTF-8 cannot hold") from None
+    except (ValueError, RecursionError):
+        raise UnusableRow("NaN or infinity, which JSON does not have, or nested too deeply") from None
+    try:
+        return _rows(_Conversation.model_validate(raw), limits)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         raise UnusableRow(f"`{'.'.join(map(str, first['loc']))[:100]}`: {first['msg'][:200]}") from None
     except SteelyardError as error:
         raise UnusableRow(f"{error.where}: {error.what}" if error.where else error.what) from None
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise UnusableRow(f"{type(error).__name__}: {error}"[:200]) from None
 
 
 def _rows(line: _Conversation, limits: StoreLimits) -> dict[str, Any]:
@@ -191,7 +193,7 @@ def _rows(line: _Conversation, limits: StoreLimits) -> dict[str, Any]:
         nodes[message.id] = Node(message.id, message.parent, number, message.role, message.hidden, deleted=False)
         row = {"id": message.id, "number": number, "parent": message.parent, "role": message.role, "parts": parts}
         messages.append(
-            row | {"edited_from": message.edited_from, "hidden": message.hidden, "created": moment(message.created), "erased": None}
+            row | {"edited_from": message.edited_from, "hidden": message.hidden, "created": _moment(message.created), "erased": None}
         )
         if message.generation is not None:
             generation = Generation(**message.generation.model_dump())
@@ -201,7 +203,7 @@ def _rows(line: _Conversation, limits: StoreLimits) -> dict[str, Any]:
     if line.head is not None and line.head not in nodes:
         raise UnusableRow("the head is no message of the conversation")
     frame = {"id": line.id, "title": None if line.title is None else label(line.title, "title"), "head": line.head, "consent": line.consent}
-    frame |= {"count": len(messages), "created": moment(line.created), "updated": moment(line.updated)}
+    frame |= {"count": len(messages), "created": _moment(line.created), "updated": _moment(line.updated)}
     return {
         "frame": frame,
         "messages": messages,
@@ -221,6 +223,13 @@ def _file(file: _Attachment, limits: StoreLimits) -> dict[str, Any]:
     return {"name": name, "type": sniff(content, name, limits), "content": content}
 
 
+def _moment(text: str) -> int:
+    try:
+        return moment(text)
+    except (ValueError, OverflowError):
+        raise UnusableRow(f"{text[:40]!r} is no ISO 8601 time") from None
+
+
 def _opinion(given: _Feedback, tree: Tree, limits: StoreLimits) -> dict[str, Any]:
     if given.message not in tree.nodes:
         raise UnusableRow("feedback about a message that is not here")
@@ -234,7 +243,7 @@ def _opinion(given: _Feedback, tree: Tree, limits: StoreLimits) -> dict[str, Any
     else:
         raise UnusableRow(f"the value of a {given.kind} is not text")
     row = {"id": given.id, "message": given.message, "kind": given.kind, "value": value}
-    return row | {"created": moment(given.created), "updated": moment(given.updated)}
+    return row | {"created": _moment(given.created), "updated": _moment(given.updated)}
 
 
 def _take(connection: Connection, database: Database, owner: str, line: dict[str, Any]) -> bool:

@@ -51,7 +51,7 @@ def sniff(content: bytes, name: str, limits: StoreLimits) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise DataError("neither text in UTF-8 nor any kind of file that is taken", where=name, do=_REMEDY) from None
-    if any(ord(character) < 32 and character not in "\t\n\r\f\v" for character in text):
+    if any((character < " " or character == "\x7f") and character not in "\t\n\r\f\v" for character in text):
         raise DataError("control characters that no text holds", where=name, do=_REMEDY)
     return TEXT
 
