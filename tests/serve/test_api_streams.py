@@ -1,0 +1,150 @@
+"""Streams: whole or with an error frame, cancelled with their client, kept where asked for, alive in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from steelyard.augment.server_sent_events import EventParser
+from steelyard.serve.api.streams import Named, begun, sse, written
+from tests.serve.live_server import LiveServer
+
+HI = [{"role": "user", "content": "hi"}]
+LONG = {"model": "tiny", "messages": HI, "max_tokens": 1500, "ignore_eos": True, "stream": True}
+
+
+def _patiently(condition: Any, seconds: float = 30) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _active(server: LiveServer) -> int:
+    figures = server.run(server.engine.status()).get("models", {}).get("tiny", {})
+    return figures.get("active", 0) + figures.get("waiting", 0)
+
+
+def _frames(text: str) -> list[Any]:
+    found = [line.removeprefix("data: ") for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(data) for data in found if data != "[DONE]"]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])), st.integers(0, 9) | st.none())
+def test_any_text_survives_its_frame(text: str, number: int | None) -> None:
+    parser = EventParser()
+    (event,) = parser.feed(written(Named("some.event", {"text": text}), number))
+    assert event.type == "some.event" and json.loads(event.data) == {"text": text}
+
+
+def test_a_failure_before_the_first_frame_is_raised_and_a_later_one_is_the_last_frame() -> None:
+    async def failing(count: int) -> AsyncIterator[Any]:
+        for place in range(count):
+            yield {"place": place}
+        raise ValueError("secret detail")
+
+    async def read(count: int) -> str:
+        response = sse(await begun(failing(count)))
+        return b"".join([piece async for piece in response.body_iterator]).decode()  # type: ignore[misc]
+
+    with pytest.raises(ValueError):
+        asyncio.run(read(0))
+    frames = _frames(asyncio.run(read(2)))
+    assert frames[:2] == [{"place": 0}, {"place": 1}] and frames[2]["error"]["code"] == "internal_error"
+    assert "secret" not in json.dumps(frames)
+
+
+def test_a_client_that_leaves_frees_its_slot_at_once(server: LiveServer) -> None:
+    with server.client.stream("POST", "/v1/chat/completions", json=LONG) as response:
+        next(response.iter_lines())
+        assert _active(server) == 1
+    assert _patiently(lambda: _active(server) == 0, 10)
+
+
+def test_a_client_that_leaves_before_the_whole_answer_frees_its_slot_too(server: LiveServer) -> None:
+    body = json.dumps({**LONG, "stream": False, "n": 2}).encode()
+    with socket.create_connection((server.client.base_url.host, server.client.base_url.port)) as connection:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        assert _patiently(lambda: _active(server) > 0, 10)
+    assert _patiently(lambda: _active(server) == 0, 10)
+
+
+def test_a_stream_can_be_taken_up_where_its_line_broke(server: LiveServer) -> None:
+    body = {**LONG, "max_tokens": 300, "seed": 1, "steelyard": {"resumable": True}}
+    with server.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        id = response.headers["X-Steelyard-Stream"]
+        early = [line for _, line in zip(range(30), response.iter_lines(), strict=False)]
+    rest = server.client.get(f"/v1/streams/{id}", params={"from": 10}).text
+    whole = server.client.get(f"/v1/streams/{id}").text
+    assert whole.endswith("data: [DONE]\n\n") and whole.endswith(rest) and rest.startswith("id: 10\n")
+    assert whole.startswith("\n".join(early))
+    numbers = [int(line.removeprefix("id: ")) for line in whole.splitlines() if line.startswith("id: ")]
+    assert numbers == list(range(len(numbers)))
+    plain = server.post("/v1/chat/completions", {**body, "stream": False, "steelyard": {}}).json()
+    pieces = [frame["choices"][0]["delta"].get("content", "") for frame in _frames(whole)]
+    assert "".join(pieces) == plain["choices"][0]["message"]["content"]
+    assert server.client.get(f"/v1/streams/{id}", params={"from": 10**6}).status_code == 400
+
+
+def test_a_kept_stream_ends_when_it_is_deleted_and_others_are_not_kept(server: LiveServer) -> None:
+    with server.client.stream("POST", "/v1/chat/completions", json={**LONG, "steelyard": {"resumable": True}}) as response:
+        id = response.headers["X-Steelyard-Stream"]
+    assert _active(server) == 1  # it goes on without a client
+    assert server.client.delete(f"/v1/streams/{id}").status_code == 204
+    assert _patiently(lambda: _active(server) == 0, 10)
+    assert server.client.get(f"/v1/streams/{id}").status_code == 404
+    response = server.post("/v1/chat/completions", {**LONG, "max_tokens": 3})
+    assert "X-Steelyard-Stream" not in response.headers
+
+
+def test_an_answer_whose_time_is_up_ends_as_it_is_and_says_why(server: LiveServer) -> None:
+    answer = server.post("/v1/chat/completions", {**LONG, "stream": False, "steelyard": {"seconds": 0.1}}).json()
+    assert answer["choices"][0]["steelyard"] == {"reason": "timeout"} and answer["usage"]["completion_tokens"] < 1500
+    last = _frames(server.post("/v1/chat/completions", {**LONG, "steelyard": {"seconds": 0.1}}).text)[-1]
+    assert last["choices"][0]["finish_reason"] == "length" and last["choices"][0]["steelyard"] == {"reason": "timeout"}
+
+
+def test_one_bad_request_disturbs_no_other(server: LiveServer) -> None:
+    good = {**LONG, "max_tokens": 200, "seed": 4}
+    alone = _frames(server.post("/v1/chat/completions", good).text)
+
+    async def together() -> list[httpx.Response]:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            bad = [{**LONG, "temperature": 9}, {**LONG, "messages": [{"role": "user", "content": "x" * 9000}]}, {"nothing": 1}]
+            return await asyncio.gather(*[client.post("/v1/chat/completions", json=body) for body in (good, *bad)])
+
+    first, *others = asyncio.run(together())
+    assert [response.status_code for response in others] == [400, 400, 400]
+    text = ["".join(frame["choices"][0]["delta"].get("content", "") for frame in frames) for frames in (alone, _frames(first.text))]
+    assert text[0] == text[1]
+
+
+def test_a_crash_of_the_engine_is_an_error_frame_then_503_then_over(server: LiveServer) -> None:
+    with server.client.stream("POST", "/v1/chat/completions", json=LONG) as response:
+        lines = response.iter_lines()
+        next(lines)
+        assert server.engine.pid is not None
+        os.kill(server.engine.pid, signal.SIGSEGV)
+        last = [line for line in lines if line.startswith("data: ")][-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "engine_restarting"
+    refused = server.post("/v1/chat/completions", {**LONG, "stream": False})
+    ready = server.client.get("/ready")
+    assert (refused.status_code, ready.status_code) == (503, 503) and refused.headers["retry-after"] and ready.headers["retry-after"]
+    assert server.client.get("/health").status_code == 200
+    assert b"steelyard_engine_ready 0.0" in server.client.get("/metrics").content
+    assert _patiently(lambda: server.client.get("/ready").status_code == 200, 60)
+    assert server.post("/v1/chat/completions", {**LONG, "stream": False, "max_tokens": 3}).status_code == 200
