@@ -5,6 +5,7 @@ A directory made here is served as it was weighed: the decode and wrap levers th
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -83,6 +84,7 @@ def _open_talker(
     opened = opener.open(arm, deterministic=False, queue=queue + asked["slots"], **settings)
     engine = opened.engine
     assert engine is not None
+    engine.model.name = asked["name"]  # errors quote it, and no path is to leave the server
     release(engine.model, engine.trunk)
     memory.hand_back()
     template = engine.spec.template or engine.model.template
@@ -107,7 +109,7 @@ def _open_talker(
 def _open_encoder(asked: Mapping[str, Any], path: Path) -> Hosted:
     if asked["levers"]:
         raise UnsupportedError("levers on an encoder", where="levers", do="Serve it without levers.")
-    model = load(asked["source"])
+    model = dataclasses.replace(load(asked["source"]), name=asked["name"])  # errors quote it, and no path is to leave the server
     if model.tokenizer is None:
         raise ModelFileError("an encoder without a tokenizer", where=str(path), do="Restore its tokenizer files.")
     info = ServedInfo(

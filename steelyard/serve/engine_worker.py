@@ -14,6 +14,7 @@ import faulthandler
 import json
 import logging
 import os
+import re
 import signal
 import threading
 import traceback
@@ -23,7 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
+from steelyard.core.errors import ContextLengthError, DataError, SteelyardError, UnsupportedError
 from steelyard.core.meters import memory
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
 from steelyard.core.threads import apart
@@ -42,6 +43,8 @@ TEXTS = 32
 """Texts that an encoder reads before it looks whether anybody still waits."""
 GRACE = 4.0
 """Seconds after the parent's end in which everything is closed in order."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""What no UTF-8 text can hold."""
 BROKEN = 70
 """Exit status of a process that cannot go on; its parent starts another."""
 
@@ -204,6 +207,8 @@ class Worker:
                 await close()
 
     async def _complete(self, number: int, hosted: Hosted, prompt: Any, settings: Any, entries: Any) -> None:
+        if not isinstance(prompt, str) and not all(isinstance(id, int) for id in prompt):
+            raise SteelyardError("it is neither a text nor token ids", where="prompt", do="Give one of the two.")
         asked, drawn = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
         if asked:
             raise UnsupportedError(f"`{asked[0].name}` acts on conversations, and this is raw text", where="levers", do="Leave it out.")
@@ -295,6 +300,8 @@ def _tokenizer(hosted: Hosted) -> Any:
 def _check_texts(texts: Any, where: str) -> None:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise SteelyardError(f"{texts!r:.80} holds something that is no text", where=where, do="Give strings.")
+    if broken := [number for number, text in enumerate(texts, 1) if SURROGATE.search(text)]:
+        raise DataError(f"text {broken[0]} holds half of a surrogate pair", where=where, do="Read it with its right encoding.")
 
 
 def _checked(ids: Any) -> list[int]:

@@ -277,6 +277,32 @@ def test_unknown_names_and_deep_nestings_are_refused_before_they_cross(running: 
         answered(running, name="tooled", tools=[deep])
 
 
+@pytest.mark.parametrize("prompt", ["", [], [10**30], [-1], [True], [1.5], [[1]], [{"role": "user", "content": "x"}], [None], "\ud800"])
+def test_raw_prompts_that_are_neither_text_nor_tokens_are_refused(running: Running, prompt: Any) -> None:
+    with pytest.raises(SteelyardError) as caught:
+        running.run(collect(running.engine.answerer("tiny").complete(prompt, SHORT)))
+    assert not isinstance(caught.value, EngineFault)
+
+
+def test_texts_that_are_none_are_refused_wherever_they_are_given(running: Running) -> None:
+    engine, answerer = running.engine, running.engine.answerer("tiny")
+    for bad in ("\ud800", 5, None):
+        for asked in (engine.tokenize("tiny", bad), engine.embed("encoder", ["fine", bad]), answerer.score(HI, ["fine", bad])):  # type: ignore[list-item,arg-type]
+            with pytest.raises(SteelyardError) as caught:
+                running.run(asked)  # type: ignore[arg-type]
+            assert not isinstance(caught.value, EngineFault)
+    for ids in ([1.5], [10**30], [-1], ["a"], [2**40]):
+        with pytest.raises(SteelyardError, match="no token ids"):
+            running.run(engine.detokenize("tiny", ids))  # type: ignore[arg-type]
+
+
+def test_errors_name_the_model_as_clients_know_it(running: Running) -> None:
+    for asked in (collect(running.engine.answerer("tiny").complete("x" * 300, SHORT)), running.engine.embed("encoder", ["x" * 300])):
+        with pytest.raises(ContextLengthError) as caught:
+            running.run(asked)  # type: ignore[arg-type]
+        assert "/" not in str(caught.value)
+
+
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(SteelyardError, match="two models are called `a`"):
         EngineProcess([ServedModel("a", "x"), ServedModel("a", "y")], queue=1)
