@@ -85,11 +85,14 @@ def _open_talker(
     engine = opened.engine
     assert engine is not None
     engine.model.name = asked["name"]  # errors quote it, and no path is to leave the server
+    if (template := engine.model.template) is not None:
+        engine.model.template = dataclasses.replace(template, where=f"the chat template of {asked['name']}")
     release(engine.model, engine.trunk)
     memory.hand_back()
     template = engine.spec.template or engine.model.template
     chat = {"chat"} if template is not None else set()
-    tools = {"tools"} if template is not None and re.search(r"\btools\b", template.source) else set()
+    with_tools = template is not None and ("tool_use" in template.named or re.search(r"\btools\b", template.source))
+    tools = {"tools"} if with_tools else set()
     info = ServedInfo(
         name=asked["name"],
         fingerprint=opened.fingerprint,

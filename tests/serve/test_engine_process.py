@@ -30,7 +30,10 @@ from tests.tiny_talker import CHATML
 HI = (Message("user", "hi"),)
 SHORT = AnswerSettings(max_tokens=5, token_events=True, alternatives=2)
 LONG = AnswerSettings(max_tokens=220, ignore_eos=True)
-TOOL_TEMPLATE = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}" + CHATML
+TOOL_TEMPLATE = (
+    "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% if messages[0].role == 'tool' %}{{ raise_exception('who asked?') }}{% endif %}"
+    + CHATML
+)
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {}}}
 
 
@@ -297,8 +300,13 @@ def test_texts_that_are_none_are_refused_wherever_they_are_given(running: Runnin
 
 
 def test_errors_name_the_model_as_clients_know_it(running: Running) -> None:
-    for asked in (collect(running.engine.answerer("tiny").complete("x" * 300, SHORT)), running.engine.embed("encoder", ["x" * 300])):
-        with pytest.raises(ContextLengthError) as caught:
+    refused = (Message("tool", "12:00"),)
+    for asked, why in (
+        (collect(running.engine.answerer("tiny").complete("x" * 300, SHORT)), "tiny reads at most 256"),
+        (running.engine.embed("encoder", ["x" * 300]), "encoder reads at most 64"),
+        (collect(running.engine.answerer("tooled").answer(refused, SHORT)), "the chat template of tooled.*: .*who asked"),
+    ):
+        with pytest.raises(SteelyardError, match=why) as caught:
             running.run(asked)  # type: ignore[arg-type]
         assert "/" not in str(caught.value)
 
