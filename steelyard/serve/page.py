@@ -45,12 +45,13 @@ NOT_BUILT = """<!doctype html>
 """
 
 
-def router(folder: Path = BUILT) -> APIRouter:
+def router(built: Path | None = None) -> APIRouter:
     """Routes of the page: `/`, `/favicon.svg` and `/assets/...`.
 
     Args:
-        folder: where the built page lies. It is looked at on each request, so a page built later is served without a restart.
+        built: where the built page lies, None for where `make web` puts it. It is looked at on each request, so a page built later is served without a restart.
     """
+    folder = built or BUILT
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/")

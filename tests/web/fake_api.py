@@ -9,11 +9,13 @@ import asyncio
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -59,10 +61,11 @@ class Kept:
     attachments: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     undo: dict[str, Any] = field(default_factory=dict)
     asked: list[dict[str, Any]] = field(default_factory=list)
-    serial: itertools.count = field(default_factory=lambda: itertools.count(1))
+    serials: Counter[str] = field(default_factory=Counter)
 
     def new_id(self, kind: str) -> str:
-        return f"{kind}{next(self.serial)}"
+        self.serials[kind] += 1
+        return f"{kind}{self.serials[kind]}"
 
     def message(self, name: str) -> dict[str, Any]:
         return next(m for c in self.conversations.values() for m in c["messages"] if m["id"] == name)
@@ -264,7 +267,7 @@ def create_app(built: Path, kept: Kept, reports: Path | None = None) -> FastAPI:
     @app.post("/api/attachments")
     async def attach(request: Request) -> Any:
         name = kept.new_id("a")
-        kept.attachments[name] = (request.headers["x-name"], await request.body())
+        kept.attachments[name] = (unquote(request.headers["x-name"]), await request.body())
         return {"id": name, "name": kept.attachments[name][0], "type": "text/plain", "size": len(kept.attachments[name][1])}
 
     @app.get("/api/attachments/{name}")

@@ -44,7 +44,8 @@ export interface Generation {
   model: string;
   levers?: LeverChoice[];
   settings?: Record<string, unknown>;
-  reason?: string;
+  reason?: string | null;
+  error?: string | null;
   tokens?: Token[];
   usage?: Usage | null;
   citations?: Citation[];

@@ -2,23 +2,35 @@
 
 import { listLevers, listModels } from "../api/calls";
 import type { LeverInfo, ModelInfo } from "../api/types";
-import { notices } from "./notices.svelte";
+import { attempt } from "./notices.svelte";
 import { preferences } from "./preferences.svelte";
 
 class Catalog {
   models = $state.raw<ModelInfo[]>([]);
   levers = $state.raw<LeverInfo[]>([]);
-  read = $state(false);
+
+  /** Fulfilled once the models are known; nothing can be asked before. */
+  readonly modelsRead: Promise<void>;
+  private tellRead: () => void = () => {};
+
+  constructor() {
+    this.modelsRead = new Promise((resolve) => {
+      this.tellRead = resolve;
+    });
+  }
 
   async load(): Promise<void> {
-    const [models, levers] = await Promise.allSettled([listModels(), listLevers()]);
-    if (models.status === "fulfilled") {
-      this.models = models.value.filter((model) => (model.steelyard?.kind ?? "chat") === "chat");
-      if (!this.models.some((model) => model.id === preferences.kept.model)) preferences.change({ model: this.models[0]?.id ?? "" });
-    } else notices.fail(models.reason);
-    if (levers.status === "fulfilled") this.levers = levers.value.filter((lever) => lever.per_request);
-    else notices.fail(levers.reason);
-    this.read = true;
+    await Promise.all([attempt(() => this.loadModels()), attempt(() => this.loadLevers())]);
+  }
+
+  private async loadModels(): Promise<void> {
+    this.models = (await listModels()).filter((model) => (model.steelyard?.kind ?? "chat") === "chat");
+    if (!this.models.some((model) => model.id === preferences.kept.model)) preferences.change({ model: this.models[0]?.id ?? "" });
+    this.tellRead();
+  }
+
+  private async loadLevers(): Promise<void> {
+    this.levers = (await listLevers()).filter((lever) => lever.per_request);
   }
 
   /** `name` where the server has it, else the first it has. */

@@ -136,6 +136,7 @@ export class Chat {
     const id = this.id;
     if (id === null || parent === null || this.answering) return;
     this.head = parent;
+    await catalog.modelsRead;
     const other = this.settings.other;
     const asked = [this.settings, ...(other ? [other] : [])].map((how) => new LiveAnswer(id, requestFor(how, parent)));
     this.live = asked;

@@ -1,0 +1,95 @@
+"""The page, built once, in a real Chromium. Each test has a server of its own, so that tests can run side by side."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tests.web.fake_api import Kept, create_app
+
+WEB = Path(__file__).parents[2] / "web"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH")
+SLOW_MACHINE_MS = 15_000  # how long a browser may take on a machine that does much else; nothing waits that long when all is well
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the built page: once for all workers of a run."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("building the page needs node and npm (`make web` gets them from PyPI)")
+    folder = tmp_path_factory.getbasetemp().parent / f"page-{_digest()}"
+    with open(WEB / ".build.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "index.html").is_file():
+            made = subprocess.run([sys.executable, WEB / "build.py", folder], capture_output=True, text=True)
+            said = made.stdout + made.stderr
+            if made.returncode and any(sign in said for sign in UNREACHABLE):
+                pytest.skip("the packages of the page cannot be had: npm's registry is not reachable")
+            assert made.returncode == 0, said
+    return folder
+
+
+def _digest() -> str:
+    """Of all that the page is made from."""
+    files = [path for path in sorted(WEB.rglob("*")) if path.is_file() and "node_modules" not in path.parts and path.name != ".build.lock"]
+    return hashlib.sha256(b"".join(str(path).encode() + path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("there is no Chromium on this machine")
+    with playwright.sync_playwright() as runner:
+        browser = runner.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def kept() -> Kept:
+    """What the fake server knows; a test fills it before and looks into it after."""
+    return Kept()
+
+
+@pytest.fixture
+def server(built: Path, kept: Kept) -> Iterator[str]:
+    """The address of the page over the fake API."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    running = uvicorn.Server(uvicorn.Config(create_app(built, kept), log_config=None, timeout_graceful_shutdown=0))
+    thread = threading.Thread(target=lambda: running.run(sockets=[listener]), daemon=True)
+    thread.start()
+    while not running.started:
+        assert thread.is_alive(), "the fake server did not start"
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    running.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def tab(chromium: Any, server: str) -> Iterator[Any]:
+    """A fresh tab, closed before its server is; anything the browser complains about (a script's error, a refused style or picture) fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+    tab = context.new_page()
+    tab.set_default_timeout(SLOW_MACHINE_MS)
+    complaints: list[str] = []
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" and "401" not in line.text else None)
+    yield tab
+    context.close()
+    assert complaints == []

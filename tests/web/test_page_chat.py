@@ -1,0 +1,188 @@
+"""Talking to a model on the page: streams, waiting messages, branches, deletion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.web.fake_api import Kept
+
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+expect.set_options(timeout=15_000)
+
+
+def say(tab: Any, text: str, key: str = "Control+Enter") -> None:
+    """Writes a message; Control+Enter sends all that waits, Enter only adds."""
+    box = tab.get_by_role("textbox", name="Message", exact=True)
+    box.fill(text)
+    box.press(key)
+
+
+def answers(tab: Any) -> Any:
+    return tab.get_by_role("article", name="Answer")
+
+
+def texts(kept: Kept, conversation: str = "c1") -> list[str]:
+    """What a person said in a conversation, in order of storing."""
+    return [m["parts"][0]["text"] for m in kept.conversations[conversation]["messages"] if m["role"] == "user"]
+
+
+def test_an_answer_streams_in_as_markdown_and_its_conversation_can_be_found_renamed_deleted_and_brought_back(tab, server, kept):
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    expect(answers(tab).get_by_role("cell", name="2850")).to_be_visible()
+    expect(answers(tab).locator("strong")).to_have_text("Danube")
+    expect(answers(tab)).to_contain_text("tokens/s")
+    listed = tab.get_by_role("navigation", name="Conversations").get_by_role("link")
+    expect(listed).to_have_text("Tell me about the Danube")
+    assert tab.url.endswith("#/c/c1") and kept.asked[0]["model"] == "small-model"
+
+    tab.get_by_role("searchbox", name="Search").fill("nowhere said")
+    expect(tab.get_by_text("No conversation has that.")).to_be_visible()
+    tab.get_by_role("searchbox", name="Search").fill("danube")
+    expect(listed).to_have_count(1)
+    listed.hover()
+    tab.get_by_role("button", name="What to do with").click()
+    tab.get_by_role("menuitem", name="Rename").click()
+    tab.get_by_role("textbox", name="Title").fill("A river")
+    tab.keyboard.press("Enter")
+    expect(tab.get_by_role("heading", name="A river")).to_be_visible()
+    tab.get_by_role("searchbox", name="Search").fill("")
+    tab.get_by_role("button", name="What to do with").click()
+    tab.get_by_role("menuitem", name="Delete").click()
+    expect(tab.get_by_text("What would you like to ask?")).to_be_visible()
+    tab.get_by_role("button", name="Undo").click()
+    expect(listed).to_have_text("A river")
+
+
+def test_messages_wait_can_be_changed_and_are_sent_together(tab, server, kept):
+    tab.goto(server)
+    say(tab, "first", "Enter")
+    say(tab, "secnd", "Enter")
+    tab.get_by_role("button", name="Change before it is read").last.click()
+    tab.get_by_role("textbox", name="Change before it is read").fill("second")
+    tab.keyboard.press("Enter")
+    expect(tab.get_by_role("button", name="Send all 2")).to_be_visible()
+    tab.get_by_role("button", name="Send all 2").click()
+    expect(answers(tab)).to_contain_text("Black Forest")
+    assert texts(kept) == ["first", "second"] and len(kept.asked) == 1
+
+
+def test_a_pause_ends_the_turn(tab, server, kept):
+    tab.goto(server)
+    say(tab, "just this", "Enter")
+    expect(tab.get_by_role("region", name="Messages that wait")).to_be_visible()
+    expect(answers(tab)).to_contain_text("Black Forest")
+    assert texts(kept) == ["just this"]
+
+
+def test_what_is_written_during_an_answer_waits_and_interrupting_sends_it(tab, server, kept):
+    tab.goto(server)
+    say(tab, "slow one please")
+    expect(answers(tab)).to_contain_text("word word")
+    say(tab, "now something else", "Enter")
+    expect(tab.get_by_text("Waits until the answer is done.")).to_be_visible()
+    assert texts(kept) == ["slow one please"]
+    tab.get_by_role("button", name="Interrupt").click()
+    expect(answers(tab).last).to_contain_text("Black Forest")
+    expect(answers(tab).first).to_contain_text("ended: cancelled")
+    assert texts(kept) == ["slow one please", "now something else"]
+    assert "word" in kept.path(kept.asked[1]["parent"])[1]["parts"][0]["text"]
+
+
+def test_an_answer_that_breaks_off_says_why_and_keeps_what_came(tab, server):
+    tab.goto(server)
+    say(tab, "please fail")
+    expect(tab.get_by_role("alert")).to_contain_text("The engine fell over")
+    expect(answers(tab)).to_contain_text("The Danube rises")
+    expect(answers(tab)).to_contain_text("ended: error")
+
+
+def test_what_a_model_writes_can_do_no_harm(tab, server):
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(server)
+    say(tab, "markup")
+    answer = answers(tab)
+    expect(answer.get_by_role("link", name="fine")).to_have_attribute("rel", "noopener noreferrer nofollow")
+    expect(answer.get_by_text("Image not loaded: a picture")).to_be_visible()
+    expect(answer).to_contain_text("<script>")
+    assert answer.locator("img, script, [onerror], a[href^=javascript]").count() == 0
+    assert all(url.startswith(server) for url in asked) and "broken" not in tab.title()
+
+
+def test_an_edit_begins_a_branch_that_arrows_and_the_tree_walk(tab, server, kept):
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    expect(answers(tab)).to_contain_text("Black Forest")
+    mine = tab.get_by_role("article", name="You")
+    mine.hover()
+    mine.get_by_role("button", name="Edit").click()
+    tab.get_by_role("textbox", name="Edit").fill("Your sources?")
+    tab.get_by_role("button", name="Save and answer again").click()
+    expect(answers(tab)).to_contain_text("ten countries")
+    assert kept.asked[1]["parent"] == "m3" and kept.message("m3")["edited_from"] == "m1"
+    tab.get_by_role("button", name="Previous branch").click()
+    expect(answers(tab)).to_contain_text("Black Forest")
+    assert kept.conversations["c1"]["head"] == "m2"
+    tab.get_by_role("button", name="Branches", exact=True).click()
+    expect(tab.get_by_role("treeitem")).to_have_count(4)
+    tab.get_by_role("treeitem", name="ten countries").click()
+    expect(answers(tab)).to_contain_text("ten countries")
+
+
+def test_an_edit_only_keeps_what_follows_and_can_be_undone(tab, server, kept):
+    talk = kept.conversation("talk")
+    for role, text in (("user", "one"), ("assistant", "two"), ("user", "three")):
+        kept.add(talk, role, text)
+    tab.goto(f"{server}#/c/{talk}")
+    first = tab.get_by_role("article", name="You").first
+    first.hover()
+    first.get_by_role("button", name="Edit").click()
+    tab.get_by_role("textbox", name="Edit").fill("uno")
+    tab.get_by_role("button", name="Save only").click()
+    expect(first).to_contain_text("uno")
+    expect(tab.get_by_role("article", name="You").last).to_contain_text("three")
+    assert [m["parts"][0]["text"] for m in kept.path(kept.conversations[talk]["head"])] == ["uno", "two", "three"] and kept.asked == []
+    tab.get_by_role("button", name="Undo").click()
+    expect(first).to_contain_text("one")
+
+
+def test_deleting_and_hiding_say_what_they_do_and_can_be_undone(tab, server, kept):
+    talk = kept.conversation("talk")
+    for role, text in (("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")):
+        kept.add(talk, role, text)
+    tab.goto(f"{server}#/c/{talk}")
+    shown = tab.get_by_role("article")
+
+    def act(place: int, name: str) -> None:
+        shown.nth(place).hover()
+        shown.nth(place).get_by_role("button", name="More to do").click()
+        tab.get_by_role("menuitem", name=name).click()
+
+    act(1, "Delete this message")
+    expect(shown).to_have_count(3)
+    tab.get_by_role("button", name="Undo").click()
+    expect(shown).to_have_count(4)
+    act(1, "Delete from here down")
+    expect(shown).to_have_count(1)
+    tab.get_by_role("button", name="Undo").click()
+    expect(shown).to_have_count(4)
+    act(0, "Hide from the model")
+    expect(shown.first).to_contain_text("hidden from the model")
+    assert kept.message("m1")["hidden"]
+    tab.get_by_role("button", name="Undo").click()
+    expect(shown.first).not_to_contain_text("hidden from the model")
+
+
+def test_ten_thousand_messages_open_at_their_end_and_are_drawn_only_where_they_are_seen(tab, server, kept):
+    talk = kept.conversation("long")
+    for number in range(10_000):
+        kept.add(talk, "assistant" if number % 2 else "user", f"message {number}")
+    tab.goto(f"{server}#/c/{talk}")
+    expect(tab.get_by_text("message 9999", exact=True)).to_be_in_viewport()
+    assert tab.get_by_role("article").count() < 400
+    tab.get_by_role("log").evaluate("node => node.scrollTo(0, 0)")
+    expect(tab.get_by_text("message 0", exact=True)).to_be_in_viewport()
+    assert tab.get_by_role("article").count() < 400

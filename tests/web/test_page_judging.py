@@ -1,0 +1,161 @@
+"""Seeing how sure a model is, judging it, pulling its levers; reports, charts and files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.web.fake_api import Kept
+from tests.web.test_page_chat import answers, say
+
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+expect.set_options(timeout=15_000)
+
+SALES = 'month;"sales, gross";returns\nJanuary;"1.200,5";3\nFebruary;900,0;5\n'
+
+
+def test_tokens_are_coloured_as_raw_probability_and_show_alternatives_to_pointer_and_keyboard(tab, server):
+    tab.goto(server)
+    tab.get_by_role("button", name="Show how sure").click()
+    expect(tab.get_by_text("Raw token probability, not the chance of being right:")).to_be_visible()
+    say(tab, "Tell me about the Danube")
+    answer = answers(tab)
+    expect(answer.get_by_text("raw: 40% per token on average")).to_be_visible()
+    improbable = answer.locator("[data-token].p0").first
+    expect(improbable).to_have_text("in ")
+    improbable.hover()
+    card = tab.get_by_role("status").filter(has_text="It could have said")
+    expect(card).to_contain_text("Rhine")
+    expect(card).to_contain_text("8%")
+    tab.mouse.move(5, 5)
+    expect(card).to_have_count(0)
+    answer.get_by_role("group", name="Answer with token probabilities").focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    expect(card).to_contain_text("62%")
+
+
+def test_a_citation_opens_its_passage(tab, server):
+    tab.goto(server)
+    say(tab, "with sources")
+    answers(tab).get_by_role("button", name="Open source 2").click()
+    expect(tab.get_by_role("complementary", name="Source")).to_contain_text("Ten countries lie on the Danube.")
+
+
+def test_two_answers_are_compared_without_names_and_the_choice_is_kept_with_its_strength(tab, server, kept):
+    tab.goto(server)
+    tab.get_by_role("button", name="How it answers").click()
+    tab.get_by_role("switch", name="Compare with a second answer").check()
+    tab.locator("#other-model").select_option("other-model")
+    say(tab, "Tell me about the Danube")
+    both = tab.get_by_role("region", name="Two answers")
+    expect(both.get_by_role("article")).to_have_count(2)
+    expect(both).not_to_contain_text("other-model")
+    assert {asked["model"] for asked in kept.asked} == {"small-model", "other-model"}
+    both.get_by_role("button", name="This one is better").last.click()
+    both.get_by_role("button", name="Clearly").click()
+    expect(both).to_have_count(0)
+    [choice] = kept.choices
+    assert choice["turn"] == "m1" and {choice["chosen"], choice["rejected"]} == {"m2", "m3"}
+    assert choice["strength"] == 2 and not choice["both_bad"] and kept.conversations["c1"]["head"] == choice["chosen"]
+    say(tab, "and again")
+    both.get_by_role("button", name="Both are bad").click()
+    expect(both).to_have_count(0)
+    assert kept.choices[1]["both_bad"] and kept.choices[1]["chosen"] is None
+
+
+def test_thumbs_tags_and_corrections_are_kept_found_changed_deleted_and_exported(tab, server, kept):
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    answer = answers(tab)
+    answer.get_by_role("button", name="Bad answer").click()
+    expect(answer.get_by_role("button", name="Bad answer")).to_have_attribute("aria-pressed", "true")
+    answer.get_by_role("button", name="Tags").click()
+    tab.get_by_role("button", name="made up").click()
+    expect(tab.get_by_role("button", name="Remove tag made up")).to_be_visible()
+    tab.keyboard.press("Escape")
+    answer.get_by_role("button", name="Correct this answer").click()
+    tab.get_by_role("textbox", name="How should it have been").fill("It is 2850 km long.")
+    tab.get_by_role("button", name="Keep correction").click()
+    expect(tab.get_by_text("The correction was kept.")).to_be_visible()
+    assert [(row["kind"], row["value"]) for row in kept.feedback.values()] == [
+        ("thumbs", "down"),
+        ("tag", "made up"),
+        ("correction", "It is 2850 km long."),
+    ]
+
+    tab.get_by_role("link", name="Feedback").click()
+    rows = tab.get_by_role("row")
+    expect(rows).to_have_count(4)
+    tab.get_by_label("Kind").select_option("correction")
+    expect(rows).to_have_count(2)
+    tab.get_by_role("button", name="Change").click()
+    tab.get_by_role("textbox", name="Change").fill("2850 km.")
+    tab.keyboard.press("Control+Enter")
+    expect(rows.last).to_contain_text("2850 km.")
+    tab.get_by_label("I may use these for training").check()
+    with tab.expect_download() as download:
+        tab.get_by_role("button", name="Corrections (sft)").click()
+    assert "2850 km." in download.value.path().read_text()
+    tab.get_by_role("button", name="Delete").click()
+    expect(tab.get_by_text("Nothing like that.")).to_be_visible()
+    assert len(kept.feedback) == 2
+
+
+def test_a_lever_is_pulled_with_its_settings_for_this_conversation(tab, server, kept):
+    tab.goto(server)
+    tab.get_by_role("button", name="How it answers").click()
+    expect(tab.get_by_role("switch", name="quantize")).to_have_count(0)
+    tab.get_by_role("switch", name="prompt_lookup").check()
+    tab.get_by_role("spinbutton", name="tokens", exact=True).fill("4")
+    tab.get_by_role("combobox", name="mode", exact=True).select_option("sampled")
+    tab.get_by_role("checkbox", name="quick").check()
+    say(tab, "Tell me about the Danube")
+    expect(answers(tab)).to_contain_text("prompt_lookup")
+    assert kept.asked[0]["levers"] == [{"prompt_lookup": {"tokens": 4, "mode": "sampled", "quick": True}}]
+    expect(tab.get_by_role("complementary")).to_contain_text("Tokens per second")
+    tab.reload()
+    tab.get_by_role("button", name="How it answers").click()
+    expect(tab.get_by_role("switch", name="prompt_lookup")).to_be_checked()
+
+
+def test_a_file_goes_along_with_its_message(tab, server, kept):
+    tab.goto(server)
+    tab.locator("input[type=file]").set_input_files({"name": "notes über.txt", "mimeType": "text/plain", "buffer": b"hello"})
+    expect(tab.get_by_role("list", name="Attached files")).to_contain_text("notes")
+    say(tab, "read this")
+    expect(tab.get_by_role("button", name="Save notes über.txt")).to_be_visible()
+    assert kept.message("m1")["parts"][1] == {"type": "file", "attachment": "a1", "name": "notes über.txt"}
+
+
+def test_a_persons_own_table_becomes_a_chart_without_a_model(tab, server, kept):
+    tab.goto(f"{server}#/charts")
+    tab.locator("input[type=file]").set_input_files({"name": "sales.csv", "mimeType": "text/csv", "buffer": SALES.encode()})
+    expect(tab.get_by_role("heading", name="sales.csv")).to_be_visible()
+    expect(tab.get_by_role("checkbox", name="sales, gross")).to_be_checked()
+    expect(tab.locator("canvas")).to_be_visible()
+    expect(tab.get_by_role("cell", name="1.200,5")).to_be_visible()
+    assert kept.asked == [] and kept.attachments == {}
+
+
+def test_reports_are_listed_and_open_in_a_frame_of_their_own(tab, server):
+    tab.goto(f"{server}#/reports")
+    tab.get_by_role("link", name="quickstart").click()
+    expect(tab.frame_locator("iframe").get_by_role("heading", name="Report of quickstart")).to_be_visible()
+
+
+def test_the_page_works_on_a_narrow_screen_and_by_keyboard(chromium: Any, server: str, kept: Kept):
+    kept.conversation("an older one")
+    context = chromium.new_context(viewport={"width": 390, "height": 700}, color_scheme="dark")
+    tab = context.new_page()
+    tab.goto(server)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    expect(tab.get_by_role("textbox", name="Message", exact=True)).to_be_focused()
+    tab.get_by_role("button", name="Menu").click()
+    tab.get_by_role("link", name="an older one").click()
+    expect(tab.get_by_role("heading", name="an older one")).to_be_visible()
+    tab.keyboard.press("Control+k")
+    expect(tab.get_by_role("searchbox", name="Search")).to_be_focused()
+    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 26)"
+    context.close()
