@@ -87,7 +87,7 @@ auto guarded(Make make) -> decltype(make()) {
 
 using namespace steelyard;
 
-EXPORT int32_t sy_version() { return 6; }
+EXPORT int32_t sy_version() { return 7; }
 
 // The routines for an instruction set (avx512, avx2, i8mm, dotprod, neon, portable), or null where this machine or build lacks it.
 EXPORT const Routines* sy_routines(const char* name) { return usable(name); }
@@ -140,8 +140,8 @@ EXPORT int32_t sy_step(const Routines* routines, Pool* pool, const Model* model,
     return guarded([&] { return routines->step(*pool, *model, *tokens, stream), 1; });
 }
 
-EXPORT void sy_summary(const Routines* routines, Pool* pool, const float* logits, int32_t rows, int32_t count, float* log_sums, float* entropies) {
-    routines->summary(*pool, logits, rows, count, log_sums, entropies);
+EXPORT int32_t sy_head(const Routines* routines, Pool* pool, const Head* head, const Matrix* matrix, const float* x) {
+    return guarded([&] { return routines->head(*pool, *head, matrix, x), 1; });
 }
 
 EXPORT int32_t sy_convolution(const Routines* routines, Pool* pool, const Convolution* convolution) {

@@ -100,14 +100,29 @@ struct ScanGradients {
     float* before;             // [rows, state, width]
 };
 
+// What is to be found out about rows of logits, and where it goes (head.hpp).
+struct Head {
+    int32_t rows, count;   // rows, and logits of each
+    int32_t room;          // candidates there is room for in each row
+    const int32_t* best;   // [rows]: how many of the likeliest are wanted, at most `room`
+    const int32_t* sums;   // [rows]: not 0: log sum and entropy are wanted
+    const float* inverse;  // [rows]: 1 / temperature of the mass that is wanted; 0: none is
+    float* logits;         // [rows, count]
+    int32_t* found;        // [rows]: how many of the likeliest there are; logits of -infinity are none
+    int32_t* ids;          // [rows, room]: the likeliest first, of equal ones the lower id
+    float* values;         // [rows, room]: their logits
+    float *largest, *log_sums, *entropies;  // [rows]; the largest logit is not a number where one of them is none or infinite
+    double* masses;        // [rows]: sum of e^((logit - largest) / temperature)
+};
+
 struct Routines {
     const char* name;
     // The residual stream [count, width] before the first block -> hidden states after the final norm, in place.
     void (*step)(Pool&, const Model&, const Tokens&, float* stream);
     // y [rows, outputs] = x [rows, inputs] W^T + b
     void (*linear)(Pool&, const Matrix&, const float* x, int rows, float* y);
-    // Of each row of logits [rows, count]: the logarithm of the sum of exponentials, and the softmax's entropy.
-    void (*summary)(Pool&, const float* logits, int rows, int count, float* log_sums, float* entropies);
+    // Logits by a matrix from x [rows, inputs] (null: they are there already), and what is asked of them.
+    void (*head)(Pool&, const Head&, const Matrix*, const float* x);
     void (*convolution)(Pool&, const Convolution&);
     void (*convolution_back)(Pool&, const Convolution&, const ConvolutionGradients&);
     void (*scan)(Pool&, const Scan&);

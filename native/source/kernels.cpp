@@ -1,5 +1,6 @@
 // Everything that depends on the instruction set, compiled once for each. SY_SET names the one of this object.
 #include "convolution.hpp"
+#include "head.hpp"
 #include "scan.hpp"
 #include "step.hpp"
 
@@ -25,12 +26,9 @@ void product(Pool& pool, const Matrix& matrix, const float* x, int rows, float* 
     });
 }
 
-void summary(Pool& pool, const float* logits, int rows, int count, float* log_sums, float* entropies) {
-    const auto work = [&](int thread, int threads) {
-        const Share share(rows, thread, threads);
-        for (int r = share.begin; r < share.end; r++) summarise(logits + (size_t)r * count, count, log_sums + r, entropies + r);
-    };
-    if (rows == 1) return work(0, 1);  // not worth waking the others
+void head(Pool& pool, const Head& head, const Matrix* matrix, const float* x) {
+    Reader work(pool, head, matrix, x);
+    if (matrix == nullptr && head.rows == 1) return work(0, 1);  // not worth waking the others
     pool.run([&](int thread) { work(thread, pool.threads()); });
 }
 
@@ -42,6 +40,6 @@ void summary(Pool& pool, const float* logits, int rows, int count, float* log_su
 #define SY_QUOTED(a) SY_TEXT(a)
 
 extern const Routines SY_NAMED(routines_, SY_SET);
-const Routines SY_NAMED(routines_, SY_SET) = {SY_QUOTED(SY_SET), step, product, summary, convolution, convolution_back, scan, scan_back};
+const Routines SY_NAMED(routines_, SY_SET) = {SY_QUOTED(SY_SET), step, product, head, convolution, convolution_back, scan, scan_back};
 
 }  // namespace steelyard

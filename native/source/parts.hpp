@@ -88,32 +88,5 @@ inline f32x16 activated(Activation kind, f32x16 x) {
     }
 }
 
-// Of one row of logits: the natural logarithm of the sum of their exponentials, and the entropy of their softmax in nats.
-//   m = max l, Z = sum e^(l - m), log sum = m + log Z, entropy = log Z - sum e^(l - m) (l - m) / Z
-inline void summarise(const float* logits, int count, float* log_sum, float* entropy) {
-    const int whole = count / LANES * LANES;
-    f32x16 best = all(-INFINITY);
-    for (int i = 0; i < whole; i += LANES) best = larger(load(logits + i), best);
-    float most = largest_of(best);
-    for (int i = whole; i < count; i++) most = logits[i] > most ? logits[i] : most;
-    f32x16 total = {}, weighted = {};
-    for (int i = 0; i < count; i += LANES) {
-        f32x16 x;
-        if (i < whole) {
-            x = load(logits + i);
-        } else {
-            x = choose(lane_numbers() < count - i, load_some(logits + i, count - i), all(-INFINITY));
-        }
-        x = x - most;
-        x = choose(x < all(-88.0f), all(-88.0f), x);  // its exponential is 0, and 0 times it stays 0
-        const f32x16 share = exponential(x);
-        total = total + share;
-        weighted = multiply_add(share, x, weighted);
-    }
-    const float sum = sum_of(total);
-    *log_sum = most + std::log(sum);
-    *entropy = std::log(sum) - sum_of(weighted) / sum;
-}
-
 }  // namespace
 }  // namespace steelyard

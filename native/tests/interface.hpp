@@ -23,7 +23,7 @@ int32_t sy_matrix_bias(steelyard::Matrix*, const float*);
 void sy_matrix_end(steelyard::Matrix*);
 int32_t sy_linear(const steelyard::Routines*, steelyard::Pool*, const steelyard::Matrix*, const float*, int32_t, float*);
 int32_t sy_step(const steelyard::Routines*, steelyard::Pool*, const steelyard::Model*, const steelyard::Tokens*, float*);
-void sy_summary(const steelyard::Routines*, steelyard::Pool*, const float*, int32_t, int32_t, float*, float*);
+int32_t sy_head(const steelyard::Routines*, steelyard::Pool*, const steelyard::Head*, const steelyard::Matrix*, const float*);
 int32_t sy_convolution(const steelyard::Routines*, steelyard::Pool*, const steelyard::Convolution*);
 int32_t sy_convolution_back(const steelyard::Routines*, steelyard::Pool*, const steelyard::Convolution*, const steelyard::ConvolutionGradients*);
 int32_t sy_scan(const steelyard::Routines*, steelyard::Pool*, const steelyard::Scan*);

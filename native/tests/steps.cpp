@@ -1,4 +1,4 @@
-// Whole steps of small random models, a long prompt and then single tokens, and summaries of logits against those of the portable routines.
+// Whole steps of small random models, a long prompt and then single tokens, and readings of logits against those of the portable routines.
 #include "checks.hpp"
 
 using namespace steelyard;
@@ -98,13 +98,31 @@ struct Setting {
     }
 };
 
-void summaries(const Routines* routines, const Routines* portable, Pool* pool, Random& draw, const std::string& name) {
-    const int rows = draw.whole(1, 9), count = draw.whole(1, 400);
-    Floats logits = draw.normal((size_t)rows * count, draw.coin() ? 1.0f : 30.0f), ours(2 * rows), theirs(2 * rows);
+// What routines find in some rows of logits: log sums and entropies, masses, and the likeliest with their logits.
+struct Reading {
+    Floats sums, masses, likeliest;
+    std::vector<int32_t> ids;
+
+    Reading(const Routines* routines, Pool* pool, Floats logits, int rows, int count, int room) : sums(2 * rows), masses(rows), likeliest(rows * room), ids(rows * room) {
+        std::vector<int32_t> best(rows, room), wanted(rows, 1), found(rows);
+        Floats inverse(rows, 0.7f), largest(rows);
+        std::vector<double> mass(rows);
+        const Head head = {rows, count, room, best.data(), wanted.data(), inverse.data(), logits.data(), found.data(), ids.data(), likeliest.data(),
+                           largest.data(), sums.data(), sums.data() + rows, mass.data()};
+        sy_head(routines, pool, &head, nullptr, nullptr);
+        masses.assign(mass.begin(), mass.end());
+    }
+};
+
+void readings(const Routines* routines, const Routines* portable, Pool* pool, Random& draw, const std::string& name) {
+    const int rows = draw.whole(1, 9), count = draw.whole(1, 2400);
+    Floats logits = draw.normal((size_t)rows * count, draw.coin() ? 1.0f : 30.0f);
     for (int i = 1; i < count; i += 2) logits[i] = -INFINITY;
-    sy_summary(routines, pool, logits.data(), rows, count, ours.data(), ours.data() + rows);
-    sy_summary(portable, pool, logits.data(), rows, count, theirs.data(), theirs.data() + rows);
-    expect(close(ours, theirs, 1e-5f), name + ", summaries of " + std::to_string(count) + " logits");
+    const int room = draw.whole(0, 40);
+    const Reading ours(routines, pool, logits, rows, count, room), theirs(portable, pool, logits, rows, count, room);
+    const std::string what = name + ", a reading of " + std::to_string(count) + " logits";
+    expect(close(ours.sums, theirs.sums, 1e-5f) && close(ours.masses, theirs.masses, 1e-5f), what);
+    expect(ours.ids == theirs.ids && ours.likeliest == theirs.likeliest, what + ": the likeliest");
 }
 
 }  // namespace
@@ -119,7 +137,7 @@ void check_steps(const Routines* routines, const Routines* portable, int count) 
         const std::string name = std::string(routines->name) + ", " + setting.name + ", number " + std::to_string(number);
         // Where numbers are rounded to bfloat16 (or 8 bits) on the way, a last bit before it can be 1/256 after it.
         expect(close(ours, theirs, setting.model.cache == CacheKind::bfloat16 ? 3e-2f : 2e-3f), name + ": a step");
-        summaries(routines, portable, pool, draw, name);
+        readings(routines, portable, pool, draw, name);
         sy_pool_end(pool);
     }
 }

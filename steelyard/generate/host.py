@@ -13,9 +13,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from steelyard.generate import candidates
+from steelyard.generate.candidates import Candidates, Wish
 from steelyard.generate.invariance import row_tile
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.fused import fused, lack
+from steelyard.model.heads.lm import LMHead
+from steelyard.model.linears.native import NativeStorage
 from steelyard.model.narrow_state import Narrow
 from steelyard.model.sites import SiteProgram, with_own
 from steelyard.model.state import Dense, State
@@ -54,6 +58,13 @@ class Host:
         self.lengths = [0] * self.state.slots
         self.blocks = len(getattr(trunk.plan.depth, "blocks", ()))
         self.fused = fused(trunk, self.state)
+
+    @property
+    def native_head(self) -> NativeStorage | None:
+        """The head's weights where the C++ routines have them, and nothing is done to its logits afterwards."""
+        head = self.trunk.heads["lm"]
+        plain = type(head) is LMHead and head.plan.softcap is None and not head.linear.branches
+        return head.linear.storage if plain and isinstance(head.linear.storage, NativeStorage) else None  # type: ignore[union-attr]
 
     @property
     def padded(self) -> bool:
@@ -172,6 +183,14 @@ class Pass:
         for readout in self.host.spec.readouts:
             logits = readout(logits, Passage(self, places))
         return logits
+
+    def read(self, places: Sequence[Place], wishes: Sequence[Wish]) -> tuple[Tensor, list[Candidates]]:
+        """Logits at some places, and what is wished for of each; [] where no C++ routine finds it."""
+        head, fused = self.host.native_head, self.host.fused
+        if head is not None and not self.host.spec.readouts:
+            return candidates.compute(self.at(places), head.matrix, wishes, head.pool)
+        logits = self.logits(places)
+        return logits, candidates.read(logits, wishes, fused.pool) if fused else []
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 The draw inverts the distribution function at one uniform number u(seed, position): token = min{i: F(i) > u}. A token is thus a
 function of logits, seed and position alone, so batching, speculation and resumption cannot change it.
+Where filters leave few tokens, only these are looked at (`candidates.py`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import dataclasses
 import functools
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.seeds import derive
+from steelyard.generate.candidates import COLDEST, Candidates, Wish, read, restricted
 from steelyard.kernels import native
 
 NUMBERS = {"int": numbers.Integral, "float": numbers.Real}
 UNDRAWABLE = "no token can be drawn: the logits hold NaN or infinity, or every token is ruled out"
-COLDEST = 1e-30
-"""Below this temperature only exact ties share the probability: the limit is reached and nothing overflows."""
 
 
 @dataclass(frozen=True)
@@ -115,21 +117,34 @@ def cutoff(ranks: Tensor, probabilities: Tensor, share: float) -> Tensor:
         count *= 8
 
 
-def draw(logits: Tensor, settings: AnswerSettings, position: int) -> Draw:
+def draw(logits: Tensor, settings: AnswerSettings, position: int, found: Candidates | None = None, pool: native.Pool | None = None) -> Draw:
     """One token from float32 logits [vocabulary].
 
     Args:
         position: index of the token in the whole sequence; with the seed it keys the noise.
+        found: what is known of these very logits already (`candidates.wish`); the choice is the same without.
+        pool: C++ routines to look for candidates with where nothing is known.
 
     Raises:
         SteelyardError: no token can be drawn, because the logits hold NaN or +infinity or every token is ruled out.
     """
     if settings.temperature == 0:
+        if found is not None and len(found.ids) and math.isfinite(found.largest):
+            return Draw(int(found.ids[0]), 0.0)
         # On a CPU by NumPy, which is quicker for one row than waking PyTorch's threads.
         token = int(logits.numpy().argmax() if logits.device.type == "cpu" else logits.argmax())
         if not math.isfinite(float(logits[token])):
             raise SteelyardError(UNDRAWABLE, where="sampling")
         return Draw(token, 0.0)
+    if 0 < settings.top_k < len(logits) or settings.top_p < 1 or settings.min_p:
+        ids, weights = restricted(logits, settings, found, pool)
+        if not len(ids):
+            raise SteelyardError(UNDRAWABLE, where="sampling")
+        shares = weights.cumsum()
+        place = min(
+            int(np.searchsorted(shares, uniform(settings.seed, position) * shares[-1], side="right")), int(weights.nonzero()[0][-1])
+        )
+        return Draw(int(ids[place]), math.log(float(weights[place] / shares[-1])))
     probabilities = filtered(logits, settings)
     token = invert(probabilities, uniform(settings.seed, position))
     return Draw(token, math.log(float(probabilities[token])))
@@ -161,23 +176,30 @@ class Confidence:
     alternatives: tuple[tuple[int, float], ...]
 
 
-def confidence(logits: Tensor, tokens: list[int], alternatives: int, pool: native.Pool | None = None) -> list[Confidence]:
-    """For rows of float32 logits [n, vocabulary] and the token drawn from each; `pool`: C++ routines to do it with.
+def confidence(
+    logits: Tensor, tokens: list[int], alternatives: int, pool: native.Pool | None = None, found: Sequence[Candidates] = ()
+) -> list[Confidence]:
+    """For rows of float32 logits [n, vocabulary] and the token drawn from each; `pool`: C++ routines to do it with; `found`: what is
+    known of each row already.
 
     Every row is summed by itself: PyTorch splits the sum of a lone row among threads, that of one among many not.
     """
-    if pool is not None:
-        sums, entropies = (values.tolist() for values in native.summary(pool, logits))
-    else:
+    picked = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    if not found and pool is not None:
+        found = read(logits, [Wish(alternatives, sums=True)] * len(tokens), pool)
+    sums, entropies = [one.log_sum for one in found], [one.entropy for one in found]
+    if not found:
         sums = [float(row.logsumexp(-1)) for row in logits]
         entropies = [float(row.sum()) for row in torch.special.entr(torch.softmax(logits, -1))]
-    picked = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
+    likeliest = [(one.ids[:alternatives].tolist(), one.logits[:alternatives].tolist()) for one in found]
+    if alternatives and not found:
+        top = logits.topk(min(alternatives, logits.shape[-1]), -1)
+        likeliest = list(zip(top.indices.tolist(), top.values.tolist(), strict=True))
     others: list[tuple[tuple[int, float], ...]] = [()] * len(tokens)
     if alternatives:
-        top = logits.topk(min(alternatives, logits.shape[-1]), -1)
         others = [
             tuple((token, value - total) for token, value in zip(ids, values, strict=True))
-            for ids, values, total in zip(top.indices.tolist(), top.values.tolist(), sums, strict=True)
+            for (ids, values), total in zip(likeliest, sums, strict=True)
         ]
     logprobs = [0.0 if value > total else value - total for value, total in zip(picked, sums, strict=True)]
     return [Confidence(*one) for one in zip(logprobs, entropies, others, strict=True)]

@@ -164,9 +164,9 @@ class Scheduler:
             elif isinstance(sequence, Generation) and self._ready(sequence):
                 begun.append((sequence, Place(number, len(tokens) - 1)))
         if begun:
-            logits = read.logits([place for _, place in begun])
+            logits, found = read.read([place for _, place in begun], [sequence.wish for sequence, _ in begun])
             for place, (sequence, _) in enumerate(begun):
-                attempt(sequence, sequence.accept, logits[place : place + 1], Draft())
+                attempt(sequence, sequence.accept, logits[place : place + 1], Draft(), found[place : place + 1])
         return read.hidden.shape[0] * read.hidden.shape[1] if self.host.padded else sum(counts)
 
     def _decode(self) -> None:
@@ -180,15 +180,15 @@ class Scheduler:
             Piece(s.slot, s.cached, [s.tokens[-1], *draft.tokens], s.program)  # type: ignore[arg-type]
             for s, draft in zip(sequences, drafts, strict=True)
         ]
-        logits = self._run(pieces, "rows").logits(
-            [Place(number, time) for number, piece in enumerate(pieces) for time in range(len(piece.tokens))]
-        )
+        places = [Place(number, time) for number, piece in enumerate(pieces) for time in range(len(piece.tokens))]
+        logits, found = self._run(pieces, "rows").read(places, [sequences[place.piece].wish for place in places])
         begin = 0
         for sequence, draft in zip(sequences, drafts, strict=True):
+            end = begin + 1 + len(draft.tokens)
             if not sequence.finished:  # its guesses may have failed
-                attempt(sequence, sequence.accept, logits[begin : begin + 1 + len(draft.tokens)], draft)
+                attempt(sequence, sequence.accept, logits[begin:end], draft, found[begin:end])
             self.slots.rewind(sequence.slot, sequence.cached)  # type: ignore[arg-type]
-            begin += 1 + len(draft.tokens)
+            begin = end
 
     def _drafts(self, sequences: list[Generation]) -> list[Draft]:
         """What is guessed for each sequence."""

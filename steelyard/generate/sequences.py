@@ -16,6 +16,7 @@ from torch import Tensor
 from steelyard.core.errors import SteelyardError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
+from steelyard.generate.candidates import Candidates, Wish, wish
 from steelyard.generate.host import Pass, Place
 from steelyard.generate.processors.processor import CheckingSession, Processor, RulingSession, Session, View
 from steelyard.generate.sampling import Draw, confidence, draw
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 HEAD_ROWS = 128
 """Most rows the head turns into logits at once: 128 rows over 50,000 tokens are 25 MB."""
+TRIES = 4
+"""The likeliest tokens that a greedy answer under a ruling session (a constraint) asks about one by one, before it rules all at once."""
 
 
 class StreamDecoder(Protocol):
@@ -177,6 +180,7 @@ class Generation(Sequence):
         self.own: tuple[Processor, ...] = ()
         self.sessions: list[Session] = []
         self.ruling: RulingSession | None = None
+        self.wish = Wish()
         self.guesses: SpeculationSession | None = None
         self.pool: Pool | None = None
         self.done = False
@@ -194,6 +198,9 @@ class Generation(Sequence):
         self.sessions = [session for processor in ordered if (session := processor.start(self.settings)) is not None]
         alone = self.sessions[0] if len(self.sessions) == 1 and self.settings.temperature == 0 else None
         self.ruling = alone if isinstance(alone, RulingSession) else None
+        shown = self.settings.alternatives if self.settings.token_events else 0
+        shaped = bool(self.sessions) and self.ruling is None  # then the draw is not from what the model says
+        self.wish = Wish(shown, sums=self.settings.token_events) if shaped else wish(self.settings, TRIES if self.ruling else 1)
         self.guesses = speculation.start(self.prompt) if speculation and not isinstance(speculation, HostedSpeculation) else None
 
     @property
@@ -218,13 +225,18 @@ class Generation(Sequence):
                 raise SteelyardError(f"a processor gave logits of shape {tuple(row.shape)}, not {tuple(logits.shape)}")
         return row
 
-    def drawn(self, logits: Tensor, position: int, guessed: Many[int] = ()) -> Draw:
-        """The next token after the answer and what is guessed, drawn from float32 [vocabulary] as the processors shape them."""
+    def drawn(self, logits: Tensor, position: int, guessed: Many[int] = (), found: Candidates | None = None) -> Draw:
+        """The next token after the answer and what is guessed, drawn from float32 [vocabulary] as the processors shape them; `found` is
+        what is known of the logits already."""
         if self.ruling is not None:
-            likeliest = draw(logits, self.settings, position)
-            if self.ruling.permits(likeliest.token):
-                return likeliest
-        return draw(self.shaped(logits, guessed), self.settings, position)
+            likeliest = draw(logits, self.settings, position, found)
+            others = found.ids[1:TRIES].tolist() if found is not None else []
+            for token in (likeliest.token, *others):
+                if self.ruling.permits(token):
+                    return Draw(token, 0.0)
+        elif not self.sessions:
+            return draw(logits, self.settings, position, found, self.pool)
+        return draw(self.shaped(logits, guessed), self.settings, position, pool=self.pool)
 
     def advance(self, token: int) -> None:
         """The processors see that a token came."""
@@ -235,8 +247,9 @@ class Generation(Sequence):
         """Whether a token is the end of the answer and no part of it."""
         return token in self.eos and not self.settings.ignore_eos
 
-    def accept(self, logits: Tensor, draft: Draft) -> None:
-        """Draws from each row of logits [1 + len(draft.tokens), vocabulary] in turn while the draws agree with the draft."""
+    def accept(self, logits: Tensor, draft: Draft, found: Many[Candidates] = ()) -> None:
+        """Draws from each row of logits [1 + len(draft.tokens), vocabulary] in turn while the draws agree with the draft; `found` is what
+        is known of each row already (`wish`), or nothing."""
         self.passes += 1
         self.guessed += len(draft.tokens)
         if self.timing.first_token is None:
@@ -245,7 +258,7 @@ class Generation(Sequence):
         for index, guess in enumerate([*draft.tokens, None]):
             position = len(self.tokens)
             if guess is None or draft.probabilities is None:
-                pick = self.drawn(logits[index], position)
+                pick = self.drawn(logits[index], position, found=found[index] if found else None)
             else:
                 pick = judge(self.shaped(logits[index]), draft.probabilities[index], guess, self.settings, position)
             tokens.append(pick.token)
@@ -262,12 +275,13 @@ class Generation(Sequence):
         self.cached = len(self.tokens) - 1
         if self.guesses:
             self.guesses.advance(tokens)
-        self._emit(logits, tokens, drawn, ended)
+        self._emit(logits, tokens, drawn, ended, found)
 
-    def _emit(self, logits: Tensor, tokens: list[int], drawn: list[float], ended: bool) -> None:
+    def _emit(self, logits: Tensor, tokens: list[int], drawn: list[float], ended: bool, found: Many[Candidates]) -> None:
         shown = tokens[:-1] if ended else tokens
         seen = shown and self.settings.token_events
-        views = confidence(logits[: len(shown)], shown, self.settings.alternatives, self.pool) if seen else []
+        known = found[: len(shown)]
+        views = confidence(logits[: len(shown)], shown, self.settings.alternatives, self.pool, known) if seen else []
         for index, token in enumerate(shown):
             text, stopped = self.stream.push(token)
             if views:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 
-VERSION = 6
+VERSION = 7
 CHOICE = "STEELYARD_KERNELS"
 SETS = ("avx512", "avx2", "i8mm", "dotprod", "neon", "portable")
 """Instruction sets by which routines are compiled, the best first."""
@@ -226,17 +226,6 @@ def step(
         raise MemoryError(f"a step of {count} tokens")
 
 
-def summary(pool: Pool, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Of float32 logits [n, vocabulary]: the log of the sum of their exponentials and the entropy of their softmax (nats), each [n]."""
-    logits = logits.contiguous()
-    sums, entropies = torch.empty(len(logits)), torch.empty(len(logits))
-    if logits.numel():
-        pool.routines.library.sy_summary(
-            pool.routines.address, pool.address, logits.data_ptr(), *logits.shape, sums.data_ptr(), entropies.data_ptr()
-        )
-    return sums, entropies
-
-
 def routines() -> Routines | None:
     """The routines to use, or None where there are none (see `absence`).
 
@@ -297,7 +286,7 @@ def _library() -> ctypes.CDLL | str:
         ("sy_matrix_end", None, [p]),
         ("sy_linear", i, [p, p, p, p, i, p]),
         ("sy_step", i, [p, p, p, p, p]),
-        ("sy_summary", None, [p, p, p, i, i, p, p]),
+        ("sy_head", i, [p, p, p, p, p]),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments

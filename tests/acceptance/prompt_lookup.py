@@ -41,12 +41,12 @@ def wrong_noise_keys() -> Iterator[None]:
     first = [0]
     accept, draw = sequences.Generation.accept, sequences.draw
 
-    def accept_and_note(self, logits, draft):
+    def accept_and_note(self, logits, draft, found=()):
         first[0] = len(self.tokens)
-        return accept(self, logits, draft)
+        return accept(self, logits, draft, found)
 
-    def draw_with_first(row, settings, position):
-        return draw(row, settings, first[0])
+    def draw_with_first(row, settings, position, *known, **pool):
+        return draw(row, settings, first[0], *known, **pool)
 
     with mock.patch.object(sequences.Generation, "accept", accept_and_note), mock.patch.object(sequences, "draw", draw_with_first):
         yield

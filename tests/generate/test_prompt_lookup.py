@@ -114,12 +114,12 @@ def test_noise_keyed_by_the_pass_instead_of_the_position_is_caught_by_the_same_c
     at_pass: dict[str, int] = {}
     accept = Generation.accept
 
-    def watched(self, logits, draft):
+    def watched(self, logits, draft, found=()):
         at_pass["now"] = self.passes
-        accept(self, logits, draft)
+        accept(self, logits, draft, found)
 
     monkeypatch.setattr(Generation, "accept", watched)
-    monkeypatch.setattr(sequences, "draw", lambda row, wanted, position: draw(row, wanted, at_pass["now"]))
+    monkeypatch.setattr(sequences, "draw", lambda row, wanted, position, *known, **pool: draw(row, wanted, at_pass["now"], *known, **pool))
     different = {greedy: _different(plain, looking, model, greedy) for greedy in (True, False)}
     assert different[True] == 0, "greedy answers have no noise"
     assert different[False] >= 3

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Event, Token
+from steelyard.generate.candidates import Candidates, Wish
 from steelyard.generate.host import Piece
 from steelyard.generate.processors.processor import Processor, Session, View
 from steelyard.generate.sampling import UNDRAWABLE, Confidence, confidence
@@ -132,6 +133,7 @@ class Beams(Generation):
             super().begin(processors, None, pool)
             every.append(Branch(slot, self.sessions))
         self.branches, self.idle = every[:1], every[1:]
+        self.wish = Wish()  # every branch is looked at by the search itself
 
     def draft(self, most: int) -> list[int]:
         """Nothing: a search is not guessed ahead."""
@@ -150,7 +152,7 @@ class Beams(Generation):
         forks, self._forks = self._forks, []
         return forks
 
-    def accept(self, logits: Tensor, draft: list[int]) -> None:
+    def accept(self, logits: Tensor, draft: list[int], found: Sequence[Candidates] = ()) -> None:
         """One step of the search, from the logits [m, v] of the live branches, in their order."""
         self.passes += 1
         candidates = self._candidates(logits)
