@@ -19,7 +19,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 
 from steelyard.core.errors import DataError, ModelFileError, SteelyardError, UnsupportedError
 from steelyard.model.files.gguf_file import GgufFile
-from steelyard.model.tokenizer import Tokenizer
+from steelyard.model.tokenizer import LONG, Tokenizer
 from steelyard.model.tokenizer_gguf import SPLITS
 from steelyard.model.tokenizer_stream import byte_of_character
 
@@ -97,6 +97,16 @@ def test_special_tokens_can_be_read_as_ordinary_text(tokenizer: Tokenizer) -> No
     assert tokenizer.decode(ids) == text
     assert tokenizer.encode(text)[0] == tokenizer.bos_id
     assert tokenizer.encode(text)[-1] in tokenizer.eos_ids
+
+
+def test_a_long_text_is_read_as_a_short_one_is(tokenizer: Tokenizer) -> None:
+    text = "".join(hard_texts(3000, seed=5))
+    assert len(text) > LONG
+    for special in (True, False):
+        backend = tokenizer.backend if special else tokenizer._plain
+        assert tokenizer.encode(text, special) == backend.encode(text, add_special_tokens=False).ids
+    with pytest.raises(DataError, match="surrogate.*character 20000"):
+        tokenizer.encode("a " * LONG + "\ud800")
 
 
 def test_a_lone_surrogate_is_refused_with_its_place(tokenizer: Tokenizer) -> None:
