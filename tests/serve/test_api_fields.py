@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,13 @@ def test_every_field_of_the_client_has_a_place() -> None:
         known = {*kind.model_fields, *kind.inert, *kind.refused}
         assert names <= known, f"{kind.__name__}: {sorted(names - known)}"
         assert not set(kind.inert) & set(kind.refused) and not set(kind.model_fields) & {*kind.inert, *kind.refused}
+
+
+def test_the_page_of_serving_names_every_field_without_effect_and_every_refused_one() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    inert, refused = page[page.index("Accepted without effect") :].split("Refused by name")
+    for kind in (ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest):
+        assert all(f"`{name}`" in inert for name in kind.inert) and all(f"`{name}`" in refused for name in kind.refused)
 
 
 @pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest])

@@ -52,7 +52,10 @@ def as_api_error(error: Exception) -> ApiError:
         return error
     if isinstance(error, SteelyardError):
         status, code = _status(error)
-        return ApiError(one_line(error), status=status, code=code, param="messages" if code == "context_length_exceeded" else None)
+        if isinstance(error, ContextLengthError):  # in words that clients look for, as some know this failure by them alone
+            told = f"The prompt is longer than the model's context length: {one_line(error)}"
+            return ApiError(told, status=status, code=code, param="messages")
+        return ApiError(one_line(error), status=status, code=code)
     logger.error("a request failed", exc_info=error)
     return ApiError("The server failed at this request; its log says why.", status=500, code="internal_error")
 
