@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from steelyard.serve.store.database import REVISIONS
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.store import Store
 from steelyard.serve.store.tables import metadata
@@ -45,8 +46,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     yield url
     engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
     with engine.begin() as connection:
-        metadata.drop_all(connection)
-        connection.execute(sa.text("DROP TABLE IF EXISTS alembic_version"))
+        if connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == REVISIONS[-1]:
+            connection.execute(sa.text(f"TRUNCATE {', '.join(metadata.tables)}"))  # quicker than migrating anew
+        else:
+            metadata.drop_all(connection)
+            connection.execute(sa.text("DROP TABLE alembic_version"))
     engine.dispose()
 
 

@@ -179,8 +179,9 @@ def test_one_person_may_keep_only_so_much(store: Store) -> None:
 def test_files_never_sent_are_removed_and_sent_ones_stay(place: str) -> None:
     with Store(place, StoreLimits(unused_days=0)) as store:
         conversation = store.conversations.create(ANN)["id"]
-        sent, unsent = (store.attachments.add(ANN, "n.txt", content)["id"] for content in (b"sent", b"unsent"))
+        sent = store.attachments.add(ANN, "n.txt", b"sent")["id"]
         store.messages.add(ANN, conversation, None, "user", [FilePart(type="file", attachment=sent)])
+        unsent = store.attachments.add(ANN, "n.txt", b"unsent")["id"]
         assert store.attachments.drop_unused() == 1
         assert store.attachments.read(ANN, sent).content == b"sent"
         with pytest.raises(NotFoundError):

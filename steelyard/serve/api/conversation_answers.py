@@ -62,7 +62,9 @@ class Drawn(Part):
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="the same seed gives the same answer; None takes a new one")
     stop: str | list[str] | None = Field(default=None, description="texts that end the answer and are no part of it")
     alternatives: int = Field(default=5, ge=0, description="likeliest alternatives to keep of each token")
-    token_events: bool = Field(default=True, description="whether the stream holds tokens; the record always does where the model gives them")
+    token_events: bool = Field(
+        default=True, description="whether the stream holds tokens; the record always does where the model gives them"
+    )
     ignore_eos: bool = Field(default=False, description="go on past the end of the answer until `max_tokens`")
     seconds: float | None = Field(default=None, gt=0, description="longest time to the end of the answer, in seconds")
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from steelyard.core.errors import DataError
 from steelyard.serve.api import conversation_answers
 from steelyard.serve.api.bodies import Body, StrictRoute
+from steelyard.serve.api.bodies import Part as Fields
 from steelyard.serve.service import Service
 from steelyard.serve.store.parts import Part
 from steelyard.serve.store.store import Store
@@ -25,8 +26,8 @@ class NewConversation(Body):
     consent: bool = Field(False, description="whether others may train on it")
 
 
-class ConversationChange(Body):
-    """What is to change of a conversation."""
+class ConversationChange(Fields):
+    """What is to change of a conversation; here null is not the same as nothing."""
 
     title: str | None = Field(None, description="on one line")
     head: str | None = Field(None, description="id of the message at the end of the branch to read; null is the latest message")

@@ -74,7 +74,7 @@ class Answers:
         """Adds an empty answer below a message and makes it the head; returns its id."""
         with self._database.writing() as connection:
             lookup.conversation(connection, owner, conversation, change=True)
-            lookup.standing(lookup.tree(connection, conversation), parent)
+            lookup.place(connection, conversation, parent)
             id = insert(connection, conversation, parent, "assistant", [], None, self._limits)
             connection.execute(tables.generations.insert(), {"message": id} | generation.columns())
         return id
@@ -103,7 +103,7 @@ class Answers:
         """The tokens of one answer."""
         with self._database.reading() as connection:
             row = lookup.message(connection, owner, message)
-            lookup.standing(lookup.tree(connection, row.conversation), message)
+            lookup.place(connection, row.conversation, message)
             packed = connection.execute(sa.select(tables.generations.c.tokens).where(tables.generations.c.message == message)).scalar()
         return {"tokens": _unpack(packed)}
 

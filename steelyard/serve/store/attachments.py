@@ -58,6 +58,7 @@ class Attachments:
         check_size(len(content), self._limits, name)
         kind = sniff(content, name, self._limits)
         with self._database.writing() as connection:
+            self._drop_unused(connection, _TABLE.c.owner == owner)
             id = keep(connection, self._database, owner, name, kind, content)
             if (total := held_bytes(connection, owner)) > self._limits.owner_bytes:
                 what = f"with it your files have {total:,} bytes; {self._limits.owner_bytes:,} are allowed"
@@ -70,12 +71,15 @@ class Attachments:
             return read(connection, owner, id)
 
     def drop_unused(self) -> int:
-        """Removes files that were never sent with a message within the time allowed; returns how many."""
+        """Removes everybody's files that were never sent with a message within the time allowed; returns how many."""
+        with self._database.writing() as connection:
+            return self._drop_unused(connection, sa.true())
+
+    def _drop_unused(self, connection: Connection, whose: sa.ColumnElement[bool]) -> int:
         oldest = now() - int(self._limits.unused_days * 86_400_000_000)
         used = sa.exists().where(tables.message_attachments.c.attachment == _TABLE.c.id)
-        with self._database.writing() as connection:
-            found = connection.execute(sa.select(_TABLE.c.id).where(_TABLE.c.created < oldest, ~used)).scalars().all()
-            return remove_unused(connection, found)
+        found = connection.execute(sa.select(_TABLE.c.id).where(whose, _TABLE.c.created < oldest, ~used)).scalars().all()
+        return remove_unused(connection, found)
 
 
 def keep(connection: Connection, database: Database, owner: str, name: str, kind: str, content: bytes, id: str | None = None) -> str:

@@ -81,14 +81,13 @@ class Conversations:
             raise DataError("there is nothing to change", where="conversation", do="Send `title`, `head` or `consent`.")
         with self._database.writing() as connection:
             lookup.conversation(connection, owner, id, change=True)
-            tree = lookup.tree(connection, id)
             if "title" in values:
                 values |= {"title": label(values["title"], "title"), "updated": now()}
                 search.put(connection, "title", id, owner, id, values["title"])
             if values.get("head") is not None:
-                lookup.standing(tree, values["head"])
+                lookup.place(connection, id, values["head"])
             connection.execute(_TABLE.update().where(_TABLE.c.id == id).values(values))
-            return _frame(connection, lookup.conversation(connection, owner, id), tree.head)
+            return _frame(connection, lookup.conversation(connection, owner, id), lookup.tree(connection, id).head)
 
     def delete(self, owner: str, id: str) -> dict[str, Any]:
         """Deletes a conversation so that it can be restored; returns the id that undoes it."""

@@ -14,6 +14,7 @@ from sqlalchemy.engine import Connection
 from steelyard.serve.store import lookup, tables
 from steelyard.serve.store.attachments import remove_unused
 from steelyard.serve.store.database import Database
+from steelyard.serve.store.errors import StoreError
 from steelyard.serve.store.values import load, now
 
 _MESSAGES = tables.messages
@@ -34,7 +35,7 @@ def erase_conversation(database: Database, owner: str, id: str) -> dict[str, Any
             connection.execute(table.delete().where(table.c.conversation == id))
         connection.execute(tables.conversations.delete().where(tables.conversations.c.id == id))  # its messages go with it
         remove_unused(connection, files)
-    database.scrub()
+    _scrub(database)
     return {"erased": len(messages)}
 
 
@@ -57,8 +58,19 @@ def erase_message(database: Database, owner: str, id: str) -> dict[str, Any]:
             connection.execute(_MESSAGES.update().where(_MESSAGES.c.id == message).values(values))
         _drop_feedback(connection, row.conversation, set(erased))
         remove_unused(connection, files)
-    database.scrub()
+    _scrub(database)
     return {"erased": len(erased)}
+
+
+def _scrub(database: Database) -> None:
+    try:
+        database.scrub()
+    except StoreError as error:
+        raise StoreError(
+            f"the rows are erased, but the database's files may still hold what was in them: {error.what}",
+            where=error.where,
+            do="It need not be asked for again: the next erasure, or the next start of the server, clears the files too.",
+        ) from error
 
 
 def _copies(connection: Connection, conversation: str, id: str) -> list[str]:

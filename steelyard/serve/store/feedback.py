@@ -41,7 +41,7 @@ class Feedback:
         value = checked(kind, value, self._limits)
         with self._database.writing() as connection:
             row = lookup.message(connection, owner, message, change=True)
-            node = lookup.standing(lookup.tree(connection, row.conversation), message)
+            node = lookup.place(connection, row.conversation, message)
             if kind != "tag" and node.role != "assistant":
                 raise DataError(f"a {kind} is about an answer, and this is a {node.role} message", where="message", do="Name an answer.")
             same = sa.select(_TABLE.c.id).where(_TABLE.c.message == message, _TABLE.c.owner == owner, _TABLE.c.deleted.is_(None))

@@ -182,8 +182,7 @@ def _rows(line: _Conversation, limits: StoreLimits) -> dict[str, Any]:
             raise UnusableRow(f"{where} is there twice, or comes before its parent")
         if message.role == "system" and message.parent is not None:
             raise UnusableRow(f"{where} is a system message that does not begin the conversation")
-        if message.parts or message.role != "assistant":  # an answer that was cut off says nothing
-            check(message.parts, limits)
+        check(message.parts, limits, blank=message.role == "assistant")
         parts = [part.model_dump() for part in message.parts]
         for part in parts:
             if part["type"] == "file":

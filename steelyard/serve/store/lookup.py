@@ -56,16 +56,38 @@ def message(connection: Connection, owner: str, id: str, *, change: bool = False
     return row
 
 
+def place(connection: Connection, conversation: str, id: str, *, deleted: bool = False) -> Node:
+    """The place of a message of a conversation, without reading the others.
+
+    Raises:
+        NotFoundError: it is not in this conversation, or it is deleted and `deleted` does not allow that.
+    """
+    table = tables.messages
+    chosen = _nodes().where(table.c.id == known_id(id, "message"), table.c.conversation == conversation)
+    row = connection.execute(chosen).first()
+    if row is None or row.deleted and not deleted:
+        raise missing("message")
+    return _node(row)
+
+
 def tree(connection: Connection, conversation: str) -> Tree:
-    """The places of a conversation's messages."""
+    """The places of all messages of a conversation."""
+    table = tables.messages
+    return Tree(map(_node, connection.execute(_nodes().where(table.c.conversation == conversation).order_by(table.c.number))))
+
+
+def _nodes() -> sa.Select:
     table = tables.messages
     marked = sa.exists().where(tables.marks.c.message == table.c.id)
-    columns = (table.c.id, table.c.parent, table.c.number, table.c.role, table.c.hidden, sa.or_(table.c.erased.is_not(None), marked))
-    rows = connection.execute(sa.select(*columns).where(table.c.conversation == conversation).order_by(table.c.number))
-    return Tree(Node(id, parent, number, role, bool(hidden), bool(gone)) for id, parent, number, role, hidden, gone in rows)
+    gone = sa.or_(table.c.erased.is_not(None), marked).label("deleted")
+    return sa.select(table.c.id, table.c.parent, table.c.number, table.c.role, table.c.hidden, gone)
 
 
-def standing(tree: Tree, id: str, what: str = "message") -> Node:
+def _node(row: Row[Any]) -> Node:
+    return Node(row.id, row.parent, row.number, row.role, bool(row.hidden), bool(row.deleted))
+
+
+def standing(tree: Tree, id: str) -> Node:
     """The place of a message that is there and not deleted.
 
     Raises:
@@ -73,7 +95,7 @@ def standing(tree: Tree, id: str, what: str = "message") -> Node:
     """
     node = tree.nodes.get(id)
     if node is None or node.deleted:
-        raise missing(what)
+        raise missing("message")
     return node
 
 

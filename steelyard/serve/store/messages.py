@@ -51,11 +51,10 @@ class Messages:
             raise DataError("a system message can only begin a conversation", where="role", do="Send it with `parent: null`.")
         with self._database.writing() as connection:
             lookup.conversation(connection, owner, conversation, change=True)
-            tree = lookup.tree(connection, conversation)
             if parent is not None:
-                lookup.standing(tree, parent)
-            if edited_from is not None and edited_from not in tree.nodes:
-                raise missing("message")
+                lookup.place(connection, conversation, parent)
+            if edited_from is not None:
+                lookup.place(connection, conversation, edited_from, deleted=True)
             stored = [_stored(connection, owner, part) for part in parts]
             id = insert(connection, conversation, parent, role, stored, edited_from, self._limits)
             search.put(connection, "message", id, owner, conversation, text_of(stored))
@@ -65,9 +64,8 @@ class Messages:
         """Deletes a message so that its children move up, or it and all below it; returns the id that undoes it."""
         with self._database.writing() as connection:
             conversation = lookup.message(connection, owner, id, change=True).conversation
-            tree = lookup.tree(connection, conversation)
-            lookup.standing(tree, id)
-            covered = [id] if mode == "this" else tree.below(id)
+            lookup.place(connection, conversation, id)
+            covered = [id] if mode == "this" else lookup.tree(connection, conversation).below(id)
             undo = _record(connection, owner, conversation, mode, id)
             connection.execute(tables.marks.insert(), [{"operation": undo, "message": message} for message in covered])
             _touch(connection, conversation)
@@ -77,7 +75,7 @@ class Messages:
         """Keeps a message from models, or shows it to them again; returns the id that undoes it."""
         with self._database.writing() as connection:
             row = lookup.message(connection, owner, id, change=True)
-            lookup.standing(lookup.tree(connection, row.conversation), id)
+            lookup.place(connection, row.conversation, id)
             undo = _record(connection, owner, row.conversation, "hide", id, before=bool(row.hidden))
             connection.execute(_TABLE.update().where(_TABLE.c.id == id).values(hidden=hidden))
             _touch(connection, row.conversation)

@@ -35,8 +35,8 @@ class FilePart(pydantic.BaseModel):
 Part = Annotated[TextPart | FilePart, Field(discriminator="type")]
 
 
-def check(parts: Sequence[TextPart | FilePart], limits: StoreLimits) -> None:
-    """Refuses parts that say nothing or too much.
+def check(parts: Sequence[TextPart | FilePart], limits: StoreLimits, *, blank: bool = False) -> None:
+    """Refuses parts that say too much, or nothing unless `blank` allows it: a person does not, a model may.
 
     Raises:
         DataError: there are none, too many, only blanks, or too much text.
@@ -45,7 +45,7 @@ def check(parts: Sequence[TextPart | FilePart], limits: StoreLimits) -> None:
     if len(parts) > limits.parts:
         raise DataError(f"{len(parts):,} parts, of which {limits.parts:,} are allowed", where="parts", do="Send several messages.")
     texts = [part.text for part in parts if isinstance(part, TextPart)]
-    if not any(text.strip() for text in texts) and len(texts) == len(parts):
+    if not blank and not any(text.strip() for text in texts) and len(texts) == len(parts):
         raise DataError("the message is empty", where="parts", do="Write something or attach a file.")
     said("".join(texts), "parts", limits.text)
     for part in parts:

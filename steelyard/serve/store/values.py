@@ -45,7 +45,7 @@ def known_id(value: str, what: str) -> str:
 
 def missing(what: str) -> NotFoundError:
     """The one answer to an id that is unknown or somebody else's."""
-    return NotFoundError(f"there is no such {what}", where=what, do=f"Name a {what} of yours by the id the server gave it.")
+    return NotFoundError(f"there is no such {what}", where=what, do="Name one of yours by the id the server gave it.")
 
 
 def now() -> int:
