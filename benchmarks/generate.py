@@ -1,42 +1,68 @@
 """Answering beside llama.cpp, in one run: reading a prompt, one stream, one stream far into a text, eight streams.
 
-    python benchmarks/generate.py --llama DIR [--model smollm2-135m-instruct] [--rounds 3] [--threads 2] [--quantize]
+    python benchmarks/generate.py --llama DIR [--avx2] [--model smollm2-135m-instruct] [--rounds 3] [--threads 2] [--quantize] [--tiny]
 
-DIR holds llama.cpp's `llama-bench`, `llama-batched-bench` and (for --quantize) `llama-quantize`, built with CMake in release mode; the
-source package of llama-cpp-python brings the code (vendor/llama.cpp). Both sides read the same GGUF file, whose blocks stay as they
-are; --quantize adds llama.cpp on the same weights as Q4_0, its quickest form. Rounds are interleaved (ours, theirs, ours, ...); told
-are medians over rounds and the ratio's median and range over pairs. STEELYARD_KERNELS=avx2 runs ours without AVX-512; to compare
-alike, build llama.cpp with -DGGML_NATIVE=OFF -DGGML_AVX512=OFF -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON. The memory's read
-bandwidth is measured in the same run. The last line is JSON.
+DIR holds llama.cpp's `llama-bench`, `llama-batched-bench` and (for --quantize) `llama-quantize`, which `llama_builds.py` builds. Both
+sides read the same GGUF file, whose blocks stay as they are; --quantize adds llama.cpp on the same weights as Q4_0, its quickest form.
+Rounds are interleaved (ours, theirs, ours, ...); told are medians over rounds and the ratio's median and range over pairs. The memory's
+read bandwidth is measured in the same run. The last line is JSON.
+
+--avx2 keeps both sides from AVX-512, as on most machines: ours by environment variables, PyTorch's part included; DIR must then be
+the build without it, which its library is asked for. --tiny takes a few tokens of everything: to see that it runs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from steelyard.core.errors import SteelyardError
 from steelyard.core.get import locate
 from steelyard.core.hardware import describe, versions
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Completion, Engine
 from steelyard.model.load import load
 
-PROMPT, ANSWER, DEEP, STREAMS, SHORT = 512, 128, 2048, 8, 128
-MEASURES = {
-    "prefill": f"reading {PROMPT} tokens",
-    "one": f"one stream, {ANSWER} tokens",
-    "deep": f"one stream after {DEEP} tokens",
-    "eight": f"{STREAMS} streams of {SHORT} + {ANSWER} tokens, in all",
+STREAMS = 8
+WITHOUT_AVX512 = {
+    "STEELYARD_KERNELS": "avx2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
 }
+"""What keeps our routines and PyTorch's, oneDNN's and MKL's from AVX-512."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of each measurement."""
+
+    prompt: int = 512
+    answer: int = 128
+    deep: int = 2048
+    short: int = 128
+
+    @property
+    def measures(self) -> dict[str, str]:
+        """What is measured, in words."""
+        return {
+            "prefill": f"reading {self.prompt} tokens",
+            "one": f"one stream, {self.answer} tokens",
+            "deep": f"one stream after {self.deep} tokens",
+            "eight": f"{STREAMS} streams of {self.short} + {self.answer} tokens, in all",
+        }
 
 
 def prompt(length: int, number: int) -> list[int]:
@@ -48,8 +74,9 @@ def prompt(length: int, number: int) -> list[int]:
 class Ours:
     """Tokens per second of an engine on a file's own blocks."""
 
-    def __init__(self, path: Path, threads: int):
-        self.engine = Engine(load(path, "stored"), threads=threads, slots=STREAMS, context=DEEP + 2 * ANSWER)
+    def __init__(self, path: Path, threads: int, lengths: Lengths):
+        self.engine = Engine(load(path, "stored"), threads=threads, slots=STREAMS, context=lengths.deep + 2 * lengths.answer)
+        self.lengths = lengths
         self.asked = 0
         self.name = f"steelyard, {self.engine.spec.numerics['kernels']}"
         self._answers([prompt(8, 0)], 8)
@@ -63,13 +90,14 @@ class Ours:
         return prompt(length, self.asked)
 
     def __call__(self) -> dict[str, float]:
-        (read,) = self._answers([self._new(PROMPT)], 1)
-        (one,) = self._answers([self._new(8)], ANSWER)
-        (deep,) = self._answers([self._new(DEEP)], ANSWER)
-        eight = self._answers([self._new(SHORT) for _ in range(STREAMS)], ANSWER)
+        lengths = self.lengths
+        (read,) = self._answers([self._new(lengths.prompt)], 1)
+        (one,) = self._answers([self._new(8)], lengths.answer)
+        (deep,) = self._answers([self._new(lengths.deep)], lengths.answer)
+        eight = self._answers([self._new(lengths.short) for _ in range(STREAMS)], lengths.answer)
         begun = max(_first(answer) for answer in eight)
         return {
-            "prefill": PROMPT / (read.timing.to_first_token or 0.0),
+            "prefill": lengths.prompt / (read.timing.to_first_token or 0.0),
             "one": _speed(one),
             "deep": _speed(deep),
             # From the moment the last stream has its first token; some have more by then.
@@ -94,26 +122,34 @@ def _speed(answer: Completion) -> float:
 class Llama:
     """Tokens per second as llama.cpp's own benchmarks tell them."""
 
-    def __init__(self, folder: Path, path: Path, threads: int, name: str):
-        self.folder, self.path, self.threads, self.name = folder, path, threads, name
+    def __init__(self, folder: Path, path: Path, threads: int, lengths: Lengths, name: str):
+        self.folder, self.path, self.threads, self.lengths, self.name = folder, path, threads, lengths, name
 
     def _run(self, program: str, *arguments: str) -> str:
         command = [str(self.folder / program), "-m", str(self.path), "-t", str(self.threads), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def system(self) -> str:
+        """What llama.cpp's library says of the instructions it was built with, asked in a process of its own."""
+        found = sorted(self.folder.glob("libllama.*"))
+        if not found:
+            raise SteelyardError(f"no libllama in {self.folder}", do="Build it with benchmarks/llama_builds.py.")
+        ask = "import ctypes, sys; f = ctypes.CDLL(sys.argv[1]).llama_print_system_info; f.restype = ctypes.c_char_p; print(f().decode())"
+        return subprocess.run([sys.executable, "-c", ask, str(found[0])], check=True, capture_output=True, text=True).stdout.strip()
 
     def _bench(self, *arguments: str) -> float:
         (row,) = json.loads(self._run("llama-bench", "-r", "1", "-o", "json", *arguments))
         return row["avg_ts"]
 
     def __call__(self) -> dict[str, float]:
-        batched = self._run(
-            "llama-batched-bench", "-npp", str(SHORT), "-ntg", str(ANSWER), "-npl", str(STREAMS), "--output-format", "jsonl", "-c", "4096"
-        )
+        lengths = self.lengths
+        several = ["-npp", str(lengths.short), "-ntg", str(lengths.answer), "-npl", str(STREAMS)]
+        batched = self._run("llama-batched-bench", *several, "--output-format", "jsonl", "-c", "4096")
         (row,) = [json.loads(line) for line in batched.splitlines() if line.startswith("{")]
         return {
-            "prefill": self._bench("-p", str(PROMPT), "-n", "0"),
-            "one": self._bench("-p", "0", "-n", str(ANSWER)),
-            "deep": self._bench("-p", "0", "-n", str(ANSWER), "-d", str(DEEP)),
+            "prefill": self._bench("-p", str(lengths.prompt), "-n", "0"),
+            "one": self._bench("-p", "0", "-n", str(lengths.answer)),
+            "deep": self._bench("-p", "0", "-n", str(lengths.answer), "-d", str(lengths.deep)),
             "eight": row["speed_tg"],
         }
 
@@ -136,16 +172,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quantize", action="store_true", help="llama.cpp on Q4_0 too")
+    parser.add_argument("--avx2", action="store_true", help="both sides without AVX-512")
+    parser.add_argument("--tiny", action="store_true", help="a few tokens of everything; the figures mean nothing")
     options = parser.parse_args()
+    if options.avx2 and any(os.environ.get(name) != value for name, value in WITHOUT_AVX512.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **WITHOUT_AVX512})  # libraries look when they are loaded
+    lengths = Lengths(16, 8, 32, 16) if options.tiny else Lengths()
     path = locate(options.model)
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(path, options.threads)
+        theirs = [Llama(options.llama, path, options.threads, lengths, "llama.cpp, the same file")]
+        system = theirs[0].system()
+        if options.avx2 and "AVX512" in system:
+            raise SteelyardError(f"{options.llama} was built with AVX-512", do="Give the folder avx2/bin of benchmarks/llama_builds.py.")
+        ours = Ours(path, options.threads, lengths)
         sides: dict[str, Callable[[], dict[str, float]]] = {ours.name: ours}
-        theirs = [Llama(options.llama, path, options.threads, "llama.cpp, the same file")]
         if options.quantize:
             other = Path(folder) / "q4_0.gguf"
             subprocess.run([options.llama / "llama-quantize", "--allow-requantize", path, other, "Q4_0"], check=True, capture_output=True)
-            theirs.append(Llama(options.llama, other, options.threads, "llama.cpp, Q4_0"))
+            theirs.append(Llama(options.llama, other, options.threads, lengths, "llama.cpp, Q4_0"))
         sides |= {side.name: side for side in theirs}
         speed = bandwidth(options.threads)
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
@@ -155,7 +199,7 @@ def main() -> None:
                 print(f"{name:<28} " + "  ".join(f"{key} {value:,.0f}" for key, value in rounds[name][-1].items()), flush=True)
         ours.engine.close()
     results = {}
-    for key, what in MEASURES.items():
+    for key, what in lengths.measures.items():
         mine = [each[key] for each in rounds[ours.name]]
         row: dict[str, dict[str, Any]] = {ours.name: {"tokens_per_second": round(statistics.median(mine), 1)}}
         for side in theirs:
@@ -174,6 +218,7 @@ def main() -> None:
                 "model": options.model,
                 "rounds": options.rounds,
                 "threads": options.threads,
+                "instructions": {ours.name: os.environ.get("STEELYARD_KERNELS", "the best"), "llama.cpp": system},
                 "read_bandwidth_gigabytes_per_second": round(speed, 1),
                 "results": results,
                 "machine": describe(),
