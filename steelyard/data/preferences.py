@@ -85,7 +85,12 @@ def to_preference(row: Mapping[str, Any], where: str = "") -> Preference:
 
 def _both(row: Mapping[str, Any], key: str, where: str) -> tuple[tuple[Message, ...], str]:
     """The prompt and one answer, read as the prompt and completion of a training row are, so that both kinds mean the same."""
-    turns = to_example({"prompt": row["prompt"], "completion": row[key]}, "prompt_completion", where).turns
-    if len(row[key]) != 1 and isinstance(row[key], list) or not turns[-1].learned:
+    prompt = [{"role": "user", "content": row["prompt"]}] if isinstance(row["prompt"], str) else row["prompt"]
+    answer = [{"role": "assistant", "content": row[key]}] if isinstance(row[key], str) else row[key]
+    try:
+        turns = to_example({"prompt": prompt, "completion": answer}, "prompt_completion", where).turns
+    except UnusableRow as problem:
+        raise UnusableRow(str(problem).replace("`completion`", f"`{key}`")) from None
+    if len(answer) != 1 or not turns[-1].learned:
         raise UnusableRow(f"`{key}` is not one answer of the assistant")
     return tuple(turn.message for turn in turns[:-1]), turns[-1].message.content
