@@ -104,4 +104,4 @@ def _note(line: str) -> None:
     from steelyard.cli.output import console
     from steelyard.weigh.report.visible import visible
 
-    console(stderr=True).print(Text(visible(line)))
+    console(stderr=True).print(Text(visible(line)), soft_wrap=True)

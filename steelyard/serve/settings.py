@@ -34,7 +34,6 @@ class ServeSettings(pydantic.BaseModel):
     body_bytes: int = Field(4 * MEBIBYTE, ge=1024, description="largest body of a request, in bytes")
     body_seconds: float = Field(60.0, gt=0, description="longest time that a body may take to come, in seconds")
     upload_bytes: int = Field(64 * MEBIBYTE, ge=1024, description="largest attachment or import, in bytes")
-    json_depth: int = Field(64, ge=4, le=256, description="deepest nesting of a JSON body or schema, in levels")
     schema_bytes: int = Field(256 * 1024, ge=256, description="largest JSON schema or grammar, in bytes of its JSON")
     messages: int = Field(10_000, ge=1, description="most messages of a conversation")
     choices: int = Field(16, ge=1, description="most answers (`n`) to one request")
@@ -53,7 +52,6 @@ class ServeSettings(pydantic.BaseModel):
     resume_bytes: int = Field(64 * MEBIBYTE, ge=0, description="most bytes of streams kept to be resumed, over all clients")
     heartbeat_seconds: float = Field(15.0, gt=0, description="a comment is sent on a stream that is silent for so long, in seconds")
     drain_seconds: float = Field(30.0, ge=0, description="how long answers under way may go on after SIGTERM, in seconds")
-    log_content: bool = Field(False, description="whether the log may hold what was asked and answered")
 
     @property
     def loopback(self) -> bool:

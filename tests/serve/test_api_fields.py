@@ -93,6 +93,8 @@ def test_a_refused_field_is_named_unless_it_changes_nothing(kind: type[Body]) ->
         ({"steelyard": {"levers": ["nothing_of_this_name"]}}, None),
         ({"steelyard": {"colour": 1}}, "steelyard.colour"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"repetition_penalty": 5e-324}, "repetition_penalty"),
+        ({"steelyard": {"seconds": 1e6}}, "steelyard.seconds"),
     ],
 )
 def test_what_is_wrong_with_a_request_is_told_with_the_field(server: LiveServer, change: dict[str, Any], param: str | None) -> None:

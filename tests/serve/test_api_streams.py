@@ -111,6 +111,20 @@ def test_a_kept_stream_ends_when_it_is_deleted_and_others_are_not_kept(server: L
     assert "X-Steelyard-Stream" not in response.headers
 
 
+def test_a_stream_that_waits_for_its_turn_shows_that_it_lives(server: LiveServer) -> None:
+    first, second = ({**LONG, "steelyard": {"resumable": True}} for _ in range(2))  # both slots are taken for a while
+    ids = []
+    for body in (first, second):
+        with server.client.stream("POST", "/v1/chat/completions", json=body) as response:
+            ids.append(response.headers["X-Steelyard-Stream"])
+    with server.client.stream("POST", "/v1/chat/completions", json={**LONG, "max_tokens": 2}) as response:
+        assert response.status_code == 200
+        lines = [line for line in response.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]"
+    for id in ids:
+        server.client.delete(f"/v1/streams/{id}")
+
+
 def test_an_answer_whose_time_is_up_ends_as_it_is_and_says_why(server: LiveServer) -> None:
     answer = server.post("/v1/chat/completions", {**LONG, "stream": False, "steelyard": {"seconds": 0.1}}).json()
     assert answer["choices"][0]["steelyard"] == {"reason": "timeout"} and answer["usage"]["completion_tokens"] < 1500

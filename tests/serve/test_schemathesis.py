@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import hypothesis
 import httpx
+import hypothesis
 import pytest
 
 from tests.serve.live_server import LiveServer

@@ -106,7 +106,7 @@ class Sampling(Body):
     top_p: float = Field(1.0, gt=0, le=1, description="keep the smallest set of tokens with this probability")
     top_k: int = Field(0, ge=0, le=2**31, description="keep the k likeliest tokens; 0 keeps all (beyond OpenAI's API)")
     min_p: float = Field(0.0, ge=0, le=1, description="drop tokens below this share of the likeliest's probability (beyond OpenAI's API)")
-    repetition_penalty: float = Field(1.0, gt=0, le=100, description="above 1, tokens seen become less likely (beyond OpenAI's API)")
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="above 1, tokens seen become less likely (beyond OpenAI's API)")
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="subtracted once from the logits of generated tokens")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="subtracted per occurrence from the logits of generated tokens")
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="the same seed gives the same answer; answer i of n has seed + i")
@@ -190,9 +190,15 @@ def answer_settings(
 
 
 def seconds(extension: Extension, service: Service) -> float:
-    """Longest time to the end of an answer."""
+    """Longest time to the end of an answer.
+
+    Raises:
+        ApiError: more than the operator allows.
+    """
     most = service.settings.seconds
-    return most if extension.seconds is None else min(float(extension.seconds), most)
+    if extension.seconds is not None and extension.seconds > most:
+        raise ApiError(f"`steelyard.seconds`: {extension.seconds:g} s; at most {most:g}.", param="steelyard.seconds", code="invalid_value")
+    return most if extension.seconds is None else float(extension.seconds)
 
 
 def form(kind: str, schema: Mapping[str, Any] | None, service: Service, param: str) -> AnswerForm | None:

@@ -75,7 +75,7 @@ class Streams:
         """
         started = await wire.while_connected(request, wire.begun(frames, self.settings.heartbeat_seconds))
         if not resumable:
-            return wire.sse(started)
+            return wire.sse(started, silence=self.settings.heartbeat_seconds)
         kept = self._keep(id, request.state.user, started)
         return self._following(kept, 0, {ID: id})
 

@@ -43,12 +43,12 @@ def written(frame: Frame, number: int | None = None) -> bytes:
     return "".join([*lines, "\n"]).encode("utf-8")
 
 
-def sse(events: AsyncIterator[Frame], headers: Mapping[str, str] | None = None) -> StreamingResponse:
+def sse(events: AsyncIterator[Frame], headers: Mapping[str, str] | None = None, silence: float = SILENCE) -> StreamingResponse:
     """A response that streams frames. The iterator is closed as soon as the client is gone.
 
     A failure in it becomes the last frame, `{"error": {...}}`: the status has been sent by then.
     """
-    return StreamingResponse(_bytes(failsafe(events)), media_type="text/event-stream", headers={**HEADERS, **(headers or {})})
+    return StreamingResponse(_bytes(failsafe(events), silence), media_type="text/event-stream", headers={**HEADERS, **(headers or {})})
 
 
 async def failsafe(events: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
@@ -61,7 +61,7 @@ async def failsafe(events: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
             yield body_of(as_api_error(error))
 
 
-async def _bytes(events: AsyncIterator[Frame], silence: float = SILENCE) -> AsyncIterator[bytes]:
+async def _bytes(events: AsyncIterator[Frame], silence: float) -> AsyncIterator[bytes]:
     async with closing(events):
         async for frame in with_silences(events, silence):
             yield b": waiting\n\n" if frame is None else written(frame)
