@@ -82,11 +82,13 @@ def _open_talker(
     settings = {key: asked[key] for key in ("threads", "dtype", "slots", "context")}
     # The server counts who waits. The engine's own bound lies higher: it sees slots that have just become free only at its next step.
     opened = opener.open(arm, deterministic=False, queue=queue + asked["slots"], **settings)
-    engine = opened.engine
-    assert engine is not None
+    if (engine := opened.engine) is None:
+        opened.close()
+        raise UnsupportedError("an encoder-decoder is not served: it has no engine", where="models", do="Ask it with `steelyard chat`.")
     engine.model.name = asked["name"]  # errors quote it, and no path is to leave the server
     if (template := engine.model.template) is not None:
         engine.model.template = dataclasses.replace(template, where=f"the chat template of {asked['name']}")
+    opener.forget()
     release(engine.model, engine.trunk)
     memory.hand_back()
     template = engine.spec.template or engine.model.template

@@ -208,6 +208,10 @@ class ArmOpener:
     def close(self) -> None:
         """Lets go of models and references."""
         self.references.close()
+        self.forget()
+
+    def forget(self) -> None:
+        """Lets go of models, where no further arm is to be opened; what levers refer to stays."""
         self._models.clear()
 
     def _base(self, arm: Arm, seed: int, streamed: Offload | None = None, stored: bool = False) -> Model:
