@@ -113,7 +113,7 @@ def _now() -> str:
     return (datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=next(_clock))).isoformat()
 
 
-def _tokens(text: str) -> list[dict[str, Any]]:
+def tokens_of(text: str) -> list[dict[str, Any]]:
     pieces = [piece for word in text.split(" ") for piece in (word + " ",)]
     pieces[-1] = pieces[-1][:-1]
     return [
@@ -312,7 +312,7 @@ async def _answer(kept: Kept, name: str, body: dict[str, Any]) -> AsyncIterator[
     generation: dict[str, Any] = {"model": body["model"], "levers": body["levers"], "settings": body["settings"], "citations": citations}
     generation |= {"tokens": [], "reason": "cancelled", "usage": None, "confidence": None}
     message["generation"] = generation
-    for token in _tokens(text):
+    for token in tokens_of(text):
         await asyncio.sleep(pause)
         message["parts"][0]["text"] += token["text"]
         generation["tokens"].append(token)

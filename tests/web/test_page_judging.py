@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.web.fake_api import Kept
+from tests.web.conftest import WEB
+from tests.web.fake_api import CITED, SOURCES, Kept, tokens_of
 from tests.web.test_page_chat import answers, say
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -159,3 +160,37 @@ def test_the_page_works_on_a_narrow_screen_and_by_keyboard(chromium: Any, server
     expect(tab.get_by_role("searchbox", name="Search")).to_be_focused()
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 26)"
     context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_assistive_technology_finds_no_fault(chromium: Any, server: str, kept: Kept, scheme: str):
+    """Axe's rules of WCAG 2.2 A and AA: names, roles, contrast, landmarks, keyboard."""
+    talk = kept.conversation("talk")
+    kept.add(talk, "user", "with sources")
+    generation = {"model": "small-model", "tokens": tokens_of(CITED), "reason": "stop", "citations": SOURCES, "usage": None}
+    kept.add(talk, "assistant", CITED, generation=generation)
+    kept.add(talk, "user", "hidden one", hidden=True)
+    axe = (WEB / "node_modules" / "axe-core" / "axe.min.js").read_text()
+    context = chromium.new_context(viewport={"width": 1280, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+    tab = context.new_page()
+    faults: list[str] = []
+
+    def look(place: str) -> None:
+        tab.evaluate(axe)
+        found = tab.evaluate("axe.run({runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa', 'best-practice']})")["violations"]
+        faults.extend(f"{place}: {one['id']}: {node['html'][:160]}" for one in found for node in one["nodes"])
+
+    tab.goto(f"{server}#/c/{talk}")
+    tab.get_by_role("button", name="Show how sure").click()
+    expect(tab.locator("[data-token]").first).to_be_visible()
+    tab.get_by_role("button", name="How it answers").click()
+    tab.get_by_role("switch", name="prompt_lookup").check()
+    look("chat with levers")
+    tab.get_by_role("button", name="Branches", exact=True).click()
+    tab.get_by_role("button", name="Tags").click()
+    look("tree and dialog")
+    for place in ("feedback", "reports", "charts") if scheme == "light" else ():
+        tab.goto(f"{server}#/{place}")
+        look(place)
+    context.close()
+    assert not faults, "\n".join(faults)

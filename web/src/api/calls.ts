@@ -61,6 +61,11 @@ export async function exportLines(kind: "conversations" | "sft" | "preferences")
   return (await reach(`/api/export?${query({ kind, consent: "1" })}`)).blob();
 }
 
+/** Takes over conversations that were exported as JSONL; a line that cannot be used refuses the whole file. */
+export async function importLines(file: File): Promise<void> {
+  await reach("/api/import", { method: "POST", headers: { "Content-Type": "application/x-ndjson" }, body: file });
+}
+
 export async function attach(file: File): Promise<AttachmentInfo> {
   const response = await reach("/api/attachments", {
     method: "POST",

@@ -1,6 +1,6 @@
 /** The list of conversations: search, rename, delete and take back. */
 
-import { changeConversation, deleteConversation, listConversations, restoreConversation } from "../api/calls";
+import { changeConversation, deleteConversation, erase, listConversations, restoreConversation } from "../api/calls";
 import type { ConversationSummary } from "../api/types";
 import { t } from "../texts/texts";
 import { attempt, notices } from "./notices.svelte";
@@ -46,6 +46,16 @@ class Library {
   async rename(id: string, title: string): Promise<void> {
     await attempt(() => changeConversation(id, { title }));
     await this.load();
+  }
+
+  /** Removes text, tokens, files and feedback for good. */
+  async erase(id: string): Promise<boolean> {
+    const gone = await attempt(() => erase({ conversation: id }));
+    if (gone) {
+      this.list = this.list.filter((conversation) => conversation.id !== id);
+      notices.show(t("erase.done"));
+    }
+    return gone;
   }
 
   async remove(id: string, title: string): Promise<boolean> {

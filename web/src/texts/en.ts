@@ -40,6 +40,8 @@ export const en = entries({
   "conversation.actions": "What to do with “{title}”",
   "conversation.rename": "Rename",
   "conversation.delete": "Delete",
+  "conversation.deleteHint": "Can be undone",
+  "conversation.eraseSure": "Erase this conversation for good? This cannot be undone.",
   "conversation.deleted": "“{title}” was deleted.",
 
   composer: "Write",
@@ -224,6 +226,9 @@ export const en = entries({
   "export.conversations": "Conversations",
   "export.sft": "Corrections (sft)",
   "export.preferences": "Preferences",
+
+  import: "Import conversations",
+  "import.done": "The conversations of {name} were taken over.",
 
   charts: "Charts",
   "chart.open": "Open a CSV file",
