@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from steelyard.augment.retrieve.opening import open_index
 from steelyard.core.errors import ModelFileError, RecipeError, SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.get import home, locate
@@ -44,6 +45,19 @@ def find_model(asked: Mapping[str, Any], say: Say) -> Path:
         return locate(asked["source"], say)
     except SteelyardError as error:
         raise error.at(f"model `{asked['name']}`") from error
+
+
+def read_documents(names: Sequence[str], say: Say) -> None:
+    """Indexes what clients may search, where that has not been done before: no request is to wait for it.
+
+    Raises:
+        SteelyardError: there is nothing of that name, or it cannot be read.
+    """
+    for name in names:
+        try:
+            open_index(name, say).close()
+        except SteelyardError as error:
+            raise error.at(f"documents `{name}`") from error
 
 
 def open_model(asked: Mapping[str, Any], queue: int, documents: Sequence[str], offers: Sequence[str], say: Say) -> Hosted:

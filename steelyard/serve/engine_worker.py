@@ -31,7 +31,7 @@ from steelyard.core.threads import apart
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
 from steelyard.serve.engine_hosted import Hosted, ServedLocal, Submission, wrapped
-from steelyard.serve.engine_opening import find_model, offered, open_model
+from steelyard.serve.engine_opening import find_model, offered, open_model, read_documents
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ class Worker:
         def all_of_them() -> None:
             for asked in opening["models"]:
                 find_model(asked, say)
+            read_documents(opening["documents"], say)
             offers = opening.get("offers") or offered()
             for asked in opening["models"]:
                 self.hosted[asked["name"]] = open_model(asked, opening["queue"], opening["documents"], offers, say)

@@ -479,7 +479,7 @@ from steelyard.core.errors import SteelyardError
 from steelyard.serve.engine_process import EngineProcess, ServedModel
 
 async def main():
-    refused = EngineProcess([ServedModel("gone", sys.argv[1] + "-gone")], queue=1)
+    refused = EngineProcess([ServedModel("tiny", sys.argv[1])], queue=1, documents=[sys.argv[1] + "-gone"])
     try:
         await refused.start()
     except SteelyardError as error:
@@ -494,11 +494,11 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks /proc whether a process runs")
-def test_a_model_that_is_not_there_is_told_at_the_start_and_no_orphan_outlives_its_parent(folder: Path, running: Running) -> None:
+def test_what_is_not_there_is_told_at_the_start_and_no_orphan_outlives_its_parent(folder: Path, running: Running) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(folder / "tiny")], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     try:
-        assert "model `gone`" in parent.stdout.readline()
+        assert "documents `" in parent.stdout.readline()
         child = int(parent.stdout.readline())
         assert alive(child)
     finally:
