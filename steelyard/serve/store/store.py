@@ -1,6 +1,6 @@
 """The store: one database, opened once, and the rooms its parts live in.
 
-    store = Store("steelyard-data/conversations.sqlite")
+    store = Store("steelyard-data/steelyard.sqlite")
     conversation = store.conversations.create("local")
     store.messages.add("local", conversation["id"], None, "user", [TextPart(type="text", text="Hello")])
 
