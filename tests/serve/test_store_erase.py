@@ -78,11 +78,12 @@ def test_an_erased_message_keeps_its_place_and_nothing_it_said(store: Store, pla
     conversation, question, reply = full_of(store, SECRET)
     after = say(store, conversation, "and trout?", reply)
     store.conversations.change(ANN, conversation, {"title": "fish"})
+    store.messages.delete(ANN, question, "this")
     assert store.erase(ANN, message=question)["erased"] == 1
     assert store.erase(ANN, message=reply)["erased"] == 1
     messages = shown(store, conversation)
     assert messages[question]["deleted"] and messages[reply]["parts"] == [] and messages[reply]["generation"] is None
-    assert messages[after]["parent"] is None and messages[reply]["undo"] is None
+    assert messages[after]["parent"] is None and messages[question]["undo"] is None
     assert store.feedback.list(ANN)["feedback"] == []
     assert holding(store, place, SECRET) == []
     assert rows(store)["blobs"] == rows(store)["attachments"] == 0

@@ -117,11 +117,13 @@ def remove_unused(connection: Connection, ids: Any) -> int:
     """Removes those of the attachments that no message holds, and contents that no attachment names any more."""
     removed = 0
     for id in ids:
-        used = sa.exists().where(tables.message_attachments.c.attachment == _TABLE.c.id)
-        digest = connection.execute(sa.select(_TABLE.c.sha256).where(_TABLE.c.id == id, ~used).with_for_update()).scalar()
-        if digest is None:
+        digest = connection.execute(sa.select(_TABLE.c.sha256).where(_TABLE.c.id == id).with_for_update()).scalar()
+        # Asked only now that it is held: who sends it with a message holds it too, and may have been first.
+        used = sa.select(tables.message_attachments.c.message).where(tables.message_attachments.c.attachment == id).limit(1)
+        if digest is None or connection.execute(used).first():
             continue
         connection.execute(_TABLE.delete().where(_TABLE.c.id == id))
+        connection.execute(sa.select(_BLOBS.c.sha256).where(_BLOBS.c.sha256 == digest).with_for_update())
         named = sa.exists().where(_TABLE.c.sha256 == _BLOBS.c.sha256)
         connection.execute(_BLOBS.delete().where(_BLOBS.c.sha256 == digest, ~named))
         removed += 1

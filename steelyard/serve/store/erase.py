@@ -51,7 +51,7 @@ def erase_message(database: Database, owner: str, id: str) -> dict[str, Any]:
         erased = _copies(connection, row.conversation, id)
         files = _files(connection, erased)
         for message in erased:
-            for table in (tables.generations, tables.message_attachments, tables.feedback):
+            for table in (tables.generations, tables.message_attachments, tables.feedback, tables.marks):
                 connection.execute(table.delete().where(table.c.message == message))
             connection.execute(tables.search.delete().where(tables.search.c.about == message))
             values = {"parts": "[]", "hidden": False, "erased": now()}
