@@ -65,12 +65,17 @@ inline void each_vector(const float* logits, int count, Use use) {
 }
 
 inline Measure measure(const float* logits, int count, bool sums, float inverse) {
-    f32x16 most = all(-INFINITY), odd = {};
-    each_vector(logits, count, [&](const f32x16& x) {
-        most = larger(x, most);
-        odd = odd + larger(all(-1e30f), x) * 0.0f;  // what is no number is not less, so it stays; infinity times 0 is none either
-    });
-    Measure out = {largest_of(most), sum_of(odd), 0, 0, 0};
+    f32x16 most[4], odd[4] = {};  // four of each, so that none waits for the one before
+    for (int i = 0; i < 4; i++) most[i] = all(-INFINITY);
+    const auto look = [&](const f32x16& x, int i) {
+        most[i] = larger(x, most[i]);
+        odd[i] = odd[i] + larger(all(-1e30f), x) * 0.0f;  // what is no number is not less, so it stays; infinity times 0 is none either
+    };
+    const int whole = count / (4 * LANES) * (4 * LANES);
+    for (int i = 0; i < whole; i += 4 * LANES)
+        for (int j = 0; j < 4; j++) look(load(logits + i + j * LANES), j);
+    each_vector(logits + whole, count - whole, [&](const f32x16& x) { look(x, 0); });
+    Measure out = {largest_of(larger(larger(most[0], most[1]), larger(most[2], most[3]))), sum_of((odd[0] + odd[1]) + (odd[2] + odd[3])), 0, 0, 0};
     if (!(out.largest > -INFINITY) || out.odd != 0) return out;
     if (sums) {
         f32x16 total = {}, weighted = {};
@@ -131,9 +136,10 @@ class Reader {
         if (matrix_) linear(*matrix_, form_, head_.rows, begin / GROUP, (begin + count + GROUP - 1) / GROUP, head_.logits, head_.count, false);
         for (int r = 0; r < head_.rows; r++) {
             const float* logits = head_.logits + (size_t)r * head_.count + begin;
-            measure_of(r, piece) = measure(logits, count, head_.sums[r] != 0, head_.inverse[r]);
-            if (head_.best[r] == 0) continue;
+            const Measure here = measure(logits, count, head_.sums[r] != 0, head_.inverse[r]);
+            measure_of(r, piece) = here;
             Likeliest best = likeliest(thread, r);
+            if (best.room == 0 || !(here.largest > best.least())) continue;
             best.offer_all(begin, logits, count);
             found(thread, r) = best.count;
         }

@@ -27,6 +27,8 @@ FIRST = 64
 """Candidates that a draw begins with where nothing says how many it needs."""
 MOST = 128
 """The most candidates a head looks for: keeping more of them in order would take longer than going over the row again."""
+REACHES = (5.0, 8.0, 12.0, math.inf)
+"""How far below the likeliest, in logits over the temperature, tokens are put in order where the head's candidates do not suffice."""
 COLDEST = 1e-30
 """Below this temperature only exact ties share the probability: the limit is reached and nothing overflows."""
 
@@ -155,8 +157,8 @@ def kept(found: Candidates, settings: AnswerSettings, vocabulary: int) -> tuple[
             return None
         count, cut = few, True
     if settings.top_p < 1:
-        mass = float(weights[:count].sum()) if cut else found.mass
-        reached = int((weights[:count].cumsum() < settings.top_p * mass).sum()) if mass is not None else count
+        mass = found.mass if found.mass is not None and count == len(logits) else float(weights[:count].sum()) if cut else math.inf
+        reached = int((weights[:count].cumsum() < settings.top_p * mass).sum())
         if reached >= count and not cut:
             return None
         few = int((logits[:count] >= logits[min(reached, count - 1)]).sum())
@@ -183,18 +185,21 @@ def restricted(
     first = wish(settings)
     if found is None and pool is not None and logits.device.type == "cpu":
         found = read(logits[None], [first], pool)[0]
-    row: NDArray[np.float32] | None = None
-    count = max(FIRST, first.best)
-    while True:
-        if found is None:
-            row = logits.float().cpu().numpy() if row is None else row
-            found = found_in(row, Wish(count, first.temperature))
-        if not math.isfinite(found.largest):
-            return np.zeros(0, np.int32), np.zeros(0)
-        if (some := kept(found, settings, len(logits))) is not None:
-            order = np.argsort(some[0])
-            return some[0][order], some[1][order]
-        row = logits.float().cpu().numpy() if row is None else row
-        count, mass = max(8 * count, 8 * len(found.ids)), found.mass
-        more = found_in(row, Wish(count, 0.0 if mass is not None else first.temperature))
-        found = Candidates(more.ids, more.logits, more.whole, more.largest, more.mass if mass is None else mass)
+    some = kept(found, settings, len(logits)) if found is not None and math.isfinite(found.largest) else None
+    if some is None:
+        row = logits.float().cpu().numpy()
+        some = _kept_of_all(row, found or found_in(row, Wish(0, first.temperature)), settings)
+    order = np.argsort(some[0])
+    return some[0][order], some[1][order]
+
+
+def _kept_of_all(row: NDArray[np.float32], found: Candidates, settings: AnswerSettings) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """What is kept of a whole row: tokens within reach of the likeliest are put in order, further ones only where these do not suffice."""
+    for reach in REACHES if math.isfinite(found.largest) else ():
+        least = max(found.largest - reach * max(settings.temperature, COLDEST), float(np.finfo(np.float32).min))
+        near = np.flatnonzero(row >= least).astype(np.int32)
+        near = near[np.argsort(-row[near])]
+        some = kept(Candidates(near, row[near], reach == math.inf, found.largest, found.mass), settings, len(row))
+        if some is not None:
+            return some
+    return np.zeros(0, np.int32), np.zeros(0)
