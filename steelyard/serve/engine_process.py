@@ -49,7 +49,9 @@ class EngineProcess:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SteelyardError(f"{name} is {value!r:.40}", where="engine process", do=f"Use a whole number of at least {least}.")
         written = [_model_written(model) for model in models]
-        self.keeper = Keeper({"models": written, "queue": queue, "documents": list(documents)}, queue, say)
+        opening = {"models": written, "queue": queue, "documents": list(documents)}
+        messages.framed([opening])  # what cannot be told to a child is refused here
+        self.keeper = Keeper(opening, queue, say)
         self._pieces: dict[str, dict[int, str]] = {}
 
     # Its life

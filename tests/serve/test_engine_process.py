@@ -311,6 +311,14 @@ def test_errors_name_the_model_as_clients_know_it(running: Running) -> None:
         assert "/" not in str(caught.value)
 
 
+def test_what_cannot_be_served_so_is_refused_before_anything_starts() -> None:
+    for model, queue in ((ServedModel("a", "x", slots=0), 1), (ServedModel("a", "x"), -1), (ServedModel("a", object()), 1)):  # type: ignore[arg-type]
+        with pytest.raises(SteelyardError):
+            EngineProcess([model], queue=queue)
+    with pytest.raises(SteelyardError, match="nothing to serve"):
+        EngineProcess([], queue=1)
+
+
 def test_two_models_of_one_name_are_refused() -> None:
     with pytest.raises(SteelyardError, match="two models are called `a`"):
         EngineProcess([ServedModel("a", "x"), ServedModel("a", "y")], queue=1)
