@@ -20,7 +20,7 @@ from steelyard.serve.api.bodies import Part, StrictRoute
 from steelyard.serve.api.errors import ApiError, failed
 from steelyard.serve.api.messages import Turn, conversation_of
 from steelyard.serve.api.models import chat_model
-from steelyard.serve.api.replies import ERRORS, ChatCompletion
+from steelyard.serve.api.replies import STREAMED, ChatCompletion
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.api.streams import Frame, closing, while_connected
 from steelyard.serve.service import Service
@@ -221,7 +221,7 @@ def router(service: Service, streams: Streams) -> APIRouter:
     """`POST /v1/chat/completions`."""
     routes = APIRouter(tags=["OpenAI"], route_class=StrictRoute)
 
-    @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=ERRORS)
+    @routes.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMED)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The next message of a conversation; with `stream` as server-sent events of `chat.completion.chunk` objects."""
         asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)

@@ -17,7 +17,7 @@ from steelyard.serve.api.bodies import StrictRoute
 from steelyard.serve.api.chat import Head, checked_alternatives
 from steelyard.serve.api.errors import ApiError, failed
 from steelyard.serve.api.models import chat_model
-from steelyard.serve.api.replies import ERRORS, TextCompletion
+from steelyard.serve.api.replies import STREAMED, TextCompletion
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.api.streams import Frame, closing, while_connected
 from steelyard.serve.service import Service
@@ -108,7 +108,7 @@ def router(service: Service, streams: Streams) -> APIRouter:
     """`POST /v1/completions`."""
     routes = APIRouter(tags=["OpenAI"], route_class=StrictRoute)
 
-    @routes.post("/v1/completions", response_model=TextCompletion, responses=ERRORS)
+    @routes.post("/v1/completions", response_model=TextCompletion, responses=STREAMED)
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continuations of raw text; with `stream` as server-sent events of `text_completion` objects."""
         asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)

@@ -38,6 +38,11 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     503: {"model": ErrorReply, "description": "The engine is starting again. `Retry-After` says when to come again."},
 }
 
+STREAMED: dict[int | str, dict[str, Any]] = {
+    **ERRORS,
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer; a stream of events with `stream`."},
+}
+
 
 class UsageReply(_Reply):
     """Tokens read and written."""

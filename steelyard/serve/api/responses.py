@@ -17,7 +17,7 @@ from steelyard.serve.api.bodies import Body, Part, StrictRoute
 from steelyard.serve.api.chat import Asked, Offer, ask
 from steelyard.serve.api.errors import as_api_error, failed
 from steelyard.serve.api.models import chat_model
-from steelyard.serve.api.replies import ERRORS, ResponseReply
+from steelyard.serve.api.replies import STREAMED, ResponseReply
 from steelyard.serve.api.response_items import Item, Output, conversation_of
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.api.streams import Frame, Named, closing, while_connected
@@ -121,7 +121,7 @@ def router(service: Service, streams: Streams) -> APIRouter:
     """`POST /v1/responses`."""
     routes = APIRouter(tags=["OpenAI"], route_class=StrictRoute)
 
-    @routes.post("/v1/responses", response_model=ResponseReply, responses=ERRORS)
+    @routes.post("/v1/responses", response_model=ResponseReply, responses=STREAMED)
     async def responses(body: ResponseRequest, request: Request) -> Response:
         """An answer to a conversation; with `stream` as server-sent events."""
         asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)
