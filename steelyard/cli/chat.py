@@ -73,10 +73,16 @@ def opened(name: str, tries: list[str]) -> Iterator[Answerer]:
         )
     if not levers:
         from steelyard.augment.answerers import LocalAnswerer
+        from steelyard.augment.pair_answerer import ONE_MESSAGE, answerer_for
         from steelyard.generate.engine import Engine
         from steelyard.model.load import load
 
-        with Engine(load(name), slots=1) as engine:
+        loaded = load(name)
+        if (pairs := answerer_for(loaded)) is not None:
+            _note(ONE_MESSAGE)
+            yield pairs
+            return
+        with Engine(loaded, slots=1) as engine:
             yield LocalAnswerer(engine)
         return
     from steelyard.core.get import home

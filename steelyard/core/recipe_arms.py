@@ -17,7 +17,7 @@ import pydantic
 from steelyard.core import levers as registry
 from steelyard.core.errors import RecipeError, SteelyardError, nearest
 from steelyard.core.levers import Lever, explain, short
-from steelyard.core.recipe_parts import Arm, EndpointSource, ModelSource, NewSource, Source, part_problems, plan_class
+from steelyard.core.recipe_parts import DECODER, Arm, EndpointSource, ModelSource, NewSource, Source, part_problems, plan_class
 from steelyard.core.recipe_paths import rooted, rooted_name
 from steelyard.core.recipe_yaml import Document, KeyPath
 
@@ -94,7 +94,13 @@ def source(value: Mapping[str, Any], path: KeyPath, directory: Path, problems: P
 
 
 def _new(content: Mapping[str, Any], path: KeyPath, directory: Path, problems: Problems) -> NewSource | None:
-    kind = plan_class()
+    try:
+        kind = plan_class(content.get("kind", DECODER))
+    except RecipeError as error:
+        problems.add((*path, "kind"), error.what, error.do)
+        return None
+    if content.get("kind") == DECODER:  # its class has no such key: it is what is meant without
+        content = {key: value for key, value in content.items() if key != "kind"}
     try:
         return NewSource(plan=rooted(kind.model_validate(content), directory))
     except pydantic.ValidationError as error:

@@ -76,7 +76,7 @@ class EndpointSource(_Part):
 
 
 class NewSource(_Part):
-    """A model that does not exist yet. `plan` is the model floor's `DecoderPlan`, found through its entry point."""
+    """A model that does not exist yet. `plan` is what the model floor reads `new:` by, found through its kind's entry point."""
 
     capabilities: ClassVar[frozenset[str]] = LOCAL
     name: ClassVar[str] = "new"
@@ -96,10 +96,25 @@ class NewSource(_Part):
         return plan
 
 
+DECODER = "decoder"
+"""The kind of new model that is meant where a recipe names none."""
+
+
+def plan_class(kind: object = DECODER) -> type[pydantic.BaseModel]:
+    """The class that `new:` is read by.
+
+    Raises:
+        RecipeError: no kind of model is called so.
+    """
+    points = _plan_points()
+    if not isinstance(kind, str) or kind not in points:
+        raise RecipeError(f"no kind of new model is called `{kind!s:.60}`", do=f"Known: {', '.join(sorted(points))}.")
+    return plugins.load(points[kind], pydantic.BaseModel, "plan")
+
+
 @functools.cache
-def plan_class() -> type[pydantic.BaseModel]:
-    """The class that `new:` is read by."""
-    return plugins.load(plugins.points(PLANS)["decoder"], pydantic.BaseModel, "plan")
+def _plan_points() -> dict[str, plugins.Point]:
+    return plugins.points(PLANS)
 
 
 Source = ModelSource | EndpointSource | NewSource

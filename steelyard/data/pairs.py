@@ -54,16 +54,17 @@ def batch_of(pairs: Sequence[Pair], border: int = 0) -> PairBatch:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Batches of `size` pairs for ever, in a new order each epoch; the last of an epoch may be smaller."""
+    """Batches of `size` pairs for ever or for some `epochs`, in a new order each epoch; the last of an epoch may be smaller."""
 
     rows: Sequence[Pair]
     size: int
     seed: int = 0
     border: int = 0
+    epochs: int | None = None
 
     def iterate(self, place: Place = Place()) -> Iterator[tuple[PairBatch, Place]]:  # noqa: B008  # a place is frozen
         batches, at = -(-len(self.rows) // self.size), place
-        while batches:
+        while batches and (self.epochs is None or at.epoch < self.epochs):
             order = list(range(len(self.rows)))
             random.Random(derive(self.seed, "pairs", at.epoch)).shuffle(order)
             for index in range(at.index, batches):

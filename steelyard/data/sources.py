@@ -25,6 +25,7 @@ GENERATED = "generated:"
 GENERATORS: Mapping[str, str] = {
     "json_forms": "steelyard.data.generated.forms:training_pair",
     "reversal": "steelyard.data.generated.reversal:training_pair",
+    "toy_language": "steelyard.data.generated.toy_language:training_pair",
 }
 """Generator name -> function (random.Random) -> (question, answer). Each draws from its training split only, so a task of the
 same name stays unseen (of `reversal`, whose people are meant to be learned, the order that is never told)."""

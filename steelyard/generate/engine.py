@@ -31,6 +31,7 @@ from steelyard.generate.sequences import Generation, Scoring, Timing, said
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.steering.directions import check_sites
 from steelyard.kernels import native
+from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.linears.blocks import unpack_blocks
 from steelyard.model.linears.native import go_native
 from steelyard.model.linears.packed import pack
@@ -94,6 +95,10 @@ class Engine:
 
     def _start(self, spec: EngineSpec) -> None:
         model = spec.model
+        if isinstance(model.trunk, EncoderDecoder):
+            raise UnsupportedError(
+                f"{model.name} is an encoder-decoder, which the engine does not run", do="Ask it with `steelyard chat`, or weigh it."
+            )
         if model.tokenizer is None or "lm" not in model.trunk.heads:
             raise UnsupportedError(f"{model.name} cannot generate text", do="Use a model with a tokenizer and a language-model head.")
         for name, least in (("slots", 1), ("context", 2), ("threads", 1), ("prefill", 1), ("queue", 0), ("prefix_bytes", 0)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,33 @@ class EncoderDecoderPlan:
 
     def build(self) -> EncoderDecoder:
         return EncoderDecoder(self)
+
+    @property
+    def context(self) -> int:
+        """Most tokens of a source or of a target."""
+        return min(self.encoder.context, self.decoder.context)
+
+    @property
+    def width(self) -> int:
+        return self.decoder.width
+
+    @property
+    def depth(self) -> Any:
+        return self.decoder.depth
+
+    @property
+    def inputs(self) -> Any:
+        """The tokens it reads; it writes the same where both share a tokenizer."""
+        return self.encoder.inputs
+
+    @property
+    def heads(self) -> dict[str, Any]:
+        """None that a trunk by itself could be asked through."""
+        return {}
+
+    @property
+    def linears(self) -> Any:
+        return self.decoder.linears
 
 
 def two_trunks(
@@ -75,6 +103,15 @@ class EncoderDecoder(nn.Module):
         super().__init__()
         self.plan = plan
         self.encoder, self.decoder = Trunk(plan.encoder), Trunk(plan.decoder)
+        self.heads = nn.ModuleDict()
+
+    def parameter_count(self) -> int:
+        """Numbers that were learned."""
+        return self.encoder.parameter_count() + self.decoder.parameter_count()
+
+    def weight_bytes(self) -> int:
+        """Bytes of all weights in memory."""
+        return self.encoder.weight_bytes() + self.decoder.weight_bytes()
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ import torch
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
+from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
 from steelyard.model.families.steelyard import PLAN
@@ -185,7 +186,13 @@ def _use_problems(path: Path) -> list[str]:
             found.append(f"the token that ends an answer ({missing[0]}) has no row in the model, which has {rows}")
     if model.template is not None:
         model.render(SAMPLE)
-    out = model.logits([ids]) if "lm" in model.trunk.heads else model.vectors([ids])
+    both: Any = model.trunk
+    if isinstance(both, EncoderDecoder):
+        text = torch.tensor([ids[: model.context_length]])
+        with torch.inference_mode():
+            out = both(text, [text.shape[1]], text)
+    else:
+        out = model.logits([ids]) if "lm" in model.trunk.heads else model.vectors([ids])
     if not bool(torch.isfinite(out).all()):
         found.append("a short text gives results that are not finite")
     return found

@@ -80,6 +80,8 @@ class Model:
             ContextLengthError: more tokens than the context.
         """
         if "lm" not in self.trunk.heads:
+            if self.config.get("is_encoder_decoder"):
+                raise UnsupportedError(f"{self.name} reads one text and writes another", do="Call `.trunk(sources, lengths, targets)`.")
             raise UnsupportedError(f"{self.name} is an encoder and has no language-model head", do="Use .embed(texts).")
         try:
             given = torch.as_tensor(ids)

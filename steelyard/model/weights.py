@@ -291,7 +291,12 @@ def linears_of(trunk: Trunk, entry: Entry) -> list[Linear]:
 
 
 def tie(trunk: Trunk) -> None:
-    """One parameter under two names again, where the head shares the token table. Blocks are shared from the beginning."""
+    """One parameter under two names again, where the head shares the token table. Blocks are shared from the beginning.
+
+    Of an encoder-decoder both trunks are looked at: it has no head of its own.
+    """
+    for inner in (child for child in trunk.children() if isinstance(child, Trunk)):
+        tie(inner)
     head = trunk.plan.heads.get("lm")
     if isinstance(head, LMHeadPlan) and head.tied and trunk.inputs.kept is None:
         trunk.heads["lm"].linear.storage.weight = trunk.inputs.weight  # type: ignore[union-attr]

@@ -53,10 +53,17 @@ def model_card(model: Model, name: str, record: Mapping[str, Any]) -> str:
         + (
             f"Weigh it: `steelyard weigh --base {parent['name']} --data mine.jsonl ...`. The licence of the base and of the data apply."
             if parent
-            else "It goes on with text and has learned to answer nobody. The licence of the data applies."
+            else f"{_nature(model)} The licence of the data applies."
         ),
     ]
     return "\n".join(head) + "\n\n" + "\n\n".join(body) + "\n"
+
+
+def _nature(model: Model) -> str:
+    """What a model made from nothing has learned to do."""
+    if model.config.get("is_encoder_decoder"):
+        return "It reads one message and writes what its examples taught it; it knows nothing else."
+    return "It goes on with text and has learned to answer nobody."
 
 
 def _told(settings: Mapping[str, Any]) -> dict[str, Any]:

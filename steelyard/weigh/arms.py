@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import torch
 
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
+from steelyard.augment.pair_answerer import PairAnswerer, answerer_for
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.get import locate
@@ -62,7 +63,8 @@ class OpenArm:
         weight_bytes: bytes of the weights as the engine holds them, where known.
         cost: seconds of making and loading.
         trainings: the training that made it from nothing, where scaling laws can use it.
-        engine: the engine underneath, or None for an endpoint.
+        engine: the engine underneath, or None for an endpoint and for an encoder-decoder.
+        templated: whether what it is told passes through a template that could be a wrong one.
         closing: ends it and frees its memory.
     """
 
@@ -78,6 +80,7 @@ class OpenArm:
     cost: dict[str, float] = field(default_factory=dict)
     trainings: list[Training] = field(default_factory=list)
     engine: Engine | None = None
+    templated: bool = True
     closing: Callable[[], None] = lambda: None
 
     def close(self) -> None:
@@ -181,6 +184,8 @@ class ArmOpener:
                 return _wrapped(arm.name, EndpointAnswerer(arm.source.url, arm.source.model, arm.source.key), levers)
             begun = time.perf_counter()
             model = self._weights(arm, levers, self.run.seed if seed is None else seed)
+            if (pairs := answerer_for(model)) is not None:
+                return _of_pairs(arm.name, pairs, levers, time.perf_counter() - begun)
             settings = {"slots": SLOTS, "folder": self.run.directory / "fitted"} | settings
             spec = EngineSpec(model, deterministic=deterministic, **settings)
             for lever in levers:
@@ -267,6 +272,29 @@ def training_cost(model: Model) -> dict[str, float]:
 def is_trained(arm: Arm) -> bool:
     """Whether another training seed would make another arm."""
     return any("train" in lever.hooks() for lever in arm.levers)
+
+
+def _of_pairs(name: str, answerer: PairAnswerer, levers: Sequence[Lever], seconds: float) -> OpenArm:
+    """An arm whose model reads one text and writes another: it answers without the engine, one question at a time.
+
+    Raises:
+        UnsupportedError: a lever that acts in the engine.
+    """
+    # A planted defect has both hooks and acts in one of them; that it acts in the template is refused where there is none.
+    if inside := [lever.name for lever in levers if "decode" in lever.hooks() and getattr(lever, "kind", "") != "scrambled_prompt"]:
+        raise UnsupportedError(
+            f"`{inside[0]}` acts in the engine, which does not run encoder-decoders", do="Leave it out; levers that wrap an answerer apply."
+        )
+    model = answerer.model
+    return dataclasses.replace(
+        _wrapped(name, answerer, levers),
+        slots=1,
+        kernels="float32, PyTorch",
+        parameters=model.trunk.parameter_count(),
+        weight_bytes=model.trunk.weight_bytes(),
+        cost={"load_seconds": round(seconds, 3), **training_cost(model)},
+        templated=False,
+    )
 
 
 def _wrapped(name: str, answerer: Answerer, levers: Sequence[Lever]) -> OpenArm:

@@ -31,9 +31,9 @@ def a_a(name: str, task: Task, one: Scored, other: Scored) -> list[Cell]:
     return [finish(draft) for draft in draft_cells(name, task, one, [other])]
 
 
-def defect_arm(base: Arm) -> Arm:
-    """The base with the defect that suits it: an endpoint's template is out of reach, its words are not."""
-    kind = "wrong_template" if "weights" in base.source.capabilities else "scrambled_prompt"
+def defect_arm(base: Arm, templated: bool = True) -> Arm:
+    """The base with the defect that suits it: an endpoint's template is out of reach, and some models have none; words all have."""
+    kind = "wrong_template" if templated and "weights" in base.source.capabilities else "scrambled_prompt"
     return Arm(name=DEFECT, source=base.source, levers=(*base.levers, PlantedDefect(kind=kind)))
 
 

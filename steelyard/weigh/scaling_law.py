@@ -266,14 +266,16 @@ def _verdict(law: ScalingLaw, free: int, budget: float) -> str:
     growth, size = law.figure("size_exponent"), law.figure("best_parameters")
     assert growth.low is not None and growth.high is not None
     span = f"its exponent lies in {growth.low:.2f} to {growth.high:.2f}"
-    if not growth.settled:
-        out = f"Not settled: how the best size grows with the operations ({span})"
+    if growth.high < 0.5:
+        out = f"With more operations the best number of tokens grows faster than the best size ({span})"
     elif growth.low > 0.5:
         out = f"With more operations the best size grows faster than the best number of tokens ({span})"
-    elif growth.high < 0.5:
-        out = f"With more operations the best number of tokens grows faster than the best size ({span})"
-    else:
+    elif growth.settled:
         out = f"Whether the best size or the best number of tokens grows faster is open, they are close ({span})"
+    else:
+        out = f"Not settled: whether the best size or the best number of tokens grows faster with the operations ({span})"
+    if not growth.settled and not growth.low <= 0.5 <= growth.high:
+        out += "; by how much is not settled"
     if size.settled:
         return f"{out}. For {budget:.3g} operations the best size is known within a factor of {KNOWN_WITHIN:g}."
     return f"{out}. The best size for {budget:.3g} operations is not known within a factor of {KNOWN_WITHIN:g} either."

@@ -60,6 +60,7 @@ class Sweep:
         floored: tasks at which the base is at floor.
         summaries: arm -> who it was.
         failed: arm -> why it could not be made or opened.
+        untemplated: arms that read no template.
     """
 
     recipe: Recipe
@@ -75,6 +76,7 @@ class Sweep:
     floored: set[str] = field(default_factory=set)
     summaries: dict[str, ArmSummary] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    untemplated: set[str] = field(default_factory=set)
 
     def ask(self, arm: OpenArm, question: Question, count: int | None = None, *, trial: int = 0, trials: int = 1) -> Scored:
         """An arm's values on the first `count` samples of a task."""
@@ -160,7 +162,7 @@ class Sweep:
         """Base and planted defect on the first samples of a task."""
         count = min(DEFECT_COUNT, len(self.base[question.name].samples))
         base = self.recipe.arms[BASE]
-        arm = self.opener.open(defect_arm(base), base.seeds[0] if base.seeds else None)
+        arm = self.opener.open(defect_arm(base, base.name not in self.untemplated), base.seeds[0] if base.seeds else None)
         try:
             return self.base[question.name].first(count), self.ask(arm, question, count)
         finally:
@@ -168,6 +170,8 @@ class Sweep:
 
     def introduce(self, opened: OpenArm, arm: Arm) -> None:
         """Notes who an arm was; for the second and further training seeds, who else it was."""
+        if not opened.templated:
+            self.untemplated.add(arm.name)
         if before := self.summaries.get(arm.name):
             cost = {key: round(value + opened.cost.get(key, 0.0), 3) for key, value in before.cost.items()}
             self.summaries[arm.name] = dataclasses.replace(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
 from steelyard.data.texts import open_texts
 from steelyard.data.tokenizer_training import train_tokenizer
-from steelyard.model.families.steelyard import written
+from steelyard.model.encoder_decoder import initialize_both
+from steelyard.model.families.steelyard import written, written_pair
 from steelyard.model.load import load_tokenizer, read_tokenizer, special_ids
 from steelyard.model.model import Model
 from steelyard.model.new import DecoderPlan, TokenizerSettings, initialize
+from steelyard.model.new_encoder_decoder import NewEncoderDecoder
 from steelyard.model.template import ChatTemplate
 from steelyard.model.tokenizer import Tokenizer
 
@@ -21,7 +25,7 @@ PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor
 """A new model has learned no roles: what it is told is the text that it goes on with."""
 
 
-def new_model(plan: DecoderPlan, run: Run, name: str = "new") -> Model:
+def new_model(plan: DecoderPlan | NewEncoderDecoder, run: Run, name: str = "new") -> Model:
     """A model with fresh weights.
 
     Args:
@@ -32,6 +36,8 @@ def new_model(plan: DecoderPlan, run: Run, name: str = "new") -> Model:
     Raises:
         SteelyardError: a plan that does not fit together, or a tokenizer that cannot be had.
     """
+    if isinstance(plan, NewEncoderDecoder):
+        return new_encoder_decoder(plan, run, name)
     if (corpus := plan.inputs.learns_from) is not None:
         plan = plan.with_part(plan.inputs.learned(document.text for document in open_texts(corpus)))
     tokenizer = tokenizer_of(plan.tokenizer, run)
@@ -39,6 +45,23 @@ def new_model(plan: DecoderPlan, run: Run, name: str = "new") -> Model:
     trunk = initialize(trunk_plan.build(), plan, derive(run.seed, "weights")).eval()
     family, config = written(plan, trunk_plan)
     return Model(trunk, family, {**config, **special_ids(tokenizer)}, tokenizer, ChatTemplate(PLAIN_TEMPLATE, {}), name)
+
+
+def new_encoder_decoder(plan: NewEncoderDecoder, run: Run, name: str = "new") -> Model:
+    """An encoder-decoder with fresh weights: a `Model` whose trunk is both trunks. It has no chat template: it reads one message.
+
+    Raises:
+        UnsupportedError: its tokenizer has no end of text, which targets begin and end with.
+    """
+    tokenizer = tokenizer_of(plan.tokenizer, run)
+    if not tokenizer.eos_ids:
+        raise UnsupportedError(
+            "the tokenizer has no end of text, which an encoder-decoder's answers begin and end with", do="Take another."
+        )
+    pair = plan.plan(tokenizer.vocabulary_size, tokenizer.eos_ids[0])
+    trunk: Any = initialize_both(pair.build(), plan.encoder, plan.decoder, derive(run.seed, "weights")).eval()
+    family, config = written_pair(plan, pair)
+    return Model(trunk, family, {**config, **special_ids(tokenizer)}, tokenizer, None, name)
 
 
 def tokenizer_of(settings: TokenizerSettings, run: Run) -> Tokenizer:

@@ -25,12 +25,14 @@ from steelyard.data.encoding import Encoder, TokenRow, encode_all
 from steelyard.data.formats import Example
 from steelyard.data.sources import open_source
 from steelyard.generate.spec import native_type
+from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.linears.lora import merge
 from steelyard.model.model import Model
 from steelyard.model.trunk import Trunk
 from steelyard.train.adapters.lora import LoraPlan, attach, transfer
 from steelyard.train.objectives import next_token_loss
+from steelyard.train.supervised.pairs import train_on_pairs
 from steelyard.train.trainer import TrainerSettings, train
 
 Stream = Callable[[Sequence[Example]], Sequence[Example]]
@@ -108,6 +110,8 @@ class Sft(Lever):
         """
         if self.steps == 0:
             return model
+        if isinstance(model.trunk, EncoderDecoder):
+            return train_on_pairs(self, model, stream, run)
         self._check(model)
         rows, record = self._rows(model, stream, run)
         learned, kept = split(rows, self.validation, run.derive_seed("validation"))
