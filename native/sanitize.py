@@ -1,4 +1,4 @@
-"""Builds the routines with address and undefined-behaviour sanitizers and runs their tests on that build.
+"""Builds the routines with address and undefined-behaviour sanitizers; runs the comparing program and the tests of all that calls them.
 
 make sanitize          (Linux, GCC; needs CMake)
 """
@@ -12,14 +12,19 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/kernels", "tests/model/test_fused.py", "tests/model/test_native_scan.py"]
+TESTS = [
+    *("tests/kernels", "--ignore", "tests/kernels/test_cross.py"),
+    *[f"tests/model/test_{name}.py" for name in ("fused", "blocks", "native_scan", "mamba")],
+    "tests/generate/test_recurrent_models.py",
+]
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         build, package = Path(folder) / "build", Path(folder) / "steelyard_kernels"
-        subprocess.run(["cmake", "-S", ROOT / "native", "-B", build, "-DSANITIZE=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"], check=True)
+        subprocess.run(["cmake", "-S", ROOT / "native", "-B", build, "-DSANITIZE=ON", "-DCOMPARE=ON", "-DCMAKE_CXX_FLAGS=-O1"], check=True)
         subprocess.run(["cmake", "--build", build, "--parallel"], check=True)
+        subprocess.run([build / "compare", "20"], check=True)
         package.mkdir()
         (package / "__init__.py").write_bytes((ROOT / "native" / "steelyard_kernels" / "__init__.py").read_bytes())
         (build / "libsteelyard_kernels.so").rename(package / "libsteelyard_kernels.so")

@@ -1,5 +1,5 @@
 // Sixteen numbers as the machine's registers hold them: one register of 64 bytes, two of 32 or four of 16. Compilers know vectors that
-// are wider than a register, but keep them in memory between operations (GCC 12: 6 to 60 times slower); a pair of halves they do not.
+// are wider than a register, but keep them in memory between operations (GCC 12: products took 3 to 60 times as long); a pair of halves they do not.
 #pragma once
 
 #include <cstdint>

@@ -19,7 +19,8 @@ struct Rows {
           f32(sizeof(float) * count * padded), bf16(sizeof(uint16_t) * count * padded), bytes((size_t)count * padded),
           scale(sizeof(float) * count * blocks), sums(sizeof(int32_t) * 2 * count * blocks), first((size_t)count * padded),
           second((size_t)count * padded), row_scale(sizeof(float) * 2 * count), row_sums(sizeof(int32_t) * 2 * count) {
-        for (Bytes* each : {&f32, &bf16, &bytes, &scale, &sums, &first, &second, &row_scale, &row_sums}) std::memset(each->data, 0, each->size);
+        for (Bytes* each : {&f32, &bf16, &bytes, &scale, &sums, &first, &second, &row_scale, &row_sums})
+            if (each->size) std::memset(each->data, 0, each->size);
     }
 
     float* row(int r) { return (float*)f32.data + (size_t)r * padded; }
