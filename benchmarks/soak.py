@@ -1,0 +1,151 @@
+"""Does an engine's memory grow? Requests of every kind come and are cancelled at random for minutes, and the process's memory is watched.
+
+    python benchmarks/soak.py [--minutes 10] [--model smollm2-135m-instruct] [--threads 2] [--seed 0]
+
+Arrivals are a Poisson process, fast enough to keep the slots full at times and leave them empty at others; prompts of 1 to 600 tokens
+(some with the beginning of an earlier one), answers of 1 to 96, a fifth cancelled after a random while. Resident memory is sampled every half
+second. Told is its growth per minute: the slope of a straight line through the means of 12 equally long stretches, without the
+first quarter of the time, in which buffers and caches fill, with its 95% interval. Every request must end with exactly one `Done`. The
+last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+import scipy.stats
+
+from steelyard.core.errors import SteelyardError
+from steelyard.core.get import locate
+from steelyard.core.hardware import describe, versions
+from steelyard.core.meters import memory as meter
+from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
+from steelyard.generate.engine import Engine
+from steelyard.model.load import load
+
+SLOTS, CONTEXT, EVERY, STRETCHES, WARM = 8, 1024, 0.5, 12, 0.25
+BUSY, CALM = 0.15, 2.0
+"""Mean seconds between two arrivals, in stretches that take turns."""
+
+
+@dataclass
+class Heard:
+    """How requests ended."""
+
+    reasons: collections.Counter[str] = field(default_factory=collections.Counter)
+    open: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def listener(self) -> Callable[[Event], None]:
+        """What one request tells its events to."""
+        with self.lock:
+            self.open += 1
+        ended = 0
+
+        def on_event(event: Event) -> None:
+            nonlocal ended
+            with self.lock:
+                if isinstance(event, Failure):
+                    self.reasons["failed"] += 1
+                if isinstance(event, Done):
+                    ended += 1
+                    self.open -= 1
+                    self.reasons[event.reason if ended == 1 else "ended twice"] += 1
+
+        return on_event
+
+
+def question(draw: random.Random, earlier: list[list[int]]) -> tuple[list[int], AnswerSettings]:
+    """Token ids and how to answer them."""
+    ids = [draw.randrange(1000, 40_000) for _ in range(draw.choice((1, 20, 100, 600)))]
+    if earlier and draw.random() < 0.3:
+        ids = (draw.choice(earlier)[: draw.randrange(1, 300)] + ids)[:700]
+    settings = AnswerSettings(
+        max_tokens=draw.randrange(1, 97),
+        temperature=draw.choice((0.0, 0.8)),
+        top_k=draw.choice((0, 40)),
+        repetition_penalty=draw.choice((1.0, 1.2)),
+        alternatives=draw.choice((0, 3)),
+        token_events=draw.random() < 0.5,
+        seed=draw.randrange(1000),
+    )
+    return ids, settings
+
+
+def growth(times: list[float], bytes_: list[int]) -> tuple[float, float, float]:
+    """MB a minute: the slope and its 95% interval."""
+    at, mb = numpy.array(times) / 60, numpy.array(bytes_) / 1e6
+    kept = at >= at[-1] * WARM
+    parts = [(part, mb_part) for part, mb_part in zip(*(numpy.array_split(x[kept], STRETCHES) for x in (at, mb)), strict=True) if len(part)]
+    if len(parts) < 3:
+        raise SteelyardError(f"{len(times)} samples are too few", do="Give it more minutes.")
+    fit: Any = scipy.stats.linregress([part.mean() for part, _ in parts], [part.mean() for _, part in parts])
+    half = float(scipy.stats.t.ppf(0.975, len(parts) - 2) * fit.stderr)
+    return float(fit.slope), float(fit.slope) - half, float(fit.slope) + half
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    now = meter.resident()
+    if now is None:
+        raise SteelyardError("this system does not tell how much memory a process takes", do="Run it on Linux.")
+    return now
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    draw, heard, earlier, leaving = random.Random(options.seed), Heard(), [], []
+    times: list[float] = []
+    memory: list[int] = []
+    asked, cancelled = 0, 0
+    with Engine(load(locate(options.model), "stored"), threads=options.threads, slots=SLOTS, context=CONTEXT) as engine:
+        begun, arrival = time.monotonic(), 0.0
+        while (now := time.monotonic() - begun) < options.minutes * 60:
+            if now >= len(times) * EVERY:
+                times.append(now)
+                memory.append(resident())
+                if len(times) % round(30 / EVERY) == 1:
+                    print(f"{now:6.0f} s: {memory[-1] / 1e6:,.0f} MB, {asked} asked, {heard.open} open", flush=True)
+            while leaving and leaving[0][0] <= now:
+                leaving.pop(0)[1].cancel()
+                cancelled += 1
+            if now >= arrival and heard.open < 4 * SLOTS:  # more would only wait
+                ids, settings = question(draw, earlier)
+                request = engine.submit(ids, settings, heard.listener())
+                asked += 1
+                earlier = [*earlier[-50:], ids]
+                if draw.random() < 0.2:
+                    leaving = sorted([*leaving, (now + draw.uniform(0, 3), request)], key=lambda one: one[0])
+                arrival = now + draw.expovariate(1 / (BUSY if int(now / 20) % 2 == 0 else CALM))
+            time.sleep(0.01)
+        until = time.monotonic() + 300
+        while heard.open and time.monotonic() < until:
+            time.sleep(0.05)
+    slope, low, high = growth(times, memory)
+    print(f"growth: {slope:+.2f} MB a minute [{low:+.2f}, {high:+.2f}], largest {max(memory) / 1e6:,.0f} MB")
+    result = {"minutes": options.minutes, "model": options.model, "threads": options.threads, "seed": options.seed}
+    result |= {"asked": asked, "cancelled": cancelled, "reasons": dict(heard.reasons), "never_ended": heard.open}
+    result |= {"growth_megabytes_per_minute": [round(x, 3) for x in (slope, low, high)], "largest_megabytes": round(max(memory) / 1e6, 1)}
+    print(json.dumps(result | {"samples": len(times), "machine": describe(), "versions": versions()}))
+    if heard.open or heard.reasons["failed"] or heard.reasons["ended twice"]:
+        raise SteelyardError(
+            f"{heard.open} requests never ended, {heard.reasons['failed']} failed, {heard.reasons['ended twice']} ended twice"
+        )
+
+
+if __name__ == "__main__":
+    main()
