@@ -6,9 +6,15 @@ const SEPARATORS = [",", ";", "\t", "|"];
 
 /** The separator that is most often there, outside quotes, in the first line. */
 function separatorOf(text: string): string {
-  const line = (/^(?:"(?:[^"]|"")*"|[^\r\n"])*/.exec(text)?.[0] ?? "").replace(/"(?:[^"]|"")*"/g, "");
-  const counts = SEPARATORS.map((separator) => line.split(separator).length);
-  return SEPARATORS[counts.indexOf(Math.max(...counts))] ?? ",";
+  const counts = new Map(SEPARATORS.map((separator) => [separator, 0]));
+  let quoted = false;
+  for (let at = 0; at < text.length; at++) {
+    const character = text[at] as string;
+    if (character === '"') quoted = !quoted;
+    else if (!quoted && (character === "\n" || character === "\r")) break;
+    else if (!quoted && counts.has(character)) counts.set(character, (counts.get(character) ?? 0) + 1);
+  }
+  return SEPARATORS.reduce((best, one) => ((counts.get(one) ?? 0) > (counts.get(best) ?? 0) ? one : best));
 }
 
 /** Rows of cells. A quote that never closes takes the rest of the file, as the standard has it. */

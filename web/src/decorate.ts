@@ -20,7 +20,12 @@ export function follow(source: string, shown: string): Int32Array {
   for (let i = 0; i < shown.length; i++) {
     const character = shown[i] as string;
     if (/\s/.test(character)) {
-      if (/\s/.test(source[at] ?? "x")) places[i] = at++;
+      let space = at;
+      while (/[*_~`]/.test(source[space] ?? "")) space++;
+      if (/\s/.test(source[space] ?? "")) {
+        places[i] = space;
+        at = space + 1;
+      }
       continue;
     }
     const found = source.indexOf(character, at);

@@ -1,0 +1,139 @@
+"""The page's pure parts, run by Node: tables, token colours, streams, branches."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.web.conftest import WEB
+
+# Reads one JSON list [function, ...arguments] per line and writes what comes back.
+PARTS = """
+import { numberOf, parseCsv } from "./src/csv";
+import { follow } from "./src/decorate";
+import { defaultsOf, fieldOf } from "./src/schema";
+import { FrameReader } from "./src/api/streams";
+import { growTree, pathTo, siblingsOf, tipOf } from "./src/tree";
+const parts: Record<string, (...given: any[]) => unknown> = {
+  parseCsv, fieldOf, defaultsOf,
+  numberOf: (cell: string) => { const read = numberOf(cell); return Number.isNaN(read) ? null : read; },
+  follow: (source: string, shown: string) => [...follow(source, shown)],
+  frames: (pieces: string[]) => { const reader = new FrameReader(); return pieces.flatMap((piece) => [...reader.read(piece)]); },
+  path: (messages: any[], head: string) => pathTo(growTree(messages), head).map((message) => message.id),
+  tip: (messages: any[], at: string) => tipOf(growTree(messages), at),
+  siblings: (messages: any[], at: string) => { const tree = growTree(messages); return siblingsOf(tree, tree.byId.get(at)!).map((one) => one.id); },
+};
+declare const require: any, process: any;
+require("readline").createInterface({ input: process.stdin }).on("line", (line: string) => {
+  const [name, ...given] = JSON.parse(line);
+  process.stdout.write(JSON.stringify(parts[name]!(...given)) + "\\n");
+});
+"""
+
+Parts = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def parts(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
+    """Calls a part by its name."""
+    program = tmp_path_factory.mktemp("parts") / "parts.cjs"
+    esbuild = [
+        WEB / "node_modules" / ".bin" / "esbuild",
+        "--bundle",
+        "--format=cjs",
+        "--platform=node",
+        "--loader=ts",
+        f"--outfile={program}",
+    ]
+    subprocess.run(esbuild, input=PARTS, text=True, cwd=WEB, check=True, capture_output=True)
+    with subprocess.Popen(["node", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as node:
+        assert node.stdin and node.stdout
+
+        def call(*given: Any) -> Any:
+            node.stdin.write(json.dumps(given) + "\n")
+            node.stdin.flush()
+            return json.loads(node.stdout.readline())
+
+        yield call
+        node.stdin.close()
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0\ufeff"), max_size=12)
+tables = st.lists(st.lists(cells, min_size=2, max_size=4), min_size=1, max_size=5)
+
+
+@given(rows=tables, separator=st.sampled_from([",", ";", "\t", "|"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_table_that_any_program_wrote_is_read_back(parts: Parts, rows: list[list[str]], separator: str):
+    rows = [["first", "second", "third", "fourth"], *rows]
+    written = io.StringIO()
+    csv.writer(written, delimiter=separator, quoting=csv.QUOTE_ALL).writerows(rows)
+    assert parts("parseCsv", written.getvalue()) == rows
+
+
+def test_damaged_tables_are_read_as_far_as_they_go(parts: Parts):
+    assert parts("parseCsv", "") == [] and parts("parseCsv", "\n\n\r\n") == []
+    assert parts("parseCsv", 'a,b\n1,"open to the end\n2,3') == [["a", "b"], ["1", "open to the end\n2,3"]]
+    assert parts("parseCsv", "\ufeffa;b\r1;2\r") == [["a", "b"], ["1", "2"]]
+    assert len(parts("parseCsv", '"' * 200_001 + ",x")) == 1
+
+
+@pytest.mark.parametrize(
+    ("cell", "number"),
+    [
+        ("1,234.5", 1234.5),
+        ("1.234,5", 1234.5),
+        ("-3", -3),
+        ("12 %", 12),
+        ("€ 5", 5),
+        ("1e3", 1000),
+        ("1,234", 1234),
+        ("", None),
+        ("1-2", None),
+        ("0x10", None),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(parts: Parts, cell: str, number: float | None):
+    assert parts("numberOf", cell) == number
+
+
+def test_shown_text_is_followed_through_the_markdown_it_came_from(parts: Parts):
+    assert parts("follow", "**a** b", "a b") == [2, 5, 6]
+    assert parts("follow", "abc", "xyz") == [-1, -1, -1]
+
+
+@given(events=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\r\n")), max_size=5), cut=st.integers(1, 7))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_stream_is_read_the_same_however_it_is_cut(parts: Parts, events: list[str], cut: int):
+    whole = "".join(f": a comment\n\ndata: {event}\n\n" for event in events)
+    assert parts("frames", [whole[at : at + cut] for at in range(0, len(whole), cut)]) == events
+
+
+def test_branches_skip_deleted_messages_and_end_at_the_newest(parts: Parts):
+    rows = [("a", None), ("b", "a"), ("c", "b"), ("d", "b"), ("e", "a")]
+    messages = [{"id": name, "parent": parent, "deleted": name == "b"} for name, parent in rows]
+    assert parts("path", messages, "d") == ["a", "d"]
+    assert parts("siblings", messages, "c") == ["c", "d", "e"] and parts("tip", messages, "a") == "e"
+    assert parts("path", messages, "nowhere") == []
+
+
+def test_settings_of_levers_become_fields(parts: Parts):
+    schema = {
+        "properties": {
+            "kind": {"$ref": "#/$defs/Kind"},
+            "top": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}], "default": None},
+        },
+        "$defs": {"Kind": {"enum": ["a", "b"]}},
+    }
+    assert parts("fieldOf", schema["properties"]["kind"], schema) == {"kind": "choice", "values": ["a", "b"]}
+    assert parts("fieldOf", schema["properties"]["top"], schema) == {"kind": "number", "whole": True, "least": 1}
+    assert parts("defaultsOf", schema) == {}
