@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +310,23 @@ def test_bodies_that_make_no_sense_are_refused_by_name(server: LiveServer) -> No
     assert server.client.patch(f"/api/conversations/{conversation}", json={}).status_code == 400
     assert server.client.patch(f"/api/conversations/{conversation}", json={"title": None}).status_code == 400
     assert server.client.get("/api/export", params={"kind": "everything"}).status_code == 400
+
+
+def test_closing_the_stream_ends_the_answer_and_keeps_what_was_written(server: LiveServer) -> None:
+    conversation = made(server)
+    question = added(server, conversation, "hello there")
+    body = {"parent": question, "model": "tiny", "settings": {"max_tokens": 1900, "ignore_eos": True}}
+    with server.client.stream("POST", f"/api/conversations/{conversation}/answer", json=body) as response:
+        lines = response.iter_lines()
+        while '"type":"text"' not in next(lines):
+            continue
+    for _ in range(600):
+        message = read(server, conversation)["messages"][1]
+        if message["generation"]["reason"]:
+            break
+        time.sleep(0.05)
+    assert message["generation"]["reason"] == "cancelled" and text_of(message)
+    assert 0 < len(message["generation"]["tokens"]) < 1900
 
 
 async def slowly(events: list[Event | Exception]) -> AsyncIterator[Event]:
