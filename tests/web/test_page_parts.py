@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import subprocess
@@ -137,3 +138,16 @@ def test_settings_of_levers_become_fields(parts: Parts):
     assert parts("fieldOf", schema["properties"]["kind"], schema) == {"kind": "choice", "values": ["a", "b"]}
     assert parts("fieldOf", schema["properties"]["top"], schema) == {"kind": "number", "whole": True, "least": 1}
     assert parts("defaultsOf", schema) == {}
+
+
+def test_the_page_is_small_without_its_charts_runs_no_inline_code_and_brings_its_licences(built: Path):
+    files = [path for path in (built / "assets").iterdir() if not path.name.startswith(("chart-", "licenses"))]
+    assert sum(len(gzip.compress(path.read_bytes())) for path in files) < 1_500_000
+    document = (built / "index.html").read_text()
+    assert (
+        "<style" not in document
+        and " style=" not in document
+        and document.count("<script") == document.count('<script type="module" crossorigin src="/')
+    )
+    assert "echarts" in (built / "assets" / "licenses.txt").read_text()
+    assert "chart-" not in document
