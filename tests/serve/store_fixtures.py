@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from steelyard.serve.store.database import REVISIONS
+from steelyard.serve.store.database import REVISIONS, engine_of, url_of
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.store import Store
 from steelyard.serve.store.tables import metadata
@@ -44,7 +44,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     url = request.getfixturevalue("postgresql")
     yield url
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    engine = engine_of(url_of(url), LIMITS)
     with engine.begin() as connection:
         if connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == REVISIONS[-1]:
             connection.execute(sa.text(f"TRUNCATE {', '.join(metadata.tables)}"))  # quicker than migrating anew

@@ -6,9 +6,11 @@ overwrites what is deleted (`secure_delete`); `scrub` sees to what lies elsewher
 
 from __future__ import annotations
 
+import getpass
 import os
 import sqlite3
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,11 +46,11 @@ class Database:
     """
 
     def __init__(self, place: str | Path, limits: StoreLimits):
-        url = _url_of(place)
+        url = url_of(place)
         self.lite = url.get_backend_name() == "sqlite"
         self.where = url.database or "" if self.lite else url.render_as_string(hide_password=True)
         self._turns, self._patience = Turns(), limits.wait_seconds
-        self.engine = _lite_engine(url, limits) if self.lite else _postgresql_engine(url, limits)
+        self.engine = engine_of(url, limits)
         try:
             self._migrate()
             if self.lite:  # what a server erased that then crashed may still be in the log; a reader elsewhere is no reason not to start
@@ -152,8 +154,8 @@ _DAMAGED = "Stop the server and restore a backup, or move the file away with its
 
 
 def _explained(error: exc.DBAPIError, where: str) -> StoreError:
-    text = str(error.orig)
-    state = getattr(error.orig, "sqlstate", None)
+    told = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    state, text = (told.get("C"), str(told.get("M"))) if isinstance(told, dict) else (None, str(error.orig))  # PostgreSQL's codes, or words
     rules = (
         (
             state == "53100" or "is full" in text or "No space left" in text,
@@ -174,7 +176,7 @@ def _explained(error: exc.DBAPIError, where: str) -> StoreError:
         (state == "53300", "the database has no connections left", "Try again in a moment."),
         (
             state is None
-            and isinstance(error, exc.OperationalError)
+            and isinstance(error, exc.InterfaceError)
             and not isinstance(error.orig, sqlite3.Error)
             or error.connection_invalidated,
             f"the database cannot be reached: {text}",
@@ -187,7 +189,12 @@ def _explained(error: exc.DBAPIError, where: str) -> StoreError:
     return StoreError(f"the database is damaged or not as this version knows it: {' '.join(text.split())}", where=where, do=_DAMAGED)
 
 
-def _url_of(place: str | Path) -> URL:
+def url_of(place: str | Path) -> URL:
+    """A file's path or a database's URL, with the driver it is spoken to by.
+
+    Raises:
+        SteelyardError: it is neither.
+    """
     text = str(place)
     if "://" not in text:
         return URL.create("sqlite", database=text)
@@ -199,10 +206,15 @@ def _url_of(place: str | Path) -> URL:
     if kind == "sqlite" and url.database:
         return URL.create("sqlite", database=url.database)
     if kind in ("postgresql", "postgres"):
-        return url.set(drivername="postgresql+psycopg")
+        return url.set(drivername="postgresql+pg8000", username=url.username or os.environ.get("PGUSER") or getpass.getuser())
     raise SteelyardError(
         f"databases of the kind `{kind}` cannot hold conversations", where="database", do="Name a file, or postgresql://..."
     )
+
+
+def engine_of(url: URL, limits: StoreLimits) -> sa.Engine:
+    """Connections to a database, which is not looked at yet."""
+    return _lite_engine(url, limits) if url.get_backend_name() == "sqlite" else _postgresql_engine(url, limits)
 
 
 def _lite_engine(url: URL, limits: StoreLimits) -> sa.Engine:
@@ -232,17 +244,52 @@ def _lite_engine(url: URL, limits: StoreLimits) -> sa.Engine:
 
 
 def _postgresql_engine(url: URL, limits: StoreLimits) -> sa.Engine:
-    milliseconds = int(limits.wait_seconds * 1000)
-    try:
-        return sa.create_engine(
-            url,
-            connect_args={"connect_timeout": 10, "options": f"-c lock_timeout={milliseconds} -c client_encoding=UTF8"},
-            pool_size=8,
-            max_overflow=24,
-            pool_pre_ping=True,
+    asked = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+    arguments: dict[str, Any] = {}
+    if (folder := asked.pop("host", "")).startswith("/"):  # a socket, as PostgreSQL's own clients write it
+        arguments["unix_sock"] = f"{folder}/.s.PGSQL.{url.port or 5432}"
+    elif folder:
+        url = url.set(host=folder)
+    mode = asked.pop("sslmode", "disable")
+    if mode not in _ENCRYPTED or asked:
+        what = (
+            f"sslmode={mode} is not known"
+            if mode not in _ENCRYPTED
+            else f"the database's URL says `{next(iter(asked))}`, which is not known"
         )
+        raise SteelyardError(what, where="database", do=f"After the ? may stand host=FOLDER and sslmode={'|'.join(_ENCRYPTED)}.")
+    if (context := _ENCRYPTED[mode]()) is not None:
+        arguments["ssl_context"] = context
+    try:
+        engine = sa.create_engine(url.set(query={}), connect_args=arguments, pool_size=8, max_overflow=24, pool_pre_ping=True)
     except ModuleNotFoundError as error:
-        raise UnsupportedError("PostgreSQL needs psycopg", do="Install it: pip install 'steelyard[postgres]'.") from error
+        raise UnsupportedError("PostgreSQL needs pg8000", do="Install it: pip install 'steelyard[postgres]'.") from error
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: Any) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET lock_timeout = {int(limits.wait_seconds * 1000)}")
+        connection.commit()
+
+    @event.listens_for(engine, "checkout")
+    def end_ping(connection: Any, _: Any, __: Any) -> None:
+        connection.rollback()  # asking whether it still lives has begun a transaction, in which VACUUM would be refused
+
+    return engine
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+_ENCRYPTED: Mapping[str, Callable[[], ssl.SSLContext | None]] = {
+    "disable": lambda: None,
+    "require": _unverified,
+    "verify-full": ssl.create_default_context,
+}
+"""What PostgreSQL's own clients call encryption: none, without asking who answers, with the server's name and certificate checked."""
 
 
 def _upgrade(connection: Connection) -> None:
