@@ -25,6 +25,8 @@ def test_a_server_tells_its_address_answers_and_lets_what_it_began_finish(tmp_pa
     options = [f"small={tmp_path / 'tiny'}", "--port", "0", "--data", str(tmp_path / "data"), "--key", "A_KEY", "--threads", "1"]
     with subprocess.Popen([*COMMAND, *options], stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None
+        patience = threading.Timer(120, process.kill)  # a server that does not end must not hold up the tests
+        patience.start()
         told = ""
         while (found := re.search(r"http://127\.0\.0\.1:\d+", told)) is None:
             line = process.stderr.readline()
@@ -42,6 +44,7 @@ def test_a_server_tells_its_address_answers_and_lets_what_it_began_finish(tmp_pa
                 process.send_signal(signal.SIGTERM)
                 assert list(lines)[-2:] == ["data: [DONE]", ""]
         assert process.wait(60) == 0
+        patience.cancel()
         assert environment["A_KEY"] not in told
 
 
