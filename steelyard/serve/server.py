@@ -22,6 +22,8 @@ from steelyard.serve.served import ServedModel
 from steelyard.serve.settings import ServeSettings
 from steelyard.serve.store.store import Store
 
+BACKLOG = 2048
+"""Connections that may wait to be taken."""
 IDLE = 30
 """Seconds for which an unused connection is kept open."""
 
@@ -112,6 +114,7 @@ async def _serving(settings: ServeSettings, models: Sequence[ServedModel], liste
         with _signals(server):
             await _until_ready(engine, server)
             if not server.should_exit:
+                listener.listen(BACKLOG)  # whoever reads the address may connect at once
                 say(f"{', '.join(engine.models)} at {url_of(listener, settings)} (API: {url_of(listener, settings)}/v1). Ctrl-C ends.")
                 await server.serve(sockets=[listener])
     finally:
