@@ -71,7 +71,8 @@ def eight_bits(x: Tensor) -> Tensor:
     """The readable twin of the routines' activations: each 32 numbers in 8 bits under one scale."""
     blocks = x.float().unflatten(1, (-1, native.BLOCK))
     most = blocks.abs().amax(-1, keepdim=True)
-    inverse = torch.where(most > 0, 127 / most, 0.0)
+    # 127 / most would be 127 times a rounded 1 / most in PyTorch, which decides numbers halfway between two bytes otherwise.
+    inverse = torch.where(most > 0, torch.full_like(most, 127) / most, 0.0)
     return (torch.round(blocks * inverse).double() * (most / 127).double()).flatten(1)
 
 
