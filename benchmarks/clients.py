@@ -1,13 +1,13 @@
-"""Eight clients that ask at the same time: our engine (or our server) beside llama.cpp's server.
+"""Eight clients that ask at the same time: what our server adds to our engine, and both beside llama.cpp's server.
 
-    python benchmarks/clients.py --llama DIR [--ours URL] [--model smollm2-135m-instruct] [--rounds 3] [--each 3] [--threads 2] [--tiny]
+    python benchmarks/clients.py [--llama DIR] [--model smollm2-135m-instruct] [--rounds 3] [--each 3] [--threads 2] [--tiny]
 
-DIR holds `llama-server` (`llama_builds.py` builds it); it is started on the same GGUF file with as many slots as there are clients.
-Each client asks `--each` questions one after the other, each with a prompt of 128 token ids that nobody asked before and an answer of
-128 tokens, read as it streams. Ours is an engine in this process, or with --ours whatever serves OpenAI's completions at that URL
-(`http://127.0.0.1:8000/v1`). Rounds are interleaved; told are, as medians over rounds with the ratio's range over pairs: tokens a
-second from the first question to the last answer's end, and a client's median wait for the first token and between two. What a server
-adds (HTTP, JSON, text from tokens) is in llama.cpp's figures, and in ours only with --ours. The last line is JSON.
+The sides are an engine in this process, `steelyard serve`, and, where DIR holds it (`llama_builds.py` builds it), `llama-server`; all on
+the same GGUF file with as many slots as there are clients, ours with the file's own blocks as weights (`numerics: stored`). Each client
+asks `--each` questions one after the other, each with a prompt of 128 token ids that nobody asked before and an answer of 128 tokens,
+read as it streams. Rounds are interleaved; told are, as medians over rounds, tokens a second from the first question to the last
+answer's end, and a client's median wait for the first token and between two; and the ratios of tokens a second with their range over
+rounds. Client, server and engine share the machine's cores. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import os
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -37,6 +38,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text
 from steelyard.generate.engine import Engine
 from steelyard.model.load import load
 
+ENGINE, SERVER, LLAMA = "steelyard, engine", "steelyard, server", "llama.cpp, server"
 CLIENTS, START = 8, 120.0
 """Clients at the same time; seconds a server may take until it answers."""
 
@@ -91,34 +93,56 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-@contextlib.contextmanager
-def llama_server(folder: Path, path: Path, threads: int, room: int) -> Iterator[str]:
-    """A running llama-server's URL; `room` is the tokens of each client."""
-    port = free_port()
+def llama_command(folder: Path, path: Path, threads: int, room: int) -> list[str]:
+    """What starts llama-server, but for its port; `room` is the tokens of each client."""
     command = [str(folder / "llama-server"), "-m", str(path), "-t", str(threads), "-tb", str(threads), "-np", str(CLIENTS)]
-    command += ["-c", str(CLIENTS * room), "--host", "127.0.0.1", "--port", str(port)]
+    return [*command, "-c", str(CLIENTS * room), "--host", "127.0.0.1"]
+
+
+def our_command(model: str, threads: int, room: int, data: str) -> list[str]:
+    """What starts our server, but for its port."""
+    program = [sys.executable, "-c", "from steelyard.cli.main import main; main()", "serve", model]
+    return [
+        *program,
+        "--threads",
+        str(threads),
+        "--slots",
+        str(CLIENTS),
+        "--context",
+        str(room),
+        "--data",
+        data,
+        "--try",
+        "numerics:stored",
+    ]
+
+
+@contextlib.contextmanager
+def running(command: list[str], ready: str) -> Iterator[str]:
+    """The URL of a server that runs meanwhile and answers 200 at `ready` once it may be asked."""
+    port = free_port()
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=subprocess.STDOUT)
         try:
-            wait_for(port, process, log)
+            wait_for(port, ready, process, log)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
             process.terminate()
             process.wait()
 
 
-def wait_for(port: int, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
+def wait_for(port: int, ready: str, process: subprocess.Popen[bytes], log: IO[bytes]) -> None:
     """Returns as soon as the server says that it is well."""
     until = time.monotonic() + START
     while time.monotonic() < until and process.poll() is None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
-            connection.request("GET", "/health")
+            connection.request("GET", ready)
             if connection.getresponse().status == 200:
                 return
         time.sleep(0.1)
     log.seek(0)
-    raise SteelyardError("llama-server does not answer", where=str(process.args), do=log.read()[-2000:].decode(errors="replace"))
+    raise SteelyardError("the server does not answer", where=str(process.args), do=log.read()[-2000:].decode(errors="replace"))
 
 
 def all_at_once(ask: Ask, each: int, length: int, tokens: int, number: int) -> dict[str, float]:
@@ -161,8 +185,7 @@ def all_at_once(ask: Ask, each: int, length: int, tokens: int, number: int) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama", type=Path, required=True)
-    parser.add_argument("--ours", help="the URL of our server; without it an engine in this process")
+    parser.add_argument("--llama", type=Path, help="folder of llama-server")
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--each", type=int, default=3, help="questions of a client in a round")
@@ -172,12 +195,13 @@ def main() -> None:
     length, tokens = (8, 4) if options.tiny else (128, 128)
     path, room = locate(options.model), length + tokens + 64
     with contextlib.ExitStack() as stack:
-        theirs = endpoint_asker(stack.enter_context(llama_server(options.llama, path, options.threads, room)), options.model)
-        if options.ours:
-            ours = endpoint_asker(options.ours.rstrip("/"), options.model)
-        else:
-            ours = engine_asker(stack.enter_context(Engine(load(path, "stored"), threads=options.threads, slots=CLIENTS, context=room)))
-        sides = {"steelyard, server" if options.ours else "steelyard, engine": ours, "llama.cpp, server": theirs}
+        engine = stack.enter_context(Engine(load(path, "stored"), threads=options.threads, slots=CLIENTS, context=room))
+        data = stack.enter_context(tempfile.TemporaryDirectory())
+        ours = stack.enter_context(running(our_command(options.model, options.threads, room, data), "/ready"))
+        sides = {ENGINE: engine_asker(engine), SERVER: endpoint_asker(ours, options.model)}
+        if options.llama:
+            theirs = stack.enter_context(running(llama_command(options.llama, path, options.threads, room), "/health"))
+            sides[LLAMA] = endpoint_asker(theirs, options.model)
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         number = 1
         for name, ask in sides.items():
@@ -189,9 +213,11 @@ def main() -> None:
                 rounds[name].append(all_at_once(sides[name], options.each, length, tokens, number))
                 print(f"{name:<18} " + "  ".join(f"{key} {value:,.4g}" for key, value in rounds[name][-1].items()), flush=True)
     results = {name: {key: statistics.median(each[key] for each in runs) for key in runs[0]} for name, runs in rounds.items()}
-    first, second = (rounds[name] for name in sides)
-    ratios = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(first, second, strict=True))
-    print(f"ratio of tokens a second: {statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]")
+    ratios = {}
+    for other in [name for name in (ENGINE, LLAMA) if name in sides]:
+        found = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(rounds[SERVER], rounds[other], strict=True))
+        ratios[other] = [found[0], statistics.median(found), found[-1]]
+        print(f"{SERVER} beside {other}: {ratios[other][1]:.2f} [{found[0]:.2f}, {found[-1]:.2f}] times its tokens a second")
     settings = {
         "clients": CLIENTS,
         "each": options.each,
@@ -200,7 +226,7 @@ def main() -> None:
         "rounds": options.rounds,
         "threads": options.threads,
     }
-    told = {"model": options.model, **settings, "results": results, "ratio": [ratios[0], statistics.median(ratios), ratios[-1]]}
+    told = {"model": options.model, **settings, "results": results, "ratios": ratios}
     print(json.dumps(told | {"kernels": os.environ.get("STEELYARD_KERNELS", "the best"), "machine": describe(), "versions": versions()}))
 
 
