@@ -71,7 +71,7 @@ def open_model(asked: Mapping[str, Any], queue: int, documents: Sequence[str], o
     try:
         say(f"opening {name}" if name == source else f"opening {name} ({source})")
         if _is_encoder(path):
-            return _open_encoder(asked, path)
+            return _open_encoder(asked, path, say)
         saved = _saved_levers(path, source)
         if saved:
             say(f"{name} is served with {', '.join(lever.name for lever in saved)}, as its {RECORD} says")
@@ -125,9 +125,9 @@ def _open_talker(
     return Hosted(info, engine.model, engine, opener, bound, documents)
 
 
-def _open_encoder(asked: Mapping[str, Any], path: Path) -> Hosted:
-    if asked["levers"]:
-        raise UnsupportedError("levers on an encoder", where="levers", do="Serve it without levers.")
+def _open_encoder(asked: Mapping[str, Any], path: Path, say: Say) -> Hosted:
+    if asked["levers"]:  # the same are given for all models that are served
+        say(f"{asked['name']} turns texts into vectors and answers nothing: levers have no part in that")
     model = dataclasses.replace(load(asked["source"]), name=asked["name"])  # errors quote it, and no path is to leave the server
     if model.tokenizer is None:
         raise ModelFileError("an encoder without a tokenizer", where=str(path), do="Restore its tokenizer files.")

@@ -54,7 +54,7 @@ def running(folder: Path) -> Iterator[Running]:
         ServedModel("tiny", str(folder / "tiny"), slots=2),
         ServedModel("made", str(folder / "made"), slots=2),
         ServedModel("tooled", str(folder / "tooled"), slots=1),
-        ServedModel("encoder", str(folder / "encoder")),
+        ServedModel("encoder", str(folder / "encoder"), levers=(parse({"prompt": {"system": "Be brief."}}, where="here"),)),
     ]
     before = os.environ.get("STEELYARD_HOME")
     os.environ["STEELYARD_HOME"] = str(folder / "home")  # where an index is built
@@ -206,6 +206,11 @@ def test_texts_become_tokens_and_tokens_texts(running: Running) -> None:
     assert running.run(engine.pieces("tiny", [10**9, *ids[:1]])) == ["", "P"]
     rendered = running.run(engine.render("tiny", HI))
     assert running.run(engine.room("tiny", HI)) == 256 - len(running.run(engine.tokenize("tiny", rendered)))
+
+
+def test_an_encoder_beside_others_is_told_to_have_no_use_for_levers(running: Running) -> None:
+    assert "encoder turns texts into vectors and answers nothing: levers have no part in that" in running.said
+    assert running.engine.models["encoder"].levers == ()
 
 
 def test_an_encoder_gives_vectors(running: Running, folder: Path) -> None:
