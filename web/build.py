@@ -50,7 +50,8 @@ def build(out: Path) -> None:
     node, npm = found
     installed, wanted = HERE / "node_modules" / ".package-lock.json", HERE / "package-lock.json"
     if not installed.is_file() or installed.stat().st_mtime < wanted.stat().st_mtime:
-        subprocess.run([npm, "ci", "--ignore-scripts"], cwd=HERE, check=True)
+        # Not `npm ci`: it refuses a lock file made where the registry had not every platform's optional packages.
+        subprocess.run([npm, "install", "--no-save", "--ignore-scripts"], cwd=HERE, check=True)
     vite = HERE / "node_modules" / "vite" / "bin" / "vite.js"
     subprocess.run([node, vite, "build", "--outDir", out.resolve(), "--emptyOutDir", "--logLevel", "warn"], cwd=HERE, check=True)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,15 @@ FORM: Any = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "requi
 def client(server: LiveServer) -> Any:
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
+
+
+def test_the_example_of_the_documentation_gets_an_answer(server: LiveServer) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    here = block.replace("http://127.0.0.1:8000", server.url).replace("smollm2-135m-instruct", "tiny")
+    names: dict[str, Any] = {}
+    exec(compile(here, "docs/serve.md", "exec"), names)
+    assert here != block and names["answer"].choices[0].message.role == "assistant"
 
 
 def test_the_client_lists_models(client: Any) -> None:
