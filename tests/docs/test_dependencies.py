@@ -1,11 +1,12 @@
 """The page of dependencies names what pyproject.toml declares, each with a reason and a licence."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ROW = re.compile(r"^\| ([\w.-]+) \|(.*)\|$", re.MULTILINE)
+ROW = re.compile(r"^\| ([\w./@-]+) \|(.*)\|$", re.MULTILINE)
 
 
 def declared() -> set[str]:
@@ -14,6 +15,8 @@ def declared() -> set[str]:
     native = tomllib.loads((ROOT / "native" / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [*project["project"]["dependencies"], *(name for extra in extras for name in extra)]
     wanted += [*project["build-system"]["requires"], *native["build-system"]["requires"]]
+    page = json.loads((ROOT / "web" / "package.json").read_text(encoding="utf-8"))
+    wanted += [*page["dependencies"], *page["devDependencies"]]
     names = {re.split(r"[\[<>=!~ ]", requirement)[0].lower() for requirement in wanted}
     return names - {"steelyard"}
 
