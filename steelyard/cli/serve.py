@@ -47,6 +47,7 @@ def serve(
     context: Annotated[int | None, typer.Option(min=16, help="Most tokens of a conversation with its answer.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a slot; more are told to come again.")] = 64,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds that answers under way may still take once the server is told to end.")] = 30,
 ) -> None:
     """Serve models over an OpenAI-compatible API, with a page to talk to them.
 
@@ -76,6 +77,7 @@ def serve(
             hosts=tuple(name or ()),
             origins=tuple(text.rstrip("/") for text in origin or ()),
             queue=queue,
+            drain_seconds=grace,
         )
     )
     settings.check()

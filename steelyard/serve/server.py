@@ -1,7 +1,7 @@
 """One running server: the engine's process, the store and the application, from the first bind to the last answer.
 
-The socket is bound before any model is opened, so that a port that is taken is told at once. On SIGTERM or Ctrl-C no new connection
-is taken, answers under way may finish within `drain_seconds`, and what remains is told that it ends.
+The socket is bound before any model is opened, so that a port that is taken is told at once. On SIGTERM or Ctrl-C new requests are
+refused, answers under way may finish within `drain_seconds`, and what remains is told that it ends.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import errno
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import uvicorn
 
 from steelyard.core.errors import SteelyardError
 from steelyard.serve.api.app import create_app
+from steelyard.serve.draining import Drain
 from steelyard.serve.engine_process import EngineProcess
 from steelyard.serve.served import ServedModel
 from steelyard.serve.settings import ServeSettings
@@ -26,6 +28,8 @@ BACKLOG = 2048
 """Connections that may wait to be taken."""
 IDLE = 30
 """Seconds for which an unused connection is kept open."""
+LAST_WORDS = 2
+"""Seconds for what is sent to clients whose answers were ended."""
 
 
 def run(settings: ServeSettings, models: Sequence[ServedModel], say: Callable[[str], None]) -> None:
@@ -76,7 +80,27 @@ def url_of(listener: socket.socket, settings: ServeSettings) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which would end the process by the signal it was told to end by: engine and store are still to be closed."""
+    """uvicorn's server, but for its end: it would close the door first, and then the process by the signal it was told to end by."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain, seconds: float, engine: EngineProcess):
+        super().__init__(config)
+        self.drain, self.seconds, self.engine = drain, seconds, engine
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begins the end; a second Ctrl-C does not wait for answers under way."""
+        self.drain.begin()
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to close the door: ten times a second."""
+        if not await super().on_tick(counter):
+            return False
+        self.drain.begin()
+        if not self.force_exit and not self.drain.over(self.seconds):
+            return False
+        if self.drain.going:
+            await self.engine.close(0.0)  # each answer that was not done ends with a frame that says so
+        return True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -85,7 +109,7 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _signals(server: uvicorn.Server) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the server; a second Ctrl-C does not wait for answers under way."""
+    """Ctrl-C and SIGTERM end the server."""
     before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -98,7 +122,8 @@ async def _serving(settings: ServeSettings, models: Sequence[ServedModel], liste
     engine = EngineProcess(models, queue=settings.queue, say=say, documents=settings.documents)
     store = await asyncio.to_thread(_opened, settings)
     try:
-        app = create_app(settings, engine, store)
+        drain = Drain()
+        app = create_app(settings, engine, store, drain)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -106,10 +131,13 @@ async def _serving(settings: ServeSettings, models: Sequence[ServedModel], liste
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=IDLE,
-                timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+                timeout_graceful_shutdown=LAST_WORDS,
                 h11_max_incomplete_event_size=64 * 1024,
                 ws="none",
-            )
+            ),
+            drain,
+            settings.drain_seconds,
+            engine,
         )
         with _signals(server):
             await _until_ready(engine, server)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from steelyard.serve.draining import Drain
 from steelyard.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ class Service:
         settings: what the operator decided.
         engine: the process that answers.
         store: conversations and feedback, or None where nothing is kept.
+        drain: whether the server is ending.
     """
 
     settings: ServeSettings
     engine: EngineProcess
     store: Store | None = None
+    drain: Drain = field(default_factory=Drain)

@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-import os
-import re
+import json
 import signal
 import socket
 import subprocess
-import sys
-import threading
 from pathlib import Path
 
-import httpx
 import pytest
 
+from tests.serve.commanded import COMMAND, commanded, until
 from tests.serve.tiny_served import saved_talker
 
-COMMAND = [sys.executable, "-m", "steelyard.cli.main", "serve"]
+
+KEY = "a-key-of-more-than-16-characters"
+LONG = {"model": "small", "prompt": "hi", "max_tokens": 1900, "ignore_eos": True, "stream": True}
 
 
-def test_a_server_tells_its_address_answers_and_lets_what_it_began_finish(tmp_path: Path) -> None:
+def test_a_server_told_to_end_says_so_and_lets_what_it_began_finish(tmp_path: Path) -> None:
     saved_talker(tmp_path / "tiny", max_position_embeddings=2048)
-    environment = {**os.environ, "A_KEY": "a-key-of-more-than-16-characters"}
-    options = [f"small={tmp_path / 'tiny'}", "--port", "0", "--data", str(tmp_path / "data"), "--key", "A_KEY", "--threads", "1"]
-    with subprocess.Popen([*COMMAND, *options], stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        patience = threading.Timer(120, process.kill)  # a server that does not end must not hold up the tests
-        patience.start()
-        told = ""
-        while (found := re.search(r"http://127\.0\.0\.1:\d+", told)) is None:
-            line = process.stderr.readline()
-            assert line, told
-            told += line
-        rest = threading.Thread(target=process.stderr.read, daemon=True)
-        rest.start()
-        with httpx.Client(base_url=found[0], timeout=60, headers={"Authorization": f"Bearer {environment['A_KEY']}"}) as client:
-            assert client.get("/v1/models").json()["data"][0]["id"] == "small"
-            assert httpx.get(f"{found[0]}/v1/models").status_code == 401
-            body = {"model": "small", "prompt": "hi", "max_tokens": 800, "ignore_eos": True, "stream": True}
-            with client.stream("POST", "/v1/completions", json=body) as response:
-                lines = response.iter_lines()
-                next(lines)
-                process.send_signal(signal.SIGTERM)
-                assert list(lines)[-2:] == ["data: [DONE]", ""]
-        assert process.wait(60) == 0
-        patience.cancel()
-        assert environment["A_KEY"] not in told
+    options = [f"small={tmp_path / 'tiny'}", "--data", str(tmp_path / "data"), "--key", "A_KEY", "--threads", "1"]
+    with commanded(options, A_KEY=KEY) as one, one.client(KEY) as client:
+        assert client.get("/v1/models").json()["data"][0]["id"] == "small"
+        assert client.get("/v1/models", headers={"Authorization": ""}).status_code == 401
+        assert client.get("/ready").status_code == 200
+        with client.stream("POST", "/v1/completions", json=LONG) as response:
+            lines = response.iter_lines()
+            next(lines)
+            one.process.send_signal(signal.SIGTERM)
+            until(lambda: client.get("/ready").status_code == 503)
+            told = client.get("/ready")  # an orchestrator still reaches it, and hears that it is to be left alone
+            assert told.json() == {"status": "ending"} and told.headers["Retry-After"]
+            assert client.get("/health").status_code == 200 and "steelyard_engine_ready" in client.get("/metrics").text
+            late = client.post("/v1/completions", json={"model": "small", "prompt": "hi"})
+            assert late.status_code == 503 and late.headers["Retry-After"] and late.json()["error"]["code"] == "server_ending"
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
+        assert one.process.wait(60) == 0
+        assert KEY not in one.told()
+
+
+def test_an_answer_that_outlasts_the_grace_is_told_that_it_ends(tmp_path: Path) -> None:
+    saved_talker(tmp_path / "tiny", max_position_embeddings=2048)
+    with commanded([f"small={tmp_path / 'tiny'}", "--data", str(tmp_path / "data"), "--grace", "0"]) as one, one.client() as client:
+        with client.stream("POST", "/v1/completions", json=LONG) as response:
+            lines = response.iter_lines()
+            next(lines)
+            one.process.send_signal(signal.SIGTERM)
+            last = [line for line in lines if line][-1]
+        assert "the server closed" in json.loads(last.removeprefix("data: "))["error"]["message"]
+        assert one.process.wait(60) == 0
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import steelyard
 from steelyard.serve import page
 from steelyard.serve.api import chat, completions, embeddings, errors, health, levers, models, reports, responses, tokens
 from steelyard.serve.api.resumption import Streams
+from steelyard.serve.draining import Drain, Draining
 from steelyard.serve.security import Security
 from steelyard.serve.service import Service
 from steelyard.serve.settings import ServeSettings
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 ABOUT = "An OpenAI-compatible server over Steelyard's engine, and the store of what people say to it."
 
 
-def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | None) -> FastAPI:
+def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | None, drain: Drain | None = None) -> FastAPI:
     """The server's application. Engine and store are the caller's to start and to close.
 
-    Without a store it only answers: there are no conversations, no feedback and no attachments.
+    Without a store it only answers: there are no conversations, no feedback and no attachments. `drain` tells it that it is to end.
     """
-    service, metrics, streams = Service(settings, engine, store), health.Metrics(), Streams(settings)
+    service, metrics, streams = Service(settings, engine, store, drain or Drain()), health.Metrics(), Streams(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +58,7 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
         for one in (conversations, feedback, exports, attachments):
             app.include_router(one.router(service))
     app.include_router(page.router())
+    app.add_middleware(Draining, drain=service.drain, retry_seconds=settings.retry_seconds)
     app.add_middleware(health.Measured, metrics=metrics)
     app.add_middleware(Security, settings=settings)  # the last one added is the outermost
     return app

@@ -106,10 +106,10 @@ def router(service: Service, metrics: Metrics) -> APIRouter:
     @routes.get("/ready", responses={503: {"description": "Not now: the engine is starting again, or the server is ending."}})
     async def ready() -> Response:
         """Whether requests are taken now."""
-        if service.engine.ready:
+        if service.engine.ready and not service.drain.begun:
             return JSONResponse({"status": "ready"})
         headers = {"Retry-After": str(service.settings.retry_seconds)}
-        return JSONResponse({"status": "starting"}, status_code=503, headers=headers)
+        return JSONResponse({"status": "ending" if service.drain.begun else "starting"}, status_code=503, headers=headers)
 
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def figures() -> Response:
