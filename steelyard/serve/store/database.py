@@ -26,12 +26,23 @@ from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.tables import metadata
 from steelyard.serve.store.turns import Turns
 
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """The migrations there are, oldest first; the last is what this version works with."""
 APPLICATION_ID = 0x53595354  # "SYST"
 _LOCK = 0x53595354  # PostgreSQL's advisory lock while migrating
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_SWEPT = ("conversations", "messages", "generations", "attachments", "blobs", "feedback", "search")
+_SWEPT = (
+    "conversations",
+    "messages",
+    "generations",
+    "attachments",
+    "blobs",
+    "readings",
+    "indexes",
+    "index_documents",
+    "feedback",
+    "search",
+)
 
 
 class Database:

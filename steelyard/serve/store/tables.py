@@ -116,6 +116,8 @@ attachments = Table(
     Column("sha256", String(64), ForeignKey("blobs.sha256"), nullable=False),
     Column("name", Text, nullable=False),  # for people only; nothing is ever stored or opened under it
     Column("created", BigInteger, nullable=False),
+    Column("origin", _ID),  # the picture this one is a piece of
+    Column("rectangle", Text),  # JSON: left, top, width, height of the piece, in pixels of the upright picture
     Index("ix_attachments_owner", "owner"),
     Index("ix_attachments_sha256", "sha256"),
 )
@@ -126,6 +128,42 @@ message_attachments = Table(
     Column("message", _ID, ForeignKey(_MESSAGE, ondelete="CASCADE"), primary_key=True),
     Column("attachment", _ID, ForeignKey("attachments.id"), primary_key=True),
     Index("ix_message_attachments_attachment", "attachment"),
+)
+
+readings = Table(
+    "readings",
+    metadata,
+    Column("sha256", String(64), ForeignKey("blobs.sha256", ondelete="CASCADE"), primary_key=True),
+    Column("reader", Text, nullable=False),  # what read it; another version reads it again
+    Column("characters", Integer, nullable=False),
+    Column("reason", Text),  # why there is no text
+    Column("content", LargeBinary),  # compressed JSON: sections of title and text
+)
+
+indexes = Table(
+    "indexes",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created", BigInteger, nullable=False),
+    Column("updated", BigInteger, nullable=False),
+    Column("built", String(64)),  # names the file of the last index that was built whole
+    Column("passages", Integer, nullable=False),
+    Column("error", Text),  # why the last building failed
+    UniqueConstraint("owner", "name"),
+)
+
+index_documents = Table(
+    "index_documents",
+    metadata,
+    Column("index", _ID, ForeignKey("indexes.id", ondelete="CASCADE"), primary_key=True),
+    Column("attachment", _ID, ForeignKey("attachments.id"), primary_key=True),
+    Column("name", Text, nullable=False),  # what citations call it
+    Column("passages", Integer),  # in the index as it was built last; None: not in it
+    Column("error", Text),  # why it was left out
+    UniqueConstraint("index", "name"),
+    Index("ix_index_documents_attachment", "attachment"),
 )
 
 feedback = Table(
