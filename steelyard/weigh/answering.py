@@ -143,6 +143,7 @@ def _output(answer: Answer, seconds: float) -> Output:
         reason=answer.reason,
         seconds=seconds,
         failure=failure,
+        confidence=answer.confidence,
     )
 
 

@@ -14,6 +14,7 @@ from steelyard.weigh.multiplicity import holm_levels
 from steelyard.weigh.power import samples_to_settle
 from steelyard.weigh.report.report import Cell
 from steelyard.weigh.scoring import ONE_CLUSTER, Scored, clusters_of, one_cluster, same_records
+from steelyard.weigh.selective import linearised
 from steelyard.weigh.statistics import ALPHA, Comparison, compare, estimate, pair, spread_over_seeds
 from steelyard.weigh.tasks.task import Metric, Task, Value
 from steelyard.weigh.verdicts import at_floor, margin_of, verdict
@@ -111,6 +112,8 @@ def contrast(
     again: Sequence[Sequence[Value]] = (),
 ) -> Comparison | None:
     """Compares per-sample values of the base with those of one or several runs of an arm; `again` are those of further runs of the base."""
+    base, *others = linearised(metric, [base, *again, *runs])
+    again, runs = others[: len(again)], others[len(again) :]
     bases = [base, *again] if again else [base] * len(runs)
     bounded = metric.unit == "share" and metric.kind == "mean"
     binary = metric.binary and trials == 1
@@ -234,6 +237,7 @@ def finish_all(drafts: Sequence[Draft], primary: Mapping[str, tuple[str, str]], 
 
 def base_cell(task: str, metric: Metric, values: Sequence[Value], clusters: Sequence[str]) -> Cell | None:
     """The base's own value, for a weighing with no arm beside it."""
+    (values,) = linearised(metric, [values])
     both = pair(values, values, clusters)
     bounded = metric.unit == "share" and metric.kind == "mean"
     found = estimate(both.base, both.clusters, binary=metric.binary, bounded=bounded)

@@ -8,6 +8,7 @@ from typing import Any
 
 from steelyard.weigh.report.report import Flip
 from steelyard.weigh.scoring import Scored
+from steelyard.weigh.selective import KINDS
 from steelyard.weigh.tasks.task import Ask, Choose, Metric, Output, Read, Sample, Task, Value
 
 MOST = 200  # of a report
@@ -64,6 +65,11 @@ def number(value: Value) -> float | None:
     return float(value)
 
 
+def _shown(metric: Metric, value: Value) -> float | None:
+    """A sample's value in the details; of a metric over the whole set, the confidence that it goes by."""
+    return number(value[0] if metric.kind in KINDS and isinstance(value, tuple) else value)
+
+
 def flips_of(arm: str, task: Task, base: Scored, run: Scored) -> list[Flip]:
     """Samples of one arm on one task whose outcome changed, largest change first; then those where only the text did."""
     if base.obstacle or run.obstacle or isinstance(task_request(base), Read):
@@ -105,7 +111,7 @@ def detail_rows(scored: Scored, metrics: Sequence[Metric]) -> list[dict[str, Any
             "question": question(sample),
             "expected": expected(sample),
             "text": answer(sample, scored.outputs[position]),
-            "values": {metric.name: number(scored.values[metric.name][position]) for metric in metrics},
+            "values": {metric.name: _shown(metric, scored.values[metric.name][position]) for metric in metrics},
         }
         for position, sample in enumerate(scored.samples)
     ]

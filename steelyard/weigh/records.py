@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
-from steelyard.core.protocols import Citation, Score, Token, Usage
+from steelyard.core.protocols import Citation, Confidence, Score, Token, Usage
 from steelyard.weigh.tasks.task import Ask, Choose, Output, Read, Sample
 
 FORMAT = 1
@@ -232,7 +232,13 @@ class Records:
             raise UnsupportedError("Parquet needs pyarrow", do="Install it: pip install 'steelyard[parquet]'.") from None
         rows = [address | dataclasses.asdict(output) for address, output in self]
         for row in rows:
-            for name in ("tokens", "scores", "citations", "usage"):  # nested and often empty: as JSON text their type is always known
+            for name in (
+                "tokens",
+                "scores",
+                "citations",
+                "usage",
+                "confidence",
+            ):  # nested and often empty: as JSON text their type is always known
                 row[name] = json.dumps(row[name], ensure_ascii=False)
         parquet.write_table(arrow.Table.from_pylist(rows), path)
         return len(rows)
@@ -299,6 +305,10 @@ def _pack(output: Output) -> bytes:
     value["scores"] = [[s.logprob, s.greedy, s.tokens, s.bytes] for s in output.scores]
     value["citations"] = [dataclasses.asdict(citation) for citation in output.citations]
     value["usage"] = dataclasses.asdict(output.usage) if output.usage else None
+    if output.confidence is None:  # as in the records of versions that knew of none
+        del value["confidence"]
+    else:
+        value["confidence"] = [output.confidence.value, output.confidence.kind]
     # surrogatepass: half a surrogate pair may come out of an endpoint's JSON, and is what it said
     return zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"), 3)
 
@@ -314,6 +324,7 @@ def _unpack(packed: bytes, path: Path) -> Output:
         value["scores"] = tuple(Score(*row) for row in value["scores"])
         value["citations"] = tuple(Citation(**row) for row in value["citations"])
         value["usage"] = Usage(**value["usage"]) if value["usage"] else None
+        value["confidence"] = Confidence(*value["confidence"]) if value.get("confidence") else None
         return Output(**value)
     except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SteelyardError(f"a record is damaged: {type(error).__name__}: {error}", where=str(path), do=_REMEDY) from error

@@ -86,17 +86,19 @@ def _scores(task: Task, sample: Sample, output: Output) -> Mapping[str, Value]:
         raise SteelyardError(f"the scorer gave {', '.join(sorted(unknown))}, which the task does not declare", where=f"task `{task.name}`")
     for metric in task.metrics:
         value = found.get(metric.name)
-        if isinstance(value, tuple) != (metric.kind == "ratio") and value is not None:
-            expected = "a pair (numerator, denominator)" if metric.kind == "ratio" else "a number"
+        if isinstance(value, tuple) != (metric.kind != "mean") and value is not None:
+            pair = "a pair (numerator, denominator)" if metric.kind == "ratio" else "a pair (confidence, right)"
+            expected = "a number" if metric.kind == "mean" else pair
             raise SteelyardError(f"`{metric.name}` is {value!r}, expected {expected}", where=f"task `{task.name}`, sample {sample.id}")
     return found
 
 
 def _joined(metric: Metric, values: Sequence[Value]) -> Value:
     """Trials as one value. Numbers that are none count as not there."""
-    if metric.kind == "ratio":
+    if metric.kind != "mean":
         pairs = [value for value in values if isinstance(value, tuple) and all(map(math.isfinite, value))]
-        return (sum(a for a, _ in pairs), sum(b for _, b in pairs)) if pairs else None
+        share = 1 if metric.kind == "ratio" else max(len(pairs), 1)  # confidence and outcome are averaged
+        return (sum(a for a, _ in pairs) / share, sum(b for _, b in pairs) / share) if pairs else None
     numbers = [float(value) for value in values if value is not None and not isinstance(value, tuple) and math.isfinite(value)]
     return sum(numbers) / len(numbers) if numbers else None
 

@@ -24,6 +24,7 @@ from steelyard.weigh.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm
 from steelyard.weigh.records import Records
 from steelyard.weigh.report.report import ArmSummary
 from steelyard.weigh.scoring import Scored, clusters_of, score, unable
+from steelyard.weigh.selective import linearised
 from steelyard.weigh.speeds import Speeds
 from steelyard.weigh.statistics import as_pair, estimate
 from steelyard.weigh.subjects import BASE, Question
@@ -206,7 +207,8 @@ class Sweep:
 
 def _floored(metric: Metric, scored: Scored) -> bool:
     """Whether one arm's own value is not better than the metric's floor."""
-    pairs = numpy.array([as_pair(value) for value in scored.values[metric.name]], dtype=numpy.float64)
+    (column,) = linearised(metric, [scored.values[metric.name]])
+    pairs = numpy.array([as_pair(value) for value in column], dtype=numpy.float64)
     names = [name or position for position, name in enumerate(clusters_of(scored.samples))]
     codes = {name: number for number, name in enumerate(dict.fromkeys(names))}
     found = estimate(

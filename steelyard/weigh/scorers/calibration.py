@@ -1,8 +1,9 @@
 """How sure a model was of its answer, and how well that fits with being right.
 
-Confidence is the probability of the judged words: exp(sum of the log-probabilities of the tokens that spell the answer's
+Confidence is what the arm itself says of its answer (lever `confidence`); where it says nothing, the probability of the judged words: exp(sum of the log-probabilities of the tokens that spell the answer's
 first statement), under the model's own distribution before any sampling filter. Brier is (confidence - right)^2, log loss
 is -log of the probability given to what turned out true (clipped at 1e-4, so one sure error costs at most 9.2 nats).
+`auroc` and `aurc` ask only for the order: whether surer answers are right more often (`weigh/selective.py`). Calibration needs both.
 Answers that abstain claim nothing and are not scored; invented answers count as wrong, so sure invention shows here.
 """
 
@@ -12,12 +13,22 @@ import math
 from collections.abc import Sequence
 
 from steelyard.core.protocols import Token
-from steelyard.weigh.tasks.task import Metric, Value
+from steelyard.weigh.tasks.task import Metric, Output, Value
 
 LEAST = 1e-4
 BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02, reach=(0.0, 1.0))
 LOG_LOSS = Metric("log_loss", "calibration", "nats", False, margin=0.05, reach=(0.0, -math.log(LEAST)))
-METRICS = (BRIER, LOG_LOSS)
+AUROC = Metric("auroc", "calibration", "share", True, margin=0.03, kind="auroc", floor=0.5)
+AURC = Metric("aurc", "calibration", "share", False, margin=0.03, kind="aurc")
+METRICS = (BRIER, LOG_LOSS, AUROC, AURC)
+
+
+def sure_of(output: Output, statement: str) -> float | None:
+    """How sure an arm was of the judged statement: its own word where it gave one, else the statement's probability."""
+    if output.confidence is not None:
+        value = output.confidence.value
+        return min(max(value, 0.0), 1.0) if math.isfinite(value) else None
+    return confidence(output.tokens, output.text, statement)
 
 
 def confidence(tokens: Sequence[Token], text: str, statement: str) -> float | None:
@@ -44,7 +55,8 @@ def confidence(tokens: Sequence[Token], text: str, statement: str) -> float | No
 
 
 def values(sure: float | None, right: bool, answered: bool = True) -> dict[str, Value]:
-    """Brier score and log loss of one answer; None where there is no confidence, or no answer."""
+    """Brier score, log loss, and what AUROC and AURC are made from; None where there is no confidence, or no answer."""
     if sure is None or not answered:
-        return {"brier": None, "log_loss": None}
-    return {"brier": (sure - right) ** 2, "log_loss": -math.log(max(LEAST, sure if right else 1 - sure))}
+        return dict.fromkeys(metric.name for metric in METRICS)
+    pair = (sure, float(right))
+    return {"brier": (sure - right) ** 2, "log_loss": -math.log(max(LEAST, sure if right else 1 - sure)), "auroc": pair, "aurc": pair}

@@ -92,5 +92,5 @@ class Arithmetic(Task):
         if output.failure is not None:
             return dict.fromkeys(metric.name for metric in self.metrics)
         right, given = same_number(output.text, sample.reference["expected"]), bool(read_numbers(output.text))
-        sure = calibration.confidence(output.tokens, output.text, output.text)
+        sure = calibration.sure_of(output, output.text)
         return {"right": float(right), "number_given": float(given)} | calibration.values(sure, right, answered=given)

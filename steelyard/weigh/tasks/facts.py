@@ -79,7 +79,7 @@ def score_short_answer(sample: Sample, output: Output) -> dict[str, Value]:
     answerable, said = bool(sample.reference["answers"]), first_statement(output.text)
     abstained = abstains(said)
     right = answerable and not abstained and right_by(sample.reference, said)
-    sure = calibration.confidence(output.tokens, output.text, said)
+    sure = calibration.sure_of(output, said)
     return truthfulness.values(truthfulness.Outcome(answerable, abstained, right)) | calibration.values(sure, right, answered=not abstained)
 
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from steelyard.core.axes import Axis
-from steelyard.core.protocols import AnswerSettings, Citation, Message, Score, Token, Usage
+from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Message, Score, Token, Usage
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Metric:
         margin: equivalence margin, in the metric's unit, or as a share of the base's value where `relative`.
         relative: whether the margin is a share of the base's value.
         kind: `mean` averages per-sample numbers; `ratio` divides the sum of numerators by the sum of denominators
-            (a sample then gives a pair).
+            (a sample then gives a pair); `auroc` and `aurc` exist over a whole set alone (`weigh/selective.py`), and a sample gives
+            the pair (confidence, right).
         floor: value at which an arm does no better than chance, or None where there is no such value.
         binary: per-sample values are 0 or 1 (exact McNemar and Wilson apply).
         reach: the lowest and highest value it can have, where there are such; a share has 0 and 1 without saying so.
@@ -43,7 +44,7 @@ class Metric:
     higher_is_better: bool
     margin: float
     relative: bool = False
-    kind: Literal["mean", "ratio"] = "mean"
+    kind: Literal["mean", "ratio", "auroc", "aurc"] = "mean"
     floor: float | None = None
     binary: bool = False
     reach: tuple[float, float] | None = None
@@ -111,6 +112,7 @@ class Output:
         reason: how the answer ended.
         seconds: wall time of this request inside its batch (descriptive only; speed has its own pass).
         failure: the error of a sample whose execution failed; such a sample scores None everywhere.
+        confidence: how sure the arm said it is of the whole answer, where it says so (lever `confidence`).
     """
 
     text: str = ""
@@ -121,6 +123,7 @@ class Output:
     reason: str = ""
     seconds: float = 0.0
     failure: str | None = None
+    confidence: Confidence | None = None
 
 
 Value = float | tuple[float, float] | None
