@@ -13,7 +13,6 @@ import pytest
 from tests.serve.commanded import COMMAND, commanded, until
 from tests.serve.tiny_served import saved_talker
 
-
 KEY = "a-key-of-more-than-16-characters"
 LONG = {"model": "small", "prompt": "hi", "max_tokens": 1900, "ignore_eos": True, "stream": True}
 

@@ -16,11 +16,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from steelyard.core.errors import SteelyardError
+from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.database import _MIGRATIONS, REVISIONS
 from steelyard.serve.store.errors import StoreError
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.store import Store
 from steelyard.serve.store.tables import metadata
+from tests.serve.commanded import until
 from tests.serve.stores import ANN, answer, say, shown, text_of
 
 WRITER = """
@@ -140,3 +142,34 @@ def test_two_servers_share_one_database(place: str) -> None:
         first = say(other, conversation, "from the other")
         answer(one, conversation, "from the one", first)
         assert [text_of(message) for message in shown(other, conversation).values()] == ["from the other", "from the one"]
+
+
+def test_what_was_said_of_an_answer_is_on_the_disk_before_its_end(place: str) -> None:
+    with Store(place) as store:
+        conversation = store.conversations.create(ANN)["id"]
+        question = say(store, conversation, "question")
+        made = Generation("tiny", "f00d")
+        id = store.answers.begin(ANN, conversation, question, made)
+        store.answers.grow(id, "half an ")
+        with Store(place) as other:  # what would be there if the first were killed now
+            until(lambda: text_of(shown(other, conversation)[id]) == "half an ")
+            assert shown(other, conversation)[id]["generation"]["reason"] == "interrupted"
+            assert other.conversations.list(ANN, "half")["conversations"][0]["id"] == conversation
+        assert shown(store, conversation)[id]["generation"]["reason"] is None, "whoever writes it knows that it goes on"
+        store.answers.grow(id, "answer")
+        made.reason = "stop"
+        assert store.answers.finish(ANN, conversation, id, "half an answer", made)
+        store.answers.grow(id, " too late")
+    with Store(place) as store:
+        message = shown(store, conversation)[id]
+        assert text_of(message) == "half an answer" and message["generation"]["reason"] == "stop"
+
+
+def test_a_draft_of_an_erased_answer_leaves_nothing(place: str) -> None:
+    with Store(place) as store:
+        conversation = store.conversations.create(ANN)["id"]
+        id = store.answers.begin(ANN, conversation, say(store, conversation, "question"), Generation("tiny", "f00d"))
+        store.erase(ANN, message=id)
+        store.answers.grow(id, "SECRET")
+    with Store(place) as store:
+        assert text_of(shown(store, conversation)[id]) == "" and not store.conversations.list(ANN, "secret")["conversations"]

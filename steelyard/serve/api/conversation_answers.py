@@ -2,6 +2,7 @@
 
 The first event comes with the model's first: until then a request can still be refused with a status. The record is on the disk
 before `done` is sent. A client that goes away ends the answer, and what was written till then is kept with the reason `cancelled`.
+The text is written down while it grows, so that a server that is killed leaves what its clients have read.
 """
 
 from __future__ import annotations
@@ -129,6 +130,12 @@ class _Told:
             begin = self.store.answers.begin
             self.id = await run_in_threadpool(begin, self.user, self.conversation, self.parent, self.generation)
 
+    def say(self, text: str) -> None:
+        """More of the text; it is written down before long, for the case that the server does not live to the end of the answer."""
+        self.texts.append(text)
+        if self.store is not None and self.id is not None:
+            self.store.answers.grow(self.id, text)
+
     async def finish(self, reason: str) -> None:
         """Writes the record once, even while the stream it belongs to is being cancelled."""
         if self.finished:
@@ -161,7 +168,7 @@ async def _stream(
                     first = time.monotonic() - began
                 match event:
                     case Text(text):
-                        told.texts.append(text)
+                        told.say(text)
                         yield {"type": "text", "text": text}
                     case Token():
                         token = await _token(event, pieces)

@@ -1,7 +1,7 @@
 """Answers and how they were made: model, levers, sampler settings, and every token with its log-probability.
 
-An answer's message is there from its first moment, empty and without a reason; `finish` fills it once. What was told to a client as
-`done` is stored; an answer that a crash cut off stays empty.
+An answer's message is there from its first moment, empty; its text is written down while it grows (`drafts.py`); `finish` fills it
+once. What was told to a client as `done` is stored; an answer that a crash cut off has the reason `interrupted`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sqlalchemy.engine import Row
 
 from steelyard.serve.store import lookup, search, tables
 from steelyard.serve.store.database import Database
+from steelyard.serve.store.drafts import INTERRUPTED, Drafts
 from steelyard.serve.store.errors import NotFoundError, StoreError
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.messages import insert
@@ -34,7 +35,7 @@ class Generation:
         fingerprint: of all that can change the answer.
         levers: those the client asked for, as `{name: settings}`.
         settings: how it was drawn.
-        reason: why it ended, or None while it has not.
+        reason: why it ended, or None while it has not; on the disk that is `interrupted`, until the true end takes its place.
         error: what went wrong, or None.
         usage: tokens read and written, seconds in all and to the first token.
         confidence: value and kind of the last statement of certainty.
@@ -57,7 +58,7 @@ class Generation:
 
     def columns(self) -> dict[str, Any]:
         """The values of its row."""
-        record = {name: getattr(self, name) for name in _RECORD}
+        record = {name: getattr(self, name) for name in _RECORD} | {"reason": self.reason or INTERRUPTED}
         return {"model": self.model, "fingerprint": self.fingerprint, "record": whole(dump(record)), "tokens": _pack(self.tokens)}
 
 
@@ -69,6 +70,7 @@ class Answers:
 
     def __init__(self, database: Database, limits: StoreLimits):
         self._database, self._limits = database, limits
+        self.drafts = Drafts(database)
 
     def begin(self, owner: str, conversation: str, parent: str, generation: Generation) -> str:
         """Adds an empty answer below a message and makes it the head; returns its id."""
@@ -77,10 +79,22 @@ class Answers:
             lookup.place(connection, conversation, parent)
             id = insert(connection, conversation, parent, "assistant", [], None, self._limits)
             connection.execute(tables.generations.insert(), {"message": id} | generation.columns())
+        self.drafts.begin(owner, conversation, id)
         return id
+
+    def grow(self, message: str, text: str) -> None:
+        """More of an answer's text: on the disk soon, without waiting for it."""
+        self.drafts.add(message, text)
 
     def finish(self, owner: str, conversation: str, message: str, text: str, generation: Generation) -> bool:
         """Fills an answer; False when it was erased meanwhile, and then nothing of it is kept."""
+        self.drafts.end(message)
+        try:
+            return self._finish(owner, conversation, message, text, generation)
+        finally:
+            self.drafts.forget(message)
+
+    def _finish(self, owner: str, conversation: str, message: str, text: str, generation: Generation) -> bool:
         table = tables.messages
         with self._database.writing() as connection:
             try:

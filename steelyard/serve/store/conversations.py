@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,8 +24,8 @@ _TITLE = 60  # characters of what was said first that stand for a title
 class Conversations:
     """The conversations of a store. Every method takes who asks; what is somebody else's is not found."""
 
-    def __init__(self, database: Database, limits: StoreLimits):
-        self._database, self._limits = database, limits
+    def __init__(self, database: Database, limits: StoreLimits, going: Container[str] = ()):
+        self._database, self._limits, self._going = database, limits, going
 
     def create(self, owner: str, title: str | None = None, consent: bool = False) -> dict[str, Any]:
         """Begins a conversation; returns it without messages, whose number is 0.
@@ -72,7 +72,11 @@ class Conversations:
             tokens: whether answers come with their tokens.
         """
         with self._database.reading() as connection:
-            return read(connection, lookup.conversation(connection, owner, id), tokens)
+            conversation = read(connection, lookup.conversation(connection, owner, id), tokens)
+        for message in conversation["messages"]:
+            if message["generation"] is not None and message["id"] in self._going:
+                message["generation"]["reason"] = None  # it is being written
+        return conversation
 
     def change(self, owner: str, id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Sets `title`, `head` (None: the latest message) or `consent`; returns the conversation without its messages."""

@@ -44,9 +44,9 @@ class Store:
     def __init__(self, place: str | Path, limits: StoreLimits | None = None):
         self.limits = limits or StoreLimits()
         self.database = Database(place, self.limits)
-        self.conversations = Conversations(self.database, self.limits)
-        self.messages = Messages(self.database, self.limits)
         self.answers = Answers(self.database, self.limits)
+        self.conversations = Conversations(self.database, self.limits, self.answers.drafts)
+        self.messages = Messages(self.database, self.limits)
         self.attachments = Attachments(self.database, self.limits)
         self.feedback = Feedback(self.database, self.limits)
         try:
@@ -78,7 +78,8 @@ class Store:
         return preference_rows(self.database, owner, consented, stated)
 
     def close(self) -> None:
-        """Closes the database. Closing twice is fine."""
+        """Writes down what answers under way have said, and closes the database. Closing twice is fine."""
+        self.answers.drafts.close()
         self.database.close()
 
     def __enter__(self) -> Self:
