@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steelyard.augment.endpoint import EndpointAnswerer
@@ -14,6 +14,31 @@ if TYPE_CHECKING:
     from steelyard.generate.engine import Engine
 
 __all__ = ["EndpointAnswerer", "LocalAnswerer", "count", "room"]
+
+
+class Crossing:
+    """The way of events from an engine's thread to the event loop that made this, in order."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
+
+    def on_event(self, event: Event) -> None:
+        """Takes an event; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens any more
+            self._loop.call_soon_threadsafe(self._queue.put_nowait, event)
+
+    async def events(self, cancel: Callable[[], object]) -> AsyncGenerator[Event]:
+        """What comes, up to `Done`; `cancel` is called where nobody waits so long."""
+        ended = False
+        try:
+            while not ended:
+                event = await self._queue.get()
+                ended = isinstance(event, Done)
+                yield event
+        finally:
+            if not ended:
+                cancel()
 
 
 class LocalAnswerer:
@@ -41,25 +66,13 @@ class LocalAnswerer:
             SteelyardError: what is wrong with the conversation or the settings, before the first event. A failure after that
                 comes as `Failure` and `Done("error")`.
         """
-        loop = asyncio.get_running_loop()
-        events: asyncio.Queue[Event] = asyncio.Queue()
-
-        def on_event(event: Event) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody listens any more
-                loop.call_soon_threadsafe(events.put_nowait, event)
-
         if settings.constraint is not None:  # compiling it may take seconds, in which others are to be served
             await asyncio.to_thread(self.engine.check, settings)
-        request = self.engine.submit(list(conversation), settings, on_event)
-        ended = False
-        try:
-            while not ended:
-                event = await events.get()
-                ended = isinstance(event, Done)
+        crossing = Crossing()
+        request = self.engine.submit(list(conversation), settings, crossing.on_event)
+        async with contextlib.aclosing(crossing.events(request.cancel)) as events:
+            async for event in events:
                 yield event
-        finally:
-            if not ended:
-                request.cancel()
 
     def room(self, conversation: Conversation) -> int:
         """Tokens the context has left for the answer; negative where the conversation alone is too long."""

@@ -6,7 +6,7 @@ registered: no paths, no documents but those the server was told of.
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +15,10 @@ from typing import Any
 
 import pydantic
 
-from steelyard.augment.answerers import LocalAnswerer
+from steelyard.augment.answerers import Crossing, LocalAnswerer
 from steelyard.core.errors import UnsupportedError
 from steelyard.core.levers import STAGES, Lever, check_chain, parse
-from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Done, Event, Usage
+from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Event, Usage
 from steelyard.core.recipe_parts import LOCAL
 from steelyard.core.references import IndexRef
 from steelyard.generate.constraints.constraint import Constraint
@@ -212,22 +212,16 @@ class ServedLocal(LocalAnswerer):
 
     async def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
         """Yields the engine's events; the last is `Done`."""
-        loop, events = asyncio.get_running_loop(), asyncio.Queue()
-
-        def on_event(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-        submission = Submission(self.hosted, lambda: self.hosted.render(conversation, self.tools), settings, on_event)
-        ended = False
+        crossing = Crossing()
+        submission = Submission(self.hosted, lambda: self.hosted.render(conversation, self.tools), settings, crossing.on_event)
         try:
             await self.enter(submission)
-            while not ended:
-                event = await events.get()
-                ended = isinstance(event, Done)
+        except BaseException:  # cancelled while it was read, too
+            submission.cancel()
+            raise
+        async with contextlib.aclosing(crossing.events(submission.cancel)) as events:
+            async for event in events:
                 yield event
-        finally:
-            if not ended:
-                submission.cancel()
 
     def room(self, conversation: Conversation) -> int:
         """Tokens the context has left for the answer; negative where the conversation alone is too long."""

@@ -296,4 +296,4 @@ def test_truncated_and_damaged_files_load_or_are_refused(tmp_path_factory, model
     try:
         read_all(path)
     except (ModelFileError, UnsupportedError) as error:
-        str(error).encode()
+        assert error.what and str(error).encode()

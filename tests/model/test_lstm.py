@@ -95,6 +95,7 @@ def test_texts_do_not_wait_for_a_python_loop_while_training(monkeypatch):
     lstm(torch.randn(2, 30, 6), Step.whole(2, 30, CPU)).sum().backward()
     segments = torch.arange(30)[None].expand(2, -1) // 7
     lstm(torch.randn(2, 30, 6), Step.whole(2, 30, CPU, segments=segments)).sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in lstm.parameters())
 
 
 def test_an_adapter_on_the_recurrent_map_is_heard():

@@ -58,6 +58,13 @@ def test_tagged_calls_are_found_wherever_the_text_is_cut(cuts: list[int], before
     assert (text, calls, reason) == (before, [("clock", '{"zone": "utc"}')] * 2, "tool_calls")
 
 
+@given(st.lists(st.integers(0, 200), max_size=12))
+def test_text_between_calls_is_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
+    whole = f"First.\n<tool_call>{CALL}</tool_call> then \n <tool_call>{CALL}</tool_call>\n\nand so on \n"
+    places = sorted({0, len(whole), *(min(cut, len(whole)) for cut in cuts)})
+    assert _read([whole[start:end] for start, end in zip(places, places[1:], strict=False)]) == _read([whole])
+
+
 @given(st.text('ab <{["}]tool_cal/>\n', max_size=60), st.integers(1, 7))
 def test_text_that_calls_nothing_stays_as_it_is(text: str, size: int) -> None:
     pieces = [text[start : start + size] for start in range(0, len(text), size)]

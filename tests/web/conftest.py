@@ -20,7 +20,6 @@ import uvicorn
 from tests.web.fake_api import Kept, create_app
 
 WEB = Path(__file__).parents[2] / "web"
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH")
 SLOW_MACHINE_MS = 15_000  # how long a browser may take on a machine that does much else; nothing waits that long when all is well
 
@@ -46,19 +45,6 @@ def _digest() -> str:
     """Of all that the page is made from."""
     files = [path for path in sorted(WEB.rglob("*")) if path.is_file() and "node_modules" not in path.parts and path.name != ".build.lock"]
     return hashlib.sha256(b"".join(str(path).encode() + path.read_bytes() for path in files)).hexdigest()[:16]
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser. Playwright keeps an event loop running in this thread, which no other test may meet: it ends with each file."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("there is no Chromium on this machine")
-    with playwright.sync_playwright() as runner:
-        browser = runner.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

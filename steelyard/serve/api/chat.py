@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -226,13 +226,26 @@ def router(service: Service, streams: Streams) -> APIRouter:
         """The next message of a conversation; with `stream` as server-sent events of `chat.completion.chunk` objects."""
         asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)
         head = Head.new(service, asked.model, "chatcmpl")
-        if not body.stream:
-            return JSONResponse(await while_connected(request, _whole(service, asked, head)))
-        counted = body.stream_options is not None and body.stream_options.include_usage
-        chunks = _chunks(service, asked, head, counted)
-        return await streams.respond(request, chunks, head.id, body.steelyard.resumable)
+        return await replied(
+            request, body, streams, head, lambda: _whole(service, asked, head), lambda counted: _chunks(service, asked, head, counted)
+        )
 
     return routes
+
+
+async def replied(
+    request: Request,
+    body: fields.Sampling,
+    streams: Streams,
+    head: Head,
+    whole: Callable[[], Coroutine[Any, Any, dict[str, Any]]],
+    chunks: Callable[[bool], AsyncIterator[Frame]],
+) -> Response:
+    """An answer in one piece, or as a stream; `chunks` is told whether its last one counts tokens."""
+    if not body.stream:
+        return JSONResponse(await while_connected(request, whole()))
+    counted = body.stream_options is not None and body.stream_options.include_usage
+    return await streams.respond(request, chunks(counted), head.id, body.steelyard.resumable)
 
 
 @dataclass(frozen=True)

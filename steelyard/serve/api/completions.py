@@ -7,19 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Token, Usage
 from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import StrictRoute
-from steelyard.serve.api.chat import Head, checked_alternatives
+from steelyard.serve.api.chat import Head, checked_alternatives, replied
 from steelyard.serve.api.errors import ApiError, failed
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, TextCompletion
 from steelyard.serve.api.resumption import Streams
-from steelyard.serve.api.streams import Frame, closing, while_connected
+from steelyard.serve.api.streams import Frame, closing
 from steelyard.serve.service import Service
 
 DEFAULT_TOKENS = 16
@@ -113,10 +112,9 @@ def router(service: Service, streams: Streams) -> APIRouter:
         """Continuations of raw text; with `stream` as server-sent events of `text_completion` objects."""
         asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)
         head = Head.new(service, asked.model, "cmpl")
-        if not body.stream:
-            return JSONResponse(await while_connected(request, _whole(service, asked, head)))
-        counted = body.stream_options is not None and body.stream_options.include_usage
-        return await streams.respond(request, _chunks(service, asked, head, counted), head.id, body.steelyard.resumable)
+        return await replied(
+            request, body, streams, head, lambda: _whole(service, asked, head), lambda counted: _chunks(service, asked, head, counted)
+        )
 
     return routes
 

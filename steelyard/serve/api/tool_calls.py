@@ -98,11 +98,9 @@ def replayed(arguments: str) -> str:
     """Arguments of a past call as a JSON object, whatever the model once wrote: what is none stands under `text`."""
     try:
         value = json.loads(arguments, parse_constant=_no_constant) if arguments.strip() else {}
-        if isinstance(value, dict):
-            return json.dumps(value, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        pass  # a model wrote it: it may be anything, and the conversation has to go on
-    return json.dumps({"text": arguments}, ensure_ascii=False)
+    except (ValueError, RecursionError):  # a model wrote it: it may be anything, and the conversation has to go on
+        value = None
+    return json.dumps(value if isinstance(value, dict) else {"text": arguments}, ensure_ascii=False)
 
 
 def _no_constant(word: str) -> Any:
@@ -146,6 +144,7 @@ class _Reader:
     held: str = ""
     within: bool = False
     said: bool = False
+    speaking: bool = False  # text was said since the last call: white space that follows belongs to it
     calls: int = 0
     out: list[Piece] = field(default_factory=list)
 
@@ -165,13 +164,13 @@ class _Reader:
         start = self.held.find(OPENING)
         if start >= 0:
             before, self.held, self.within = self.held[:start], self.held[start + len(OPENING) :], True
-            self._say(before if before.strip() else "")
+            self._say(before if before.strip() or self.speaking else "")
             return True
         if not self.said and self.held.lstrip()[:1] in ("", "{", "["):
             return False  # it may be nothing but a call
         keep = next((size for size in range(min(len(OPENING) - 1, len(self.held)), 0, -1) if self.held.endswith(OPENING[:size])), 0)
         cut = len(self.held) - keep
-        if not self.held[:cut].strip() and self.calls:
+        if not self.held[:cut].strip() and self.calls and not self.speaking:
             return False  # white space between calls, or after the last
         self._say(self.held[:cut])
         self.held = self.held[cut:]
@@ -184,18 +183,19 @@ class _Reader:
             self._call(held, f"{OPENING}{held}")
         elif not self.said and not self.calls and held.lstrip()[:1] in ("{", "["):
             self._call(held, held)
-        elif held.strip() or not self.calls:
+        elif held.strip() or not self.calls or self.speaking:
             self._say(held)
 
     def _say(self, text: str) -> None:
         if text:
-            self.said = True
+            self.said = self.speaking = True
             self.out.append(Text(text))
 
     def _call(self, inside: str, written: str) -> None:
         found = _calls(inside, self.names)
         if not found:
             return self._say(written)
+        self.speaking = False
         for name, arguments in found:
             self.out.append(CallPart(self.calls, arguments, call_id(), name))
             self.calls += 1

@@ -23,7 +23,6 @@ from steelyard.core.seeds import derive
 from steelyard.data.batching import NOT_LEARNED, Batch
 from steelyard.data.formats import Example
 from steelyard.data.pairs import Pair, PairBatch, Pairs
-from steelyard.data.sources import open_source
 from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.model import Model
 from steelyard.model.tokenizer import Tokenizer
@@ -66,18 +65,10 @@ def train_on_pairs(lever: Sft, model: Model, stream: Stream | None, run: Run) ->
     """
     check(lever)
     both: Any = model.trunk
-    source = open_source(
-        lever.data,
-        kind=lever.format,
-        count=lever.examples,
-        seed=run.seed,
-        bad_rows=lever.bad_rows,
-        quarantine=run.directory / "quarantine.jsonl",
-    )
-    examples = source.examples if stream is None else stream(source.examples)
+    examples, said = lever.opened(stream, run)
     assert model.tokenizer is not None
     rows, notes = encoded(examples, model.tokenizer, both.plan.context, lever.too_long, lever.bad_rows)
-    for note in (*source.notes, *notes):
+    for note in (*said, *notes):
         run.say(note)
         run.log(note)
     learned, kept = split(rows, lever.validation, run.derive_seed("validation"))

@@ -153,7 +153,12 @@ class Sft(Lever):
                 f"`max_length` is {self.max_length}, but {model.name} reads at most {model.context_length} tokens", where="sft"
             )
 
-    def _rows(self, model: Model, stream: Stream | None, run: Run) -> tuple[list[TokenRow], dict[str, Any]]:
+    def opened(self, stream: Stream | None, run: Run) -> tuple[Sequence[Example], list[str]]:
+        """The examples, mapped by the stream, and what is to be said of them; rows that cannot be used go into the run's directory.
+
+        Raises:
+            DataError: see `open_source`.
+        """
         source = open_source(
             self.data,
             kind=self.format,
@@ -162,7 +167,10 @@ class Sft(Lever):
             bad_rows=self.bad_rows,
             quarantine=run.directory / "quarantine.jsonl",
         )
-        examples = source.examples if stream is None else stream(source.examples)
+        return source.examples if stream is None else stream(source.examples), list(source.notes)
+
+    def _rows(self, model: Model, stream: Stream | None, run: Run) -> tuple[list[TokenRow], dict[str, Any]]:
+        examples, said = self.opened(stream, run)
         assert model.tokenizer is not None
         rows, notes = encode_all(
             Encoder(model.tokenizer, model.template, self.plain, self.learn),
@@ -172,7 +180,7 @@ class Sft(Lever):
             bad_rows=self.bad_rows,
             quarantine=run.directory / "quarantine-encoding.jsonl",
         )
-        for note in (*source.notes, *notes):
+        for note in (*said, *notes):
             run.say(note)
             run.log(note)
         fingerprint = digest([row.key for row in rows])

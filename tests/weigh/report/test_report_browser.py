@@ -1,7 +1,6 @@
 """The page in a real browser, where one is installed: nothing a model wrote runs, and the page's own script does."""
 
 import dataclasses
-import shutil
 
 import pytest
 from example_report import example_details, example_report
@@ -11,28 +10,16 @@ from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.report import ArmSummary, Flip
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as runner:
-        browser = runner.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
-def opened(browser):
+def opened(chromium):
     """Opens a page from the disk and collects everything that should not happen."""
     wrong: list[str] = []
     pages = []
 
     def open_page(path, **how):
-        tab = browser.new_page(**how)
+        tab = chromium.new_page(**how)
         pages.append(tab)
         tab.on("console", lambda message: wrong.append(f"console: {message.text}"))
         tab.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -121,9 +108,9 @@ def test_the_page_never_scrolls_sideways(opened, tmp_path, width):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_all_is_there_without_scripts(browser, tmp_path):
+def test_all_is_there_without_scripts(chromium, tmp_path):
     write_html(example_report(), tmp_path / "report.html", example_details())
-    context = browser.new_context(java_script_enabled=False)
+    context = chromium.new_context(java_script_enabled=False)
     tab = context.new_page()
     tab.goto((tmp_path / "report.html").as_uri())
     assert tab.locator(".flip:visible").count() == 200
