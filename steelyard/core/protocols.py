@@ -186,12 +186,14 @@ class Score:
         greedy: whether each of them was the likeliest.
         tokens: number of continuation tokens scored.
         bytes: UTF-8 bytes of the continuation.
+        cut: tokens left out at the context's beginning, where it was too long and that was asked for.
     """
 
     logprob: float
     greedy: bool
     tokens: int
     bytes: int
+    cut: int = 0
 
 
 @runtime_checkable

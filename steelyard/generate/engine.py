@@ -22,12 +22,13 @@ import torch
 from steelyard.core.errors import BusyError, ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
 from steelyard.core.threads import apart, compute_alone
-from steelyard.generate import sampling
+from steelyard.generate import sampling, scoring
 from steelyard.generate.constraints import constraint
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import FunctionProcessor, Processor
 from steelyard.generate.scheduler import Scheduler
-from steelyard.generate.sequences import Generation, Scoring, Timing, said
+from steelyard.generate.scoring import Scoring
+from steelyard.generate.sequences import Generation, Timing, said
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.steering.directions import check_sites
 from steelyard.kernels import native
@@ -37,6 +38,7 @@ from steelyard.model.linears.native import go_native
 from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
 from steelyard.model.sites import SiteProgram
+from steelyard.model.tokenizer import Tokenizer
 from steelyard.model.trunk import Trunk
 
 logger = logging.getLogger(__name__)
@@ -307,51 +309,60 @@ class Engine:
             for _, request in pending:
                 request.cancel()
 
-    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
-        """Log-probability of each continuation after its context.
+    def score(self, pairs: Sequence[tuple[str, str]], *, cut: bool = False) -> list[Score]:
+        """Log-probability of each continuation after its context, by lm-eval's rules for tokens (`generate/scoring.py`).
 
-        Tokens are those of the joined text; spaces at the context's end belong to the continuation (as lm-eval does it). An
-        empty context is the model's begin- or end-of-text token.
+        Tokens are those of the joined text; spaces at the context's end belong to the continuation. An empty context is the model's
+        begin- or end-of-text token. What several pairs begin with is read once.
+
+        Args:
+            pairs: (context, continuation).
+            cut: leave out the beginning of a context that is too long, as lm-eval does; the score says how many tokens.
 
         Raises:
-            ContextLengthError: a pair longer than the context.
+            ContextLengthError: a pair longer than the context, or (cut) a continuation that is.
         """
-        return self._score([self._pair(context, continuation) for context, continuation in pairs])
+        tokenizer = self._tokenizer
+        items = [scoring.pair(tokenizer, context, continuation) for context, continuation in pairs]
+        return self._score([scoring.fitted(item, self.context, cut) for item in items])
 
     def score_text(self, texts: Sequence[str]) -> list[Score]:
         """Log-probability of whole texts, each after the model's begin- or end-of-text token."""
         return self.score([("", text) for text in texts])
 
-    def _pair(self, context: str, continuation: str) -> tuple[list[int], int, int]:
-        tokenizer = self.model.tokenizer
-        assert tokenizer is not None
-        if not continuation:
-            raise SteelyardError("an empty continuation has no probability to speak of", where="score", do="Leave the pair out.")
-        size = len(continuation.encode())
-        spaces = len(context) - len(context.rstrip())
-        if spaces:
-            context, continuation = context[:-spaces], context[-spaces:] + continuation
-        start = tokenizer.bos_id if tokenizer.bos_id is not None else next(iter(tokenizer.eos_ids), 0)
-        before = tokenizer.encode(context) if context else []
-        whole = tokenizer.encode(context + continuation)
-        if not whole:
-            raise SteelyardError(f"{continuation!r:.40} has no tokens in this vocabulary", where="score", do="Leave the pair out.")
-        # Where everything merged into one token, something must come before it.
-        starts = not before or len(whole) == 1 or (tokenizer.add_bos and before[0] != start)
-        prefix = [start] if starts else []
-        tokens, first = prefix + whole, len(prefix) + len(before)
-        first = min(first, len(tokens) - 1)  # a continuation that merged into the context's last token
-        self._check_known(tokens)
-        self.model.check_length(len(tokens))
-        if len(tokens) > self.context:
-            raise ContextLengthError(
-                f"{len(tokens)} tokens, but this engine's slots hold {self.context}", where="score", do="Raise the engine's `context`."
-            )
-        return tokens, first, size
+    def score_rolling(self, texts: Sequence[str], window: int | None = None) -> list[Score]:
+        """Log-probability of whole texts of any length, in windows that predict every token once, as lm-eval's rolling perplexity does.
 
-    def _score(self, items: list[tuple[list[int], int, int]]) -> list[Score]:
+        Args:
+            texts: what is scored, each after the model's begin- or end-of-text token.
+            window: most tokens read at once; the engine's context if None.
+
+        Raises:
+            SteelyardError: a window that is no number of tokens the context holds, or a text without tokens.
+        """
+        window = self.context if window is None else window
+        if not 1 <= window <= self.context:
+            raise SteelyardError(f"a window of {window} tokens", where="score", do=f"Use 1 to {self.context}.")
+        windows = [scoring.rolled(self._tokenizer, text, window) for text in texts]
+        scores = iter(self._score([item for items in windows for item in items]))
+        return [scoring.joined([next(scores) for _ in items]) for items in windows]
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        tokenizer = self.model.tokenizer
+        assert tokenizer is not None  # no engine starts without one
+        return tokenizer
+
+    def _score(self, items: Sequence[scoring.Item]) -> list[Score]:
+        for item in items:
+            self._check_known(item.tokens)
         futures: list[Future[Score | str]] = [Future() for _ in items]
-        self._enqueue([Scoring(*item, future.set_result) for item, future in zip(items, futures, strict=True)])
+
+        def listener(group: list[int]) -> Callable[[int, Score | str], None]:
+            return lambda number, score: futures[group[number]].set_result(score)
+
+        groups = list(scoring.families(items, self.spec.slots))
+        self._enqueue([Scoring([items[number] for number in group], listener(group)) for group in groups])
         scores = []
         for future in futures:
             result = future.result()

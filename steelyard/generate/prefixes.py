@@ -89,3 +89,12 @@ class Prefixes:
             if not parent.children and parent.parent is not None:
                 self._leaves.add(parent)
         return True
+
+
+def common_prefix(first: list[int], second: list[int], most: int) -> int:
+    """How many tokens two lists begin with alike, at most `most`."""
+    low, high = 0, min(len(first), len(second), most)
+    while low < high:  # the first `low` are alike; beyond `high` they are not, or nobody asks
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if first[low:middle] == second[low:middle] else (low, middle - 1)
+    return low

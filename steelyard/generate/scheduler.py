@@ -15,7 +15,8 @@ from typing import Literal
 
 from steelyard.generate.beams.search import Beams
 from steelyard.generate.host import Host, Pass, Piece, Place, round_up
-from steelyard.generate.sequences import Generation, Scoring, Sequence, attempt
+from steelyard.generate.scoring import Scoring
+from steelyard.generate.sequences import Generation, Sequence, attempt
 from steelyard.generate.slots import Slots
 from steelyard.generate.spec import Draft, EngineSpec, HostedSpeculation
 from steelyard.model.sites import SiteProgram
@@ -161,6 +162,8 @@ class Scheduler:
             sequence.cached, sequence.turn_read = start + len(tokens), self.turns
             if isinstance(sequence, Scoring):
                 attempt(sequence, sequence.took, read, number, start, len(tokens))
+                if sequence.back is not None and not sequence.finished:
+                    sequence.cached, sequence.back = self.slots.rewind(sequence.slot, sequence.back), None  # type: ignore[arg-type]
             elif isinstance(sequence, Generation) and self._ready(sequence):
                 begun.append((sequence, Place(number, len(tokens) - 1)))
         if begun:

@@ -1,4 +1,4 @@
-"""Sequences: what the scheduler runs. One generates an answer, another scores a given text; each owns one slot at a time."""
+"""Sequences: what the scheduler runs. One generates an answer, another scores given texts (`scoring.py`); each owns one slot at a time."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.fingerprint import digest
-from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Score, Text, Token, Usage
+from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Token, Usage
 from steelyard.generate.candidates import Candidates, Wish, wish
-from steelyard.generate.host import Pass, Place
 from steelyard.generate.processors.processor import CheckingSession, Processor, RulingSession, Session, View
 from steelyard.generate.sampling import Draw, confidence, draw
 from steelyard.generate.spec import Draft, HostedSpeculation, Speculation, SpeculationSession
@@ -346,43 +344,3 @@ def attempt(sequence: Sequence, action: Callable, *arguments: Any) -> Any:
 def said(error: Exception) -> str:
     """An error as a failure's message."""
     return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
-
-
-class Scoring(Sequence):
-    """A given text being scored: the log-probability of tokens from `first` on."""
-
-    def __init__(self, tokens: list[int], first: int, size: int, on_score: Callable[[Score | str], None]):
-        super().__init__(tokens)
-        self.first, self.size, self.on_score = first, size, on_score
-        self.logprob = 0.0
-        self.greedy = True
-
-    @property
-    def read_until(self) -> int:
-        return len(self.tokens) - 1
-
-    def took(self, read: Pass, piece: int, start: int, count: int) -> None:
-        """Tokens start..start + count have been read as a piece of a pass; what stands at position p predicts token p + 1."""
-        begin = max(self.first - 1, start)
-        for low in range(begin, start + count, HEAD_ROWS):
-            high = min(low + HEAD_ROWS, start + count)
-            logits = read.logits([Place(piece, time) for time in range(low - start, high - start)])
-            targets = torch.tensor(self.tokens[low + 1 : high + 1], device=logits.device)
-            picked = torch.log_softmax(logits, -1).gather(1, targets[:, None])
-            self.logprob += float(picked.double().sum())
-            self.greedy = self.greedy and bool((logits.argmax(-1) == targets).all())
-        if start + count == self.read_until:
-            self.finished = True
-            self.on_score(Score(self.logprob, self.greedy, len(self.tokens) - self.first, self.size))
-
-    def fail(self, message: str) -> None:
-        self.finished = True
-        self.on_score(message)
-
-    def stop_early(self, reason: Literal["cancelled", "timeout"]) -> None:
-        self.fail(reason)
-
-    @property
-    def reusable(self) -> int:
-        """Scoring needs the hidden states from the token before the first scored one."""
-        return min(self.read_until, self.first) - 1

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from steelyard.generate.host import Host
-from steelyard.generate.prefixes import BLOCK, Prefixes
+from steelyard.generate.prefixes import BLOCK, Prefixes, common_prefix
 from steelyard.generate.sequences import Sequence
 
 WORTH = 32
@@ -107,12 +107,3 @@ class Slots:
     @staticmethod
     def _shared(sequence: Sequence, text: Text) -> int:
         return common_prefix(text.tokens, sequence.tokens, sequence.reusable) if text.reader == sequence.reader else 0
-
-
-def common_prefix(first: list[int], second: list[int], most: int) -> int:
-    """How many tokens two lists begin with alike, at most `most`."""
-    low, high = 0, min(len(first), len(second), most)
-    while low < high:  # the first `low` are alike; beyond `high` they are not, or nobody asks
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if first[low:middle] == second[low:middle] else (low, middle - 1)
-    return low

@@ -15,9 +15,8 @@ from toy_recurrence import recurrent_talker
 from steelyard.core.errors import BusyError, SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
-from steelyard.generate.prefixes import BLOCK, Prefixes
+from steelyard.generate.prefixes import BLOCK, Prefixes, common_prefix
 from steelyard.generate.scheduler import Scheduler
-from steelyard.generate.slots import common_prefix
 from steelyard.generate.spec import EngineSpec
 
 CONTEXT = 1024

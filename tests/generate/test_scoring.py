@@ -14,6 +14,7 @@ from tokenizers import decoders, pre_tokenizers
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Score
 from steelyard.generate.engine import Engine
+from steelyard.generate.scoring import Item, families, pair
 from steelyard.model.model import Model
 from steelyard.model.tokenizer import Tokenizer
 
@@ -79,15 +80,15 @@ def test_long_texts_are_scored_in_pieces_without_a_seam(model):
 def test_the_models_own_greedy_answer_is_greedy_and_no_other_is(engine, model):
     (answer,) = engine.generate([list(range(97, 110))], max_tokens=8, ignore_eos=True)
     ids = [token.id for token in answer.tokens]
-    (own,) = engine._score([(list(range(97, 110)) + ids, 13, 1)])
-    (other,) = engine._score([(list(range(97, 110)) + ids[:-1] + [(ids[-1] + 1) % 256], 13, 1)])
+    (own,) = engine._score([Item(list(range(97, 110)) + ids, 13, 1)])
+    (other,) = engine._score([Item(list(range(97, 110)) + ids[:-1] + [(ids[-1] + 1) % 256], 13, 1)])
     assert own.greedy and not other.greedy
     assert own.logprob == pytest.approx(sum(answer.logprobs), abs=1e-3)
 
 
 def test_scores_are_the_same_to_the_bit_whatever_else_is_scored_or_said(engine):
     pairs = [(f"Question {number}:", f" answer {number * 37}" * (number + 1)) for number in range(12)]
-    alone = [engine.score([pair])[0] for pair in pairs]
+    alone = [engine.score([each])[0] for each in pairs]
     heard = [Heard() for _ in range(4)]
     for number, ear in enumerate(heard):
         engine.submit(f"Question {number}", AnswerSettings(max_tokens=50, ignore_eos=True), ear)
@@ -171,3 +172,67 @@ def test_a_continuation_that_merges_with_its_context_is_scored_on_the_joined_tok
         (score,) = engine.score([(context, continuation)])
     ids = tokenizer.backend.get_vocab() | {"<begin>": tokenizer.bos_id}
     assert_equal(score, by_hand(model, [ids[token] for token in before], [ids[token] for token in after], len(continuation)))
+
+
+def test_a_text_that_begins_with_the_begin_token_is_not_given_another(engine, model):
+    tokenizer = tiny_tokenizer(begins=True)
+    with Engine(Model(model.trunk, model.family, model.config, tokenizer), dtype="float32") as engine:
+        begin = [tokenizer.bos_id]
+        assert_equal(engine.score([("", "<|begin|>ab")])[0], by_hand(model, begin, tokenizer.encode("ab"), 11))
+        assert_equal(engine.score([("", "<|begin|>")])[0], by_hand(model, begin, begin, 9))  # alone it is scored: nothing else is left
+
+
+def test_the_last_token_needs_no_room_and_a_longer_context_is_cut_only_if_asked(model):
+    text = "abcdefghijklmnopqrstuvwxyz"
+    ids = model.tokenizer.encode(text)
+    with Engine(model, dtype="float32", context=16) as engine:
+        (full,) = engine.score([(text[:14], text[14:17])])
+        assert_equal(full, by_hand(model, ids[:14], ids[14:17], 3))
+        with pytest.raises(SteelyardError, match="18 tokens"):
+            engine.score([(text[:15], text[15:18])])
+        (cut,) = engine.score([(text[:20], text[20:])], cut=True)
+        assert cut.cut == 9 and cut.tokens == 6
+        assert cut.logprob == pytest.approx(by_hand(model, ids[9:20], ids[20:], 6).logprob, abs=1e-3)
+        with pytest.raises(SteelyardError, match="at most 17"):
+            engine.score([("a", text)], cut=True)  # the continuation alone is longer than what fits
+
+
+def rolled_by_hand(model, ids: list[int], window: int) -> float:
+    """Every token once: the first window after the start token, the next after one token, the last after as many as fit."""
+    total, start = 0.0, [model.tokenizer.bos_id]
+    for done in range(0, len(ids), window):
+        end = min(done + window, len(ids))
+        before = start if done == 0 else ids[end - window - 1 : done]
+        total += by_hand(model, before, ids[done:end], 0).logprob
+    return total
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.text("ab é東", min_size=1, max_size=60), st.integers(1, 70))
+def test_rolling_predicts_every_token_once_in_windows(engine, model, text, window):
+    (score,) = engine.score_rolling([text], window)
+    ids = model.tokenizer.encode(text)
+    assert score.logprob == pytest.approx(rolled_by_hand(model, ids, window), rel=1e-5, abs=1e-3)
+    assert (score.tokens, score.bytes) == (len(ids), len(text.encode()))
+
+
+def test_rolling_counts_a_begin_token_that_the_tokenizer_adds_itself(model):
+    """So does lm-eval: a text is the tokenizer's ids of it, and the start token stands before them once more."""
+    tokenizer = tiny_tokenizer(begins=True)
+    with Engine(Model(model.trunk, model.family, model.config, tokenizer), dtype="float32") as engine:
+        begin = [tokenizer.bos_id]
+        assert_equal(engine.score_rolling(["ab"])[0], by_hand(model, begin, begin + tokenizer.encode("ab"), 2))
+
+
+def test_a_window_outside_the_context_is_refused(engine):
+    for window in (0, -1, CONTEXT + 1):
+        with pytest.raises(SteelyardError, match="window"):
+            engine.score_rolling(["abc"], window)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.text("ab", max_size=40), st.text("ab", min_size=1, max_size=6)), min_size=1, max_size=20))
+def test_what_begins_alike_is_scored_in_one_slot_and_to_the_same_bit(engine, pairs):
+    assert engine.score(pairs) == [engine.score([each])[0] for each in pairs]
+    items = [pair(engine.model.tokenizer, *each) for each in pairs]
+    assert sorted(number for group in families(items, 3) for number in group) == list(range(len(items)))
