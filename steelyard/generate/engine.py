@@ -18,12 +18,14 @@ from numbers import Integral
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from steelyard.core.errors import BusyError, ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Message, Score, Text, Token, Usage
 from steelyard.core.threads import apart, compute_alone
 from steelyard.generate import sampling, scoring
 from steelyard.generate.constraints import constraint
+from steelyard.generate.hidden import Reading
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import FunctionProcessor, Processor
 from steelyard.generate.scheduler import Scheduler
@@ -346,6 +348,24 @@ class Engine:
         windows = [scoring.rolled(self._tokenizer, text, window) for text in texts]
         scores = iter(self._score([item for items in windows for item in items]))
         return [scoring.joined([next(scores) for _ in items]) for items in windows]
+
+    def states(self, prompts: Sequence[Prompt]) -> Tensor:
+        """What the model holds after the final norm at each prompt's last token, as it is about to answer: float32 [prompts, width].
+
+        Raises:
+            ContextLengthError: a prompt longer than the context.
+            SteelyardError: a prompt without tokens, or a closed engine.
+        """
+        encoded = [self.encode(prompt) for prompt in prompts]
+        futures: list[Future[Tensor | str]] = [Future() for _ in prompts]
+        self._enqueue([Reading(ids, future.set_result) for ids, future in zip(encoded, futures, strict=True)])
+        found = []
+        for future in futures:
+            result = future.result()
+            if isinstance(result, str):
+                raise SteelyardError(result, where="states")
+            found.append(result)
+        return torch.stack(found) if found else torch.zeros(0, self.trunk.plan.width)
 
     @property
     def _tokenizer(self) -> Tokenizer:

@@ -164,10 +164,22 @@ def direction(positive_nd: Tensor, negative_nd: Tensor, how: Fit, site: str = ""
     return vector / length
 
 
-def probe(positive_nd: Tensor, negative_nd: Tensor, iterations: int = 100) -> Tensor:
+def probe(positive_nd: Tensor, negative_nd: Tensor) -> Tensor:
     """Weights [width] of a logistic regression, in the units of the activations."""
-    x_nd = torch.cat((positive_nd, negative_nd)).double()
-    y_n = torch.cat((torch.ones(len(positive_nd)), torch.zeros(len(negative_nd)))).double()
+    right = torch.cat((torch.ones(len(positive_nd)), torch.zeros(len(negative_nd))))
+    return logistic(torch.cat((positive_nd, negative_nd)), right)[0].float()
+
+
+def logistic(x_nd: Tensor, y_n: Tensor, decay: float = RIDGE, iterations: int = 100) -> tuple[Tensor, Tensor]:
+    """Logistic regression: P(y = 1) = sigmoid(x . weight + bias), both float64, in the units of x.
+
+    Args:
+        x_nd: [n, d].
+        y_n: [n], 0 to 1.
+        decay: of the weights, on x of unit variance.
+        iterations: of L-BFGS.
+    """
+    x_nd, y_n = x_nd.double(), y_n.double()
     center, scale = x_nd.mean(0), x_nd.std(0).clamp(min=1e-9)
     z_nd = (x_nd - center) / scale
     with torch.inference_mode(False), torch.enable_grad():
@@ -177,12 +189,13 @@ def probe(positive_nd: Tensor, negative_nd: Tensor, iterations: int = 100) -> Te
 
         def loss() -> Tensor:
             search.zero_grad()
-            value = F.binary_cross_entropy_with_logits(z_nd @ weight[1:] + weight[0], y_n) + RIDGE * weight[1:].square().sum()
+            value = F.binary_cross_entropy_with_logits(z_nd @ weight[1:] + weight[0], y_n) + decay * weight[1:].square().sum()
             value.backward()
             return value
 
         search.step(loss)  # type: ignore[arg-type]
-    return (weight.detach()[1:] / scale).float()
+    fitted = weight.detach()[1:] / scale
+    return fitted, weight.detach()[0] - fitted @ center
 
 
 def held_out(positive_nd: Tensor, negative_nd: Tensor, how: Fit, site: str = "") -> float | None:
