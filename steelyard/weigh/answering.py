@@ -15,13 +15,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
 from steelyard.core.errors import SteelyardError
-from steelyard.core.protocols import Answer, AnswerSettings, ScoringAnswerer, collect
+from steelyard.core.protocols import Answer, AnswerSettings, Score, ScoringAnswerer, collect
 from steelyard.core.seeds import derive
 from steelyard.weigh.arms import OpenArm
 from steelyard.weigh.records import Key, Records, key_of
-from steelyard.weigh.tasks.task import Ask, Choose, Output, Read, Sample
+from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
 AHEAD = 2  # requests per slot: while one ends, the next is already waiting
+TOGETHER = 8  # raw texts per slot that are scored in one call: the more, the more of them begin alike and the less the slots wait
+RAW = (Continue, Read)
+"""Requests that the engine answers below whatever wraps it."""
 
 
 def obstacle(arm: OpenArm, samples: Sequence[Sample]) -> str | None:
@@ -29,14 +32,18 @@ def obstacle(arm: OpenArm, samples: Sequence[Sample]) -> str | None:
     kinds = {type(sample.request) for sample in samples}
     if Choose in kinds and not ("score" in arm.answerer.capabilities and callable(getattr(arm.answerer, "score", None))):
         return "this arm does not tell log-probabilities"
-    if Read in kinds and arm.read is None:
+    if kinds & {Read, Continue} and arm.read is None or arm.roll is None and any(_rolling(sample) for sample in samples):
         return "this arm cannot score raw text"
     return None
 
 
 def key_for(arm: OpenArm, task: str, sample: Sample, seed: int, trial: int = 0) -> Key:
     """The key of a sample's record. Raw text belongs to the engine, whatever wraps it."""
-    return key_of(arm.read_fingerprint if isinstance(sample.request, Read) else arm.fingerprint, task, sample, seed, trial)
+    return key_of(arm.read_fingerprint if isinstance(sample.request, RAW) else arm.fingerprint, task, sample, seed, trial)
+
+
+def _rolling(sample: Sample) -> bool:
+    return isinstance(sample.request, Read) and sample.request.rolling
 
 
 def answer_all(
@@ -84,12 +91,12 @@ def answer_all(
 async def _answer_missing(
     arm: OpenArm, samples: Sequence[Sample], missing: Sequence[int], seed: int, trial: int, keep: Callable[[int, Output], None]
 ) -> None:
-    texts = [position for position in missing if isinstance(samples[position].request, Read)]
-    for start in range(0, len(texts), AHEAD * arm.slots):
-        chunk = texts[start : start + AHEAD * arm.slots]
+    texts = [position for position in missing if isinstance(samples[position].request, RAW)]
+    for start in range(0, len(texts), TOGETHER * arm.slots):
+        chunk = texts[start : start + TOGETHER * arm.slots]
         for position, output in zip(chunk, await asyncio.to_thread(_read, arm, [samples[i] for i in chunk]), strict=True):
             keep(position, output)
-    waiting = iter([position for position in missing if not isinstance(samples[position].request, Read)])
+    waiting = iter([position for position in missing if not isinstance(samples[position].request, RAW)])
 
     async def work() -> None:
         for position in waiting:
@@ -100,17 +107,38 @@ async def _answer_missing(
 
 def _read(arm: OpenArm, samples: Sequence[Sample]) -> list[Output]:
     """Scores raw texts together; if one of them is refused, one by one, so that only that one fails."""
-    texts = [(request.before, request.text) for sample in samples if isinstance(request := sample.request, Read)]
-    assert arm.read is not None  # `obstacle` has been asked
     begun = time.perf_counter()
     try:
-        scores = arm.read(texts)
+        scores = _scored(arm, [sample.request for sample in samples])  # type: ignore[misc]
     except Exception as error:  # see `answer_one`
         if len(samples) > 1:
             return [_read(arm, [sample])[0] for sample in samples]
         return [Output(failure=reason_of(error), seconds=time.perf_counter() - begun)]
     seconds = (time.perf_counter() - begun) / len(samples)
-    return [_checked(Output(scores=(score,), seconds=seconds)) for score in scores]
+    return [_checked(Output(scores=tuple(each), seconds=seconds)) for each in scores]
+
+
+def _scored(arm: OpenArm, requests: Sequence[Continue | Read]) -> list[list[Score]]:
+    """The scores of each request, those of a kind computed in one call."""
+    assert arm.read is not None  # `obstacle` has been asked
+    out: list[list[Score]] = [[] for _ in requests]
+    for cut in (False, True):
+        of = [i for i, request in enumerate(requests) if isinstance(request, Continue) and request.cut is cut]
+        of += [i for i, request in enumerate(requests) if isinstance(request, Read) and not (request.rolling or cut)]
+        pairs = [(i, pair) for i in of for pair in _pairs(requests[i])]
+        if pairs:
+            texts = [pair for _, pair in pairs]
+            for (i, _), score in zip(pairs, arm.read(texts, cut=True) if cut else arm.read(texts), strict=True):
+                out[i].append(score)
+    if rolled := [i for i, request in enumerate(requests) if isinstance(request, Read) and request.rolling]:
+        assert arm.roll is not None
+        for i, score in zip(rolled, arm.roll([requests[i].text for i in rolled]), strict=True):
+            out[i].append(score)
+    return out
+
+
+def _pairs(request: Continue | Read) -> list[tuple[str, str]]:
+    return request.pairs if isinstance(request, Continue) else [(request.before, request.text)]
 
 
 async def answer_one(arm: OpenArm, sample: Sample, seed: int, trial: int) -> Output:

@@ -56,7 +56,8 @@ class OpenArm:
         fingerprint: digest of everything that can change an answer.
         slots: requests it works on at once.
         read: log-probability of raw texts, each after another that does not count (or ""), below the wraps; None where there is no
-            engine.
+            engine. With `cut=True` the beginnings of texts that are too long are left out.
+        roll: log-probability of raw texts of any length, in windows; None where there is no engine.
         read_fingerprint: what names the records of raw texts.
         kernels: what multiplied.
         parameters: number of weights, where known.
@@ -72,7 +73,8 @@ class OpenArm:
     answerer: Answerer
     fingerprint: str
     slots: int = SLOTS
-    read: Callable[[Sequence[tuple[str, str]]], list[Score]] | None = None
+    read: Callable[..., list[Score]] | None = None
+    roll: Callable[[Sequence[str]], list[Score]] | None = None
     read_fingerprint: str = ""
     kernels: str = ""
     parameters: int | None = None
@@ -200,6 +202,7 @@ class ArmOpener:
             opened,
             slots=spec.slots,
             read=engine.score,
+            roll=engine.score_rolling,
             read_fingerprint=engine.fingerprint,
             kernels=", ".join(f"{key} {value}" for key, value in spec.numerics.items()),
             parameters=model.trunk.parameter_count(),

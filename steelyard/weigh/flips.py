@@ -9,7 +9,7 @@ from typing import Any
 from steelyard.weigh.report.report import Flip
 from steelyard.weigh.scoring import Scored
 from steelyard.weigh.selective import KINDS
-from steelyard.weigh.tasks.task import Ask, Choose, Metric, Output, Read, Sample, Task, Value
+from steelyard.weigh.tasks.task import Ask, Choose, Continue, Metric, Output, Read, Sample, Task, Value
 
 MOST = 200  # of a report
 EXPECTED_KEYS = ("expected", "answer", "answers", "target", "value")
@@ -20,11 +20,20 @@ def question(sample: Sample) -> str:
     request = sample.request
     if isinstance(request, Read):
         return request.text
+    if isinstance(request, Continue):
+        return request.text + "".join(f"\n- {text.strip()}" for text in _choices(request))
     turns = [message for message in request.conversation if message.role != "system"]
     text = turns[-1].content if len(turns) == 1 else "\n".join(f"{message.role}: {message.content}" for message in turns)
     if isinstance(request, Choose):
         text += "\n" + "\n".join(f"- {continuation.strip()}" for continuation in request.continuations)
     return text
+
+
+def _choices(request: Choose | Continue) -> list[str]:
+    """What is chosen from, told apart: continuations, or what stands before each where that differs."""
+    if isinstance(request, Continue) and request.texts:
+        return [before + after for before, after in request.pairs]
+    return list(request.continuations)
 
 
 def expected(sample: Sample) -> str:
@@ -48,9 +57,9 @@ def answer(sample: Sample, outputs: Sequence[Output]) -> str:
     output, request = outputs[0], sample.request
     if output.failure is not None:
         return f"(failed: {output.failure})"
-    if isinstance(request, Choose) and output.scores:
+    if isinstance(request, Choose | Continue) and output.scores:
         likeliest = max(range(len(output.scores)), key=lambda i: output.scores[i].logprob)
-        return request.continuations[likeliest].strip()
+        return _choices(request)[likeliest].strip()
     if isinstance(request, Read) and output.scores:
         return f"log-probability {output.scores[0].logprob:.2f} nats over {output.scores[0].bytes} bytes"
     return output.text
@@ -88,7 +97,7 @@ def flips_of(arm: str, task: Task, base: Scored, run: Scored) -> list[Flip]:
     return [flip for _, _, flip in sorted(found, key=lambda item: item[:2])]
 
 
-def task_request(scored: Scored) -> Ask | Choose | Read | None:
+def task_request(scored: Scored) -> Ask | Choose | Continue | Read | None:
     """The kind of request a task makes, by its first sample."""
     return scored.samples[0].request if scored.samples else None
 

@@ -25,7 +25,7 @@ from typing import Any, Self
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Citation, Confidence, Score, Token, Usage
-from steelyard.weigh.tasks.task import Ask, Choose, Output, Read, Sample
+from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
 FORMAT = 1
 APPLICATION_ID = 0x53595243  # "SYRC"
@@ -73,7 +73,7 @@ LATER = {"constraint": None, "seconds": None, "tenant": ""}
 """Settings that answers got later, and their usual values: records from before there were any still count."""
 
 
-def content_digest(request: Ask | Choose | Read) -> str:
+def content_digest(request: Ask | Choose | Continue | Read) -> str:
     """Digest of what is put to an arm: conversation and settings, continuations, or text."""
     content = dataclasses.asdict(request)
     for name, usual in LATER.items():
@@ -81,6 +81,8 @@ def content_digest(request: Ask | Choose | Read) -> str:
             del content["settings"][name]
     if content.get("before") == "":  # of texts that are read from their beginning, as all were once
         del content["before"]
+    if content.get("rolling") is False:
+        del content["rolling"]
     return digest([type(request).__name__, content])
 
 
@@ -302,7 +304,7 @@ def _pack(output: Output) -> bytes:
         [t.id, t.text, t.logprob, t.entropy, t.sampled_logprob, *([list(map(list, t.alternatives))] if t.alternatives else [])]
         for t in output.tokens
     ]
-    value["scores"] = [[s.logprob, s.greedy, s.tokens, s.bytes] for s in output.scores]
+    value["scores"] = [[s.logprob, s.greedy, s.tokens, s.bytes, *([s.cut] if s.cut else [])] for s in output.scores]
     value["citations"] = [dataclasses.asdict(citation) for citation in output.citations]
     value["usage"] = dataclasses.asdict(output.usage) if output.usage else None
     if output.confidence is None:  # as in the records of versions that knew of none

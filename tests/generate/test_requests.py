@@ -127,10 +127,10 @@ def test_prompts_longer_than_the_context_are_refused_with_both_counts(engine, mo
     with Engine(model, context=50) as short:
         with pytest.raises(ContextLengthError, match=r"60 tokens.*50"):
             short.generate(["a" * 60])
-        with pytest.raises(ContextLengthError, match=r"51 tokens.*50"):
-            short.score([("a" * 50, "b")])
-        assert len(short.score([("a" * 49, "b")])) == 1
-    with pytest.raises(ContextLengthError, match=r"201 tokens.*128"):
+        with pytest.raises(ContextLengthError, match=r"52 tokens.*51"):
+            short.score([("a" * 51, "b")])
+        assert len(short.score([("a" * 50, "b")])) == 1  # the last token is predicted, never read
+    with pytest.raises(ContextLengthError, match=r"201 tokens.*129"):
         engine.score_text(["a" * 200])
 
 

@@ -1,31 +1,22 @@
 """Multiple choice by log-probability: which of the given answers does the model find likeliest?
 
-Rows: `{"question": "...", "choices": ["...", "..."], "answer": 2}`, the answer counted from 0. `acc` takes the choice with the
-highest log-probability, `acc_norm` the highest per byte of UTF-8, because a sum is lower for longer texts whatever they say.
-Beside these counts stand continuous figures, which need far fewer samples to tell two arms apart: `right_logprob` is
-the log-probability of the right choice among the choices (softmax over their sums), 0 at best. `brier` is the sum over
-choices of (probability - truth)^2. Chance is the mean of 1 / number of choices, and the floor of acc and acc_norm.
+Rows: `{"question": "...", "choices": ["...", "..."], "answer": 2}`, the answer counted from 0. The question is put to the arm as a
+conversation, through whatever wraps it; raw text is what `task_file` scores. The metrics are those of `scorers/choosing.py`.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from steelyard.core.protocols import Message
+from steelyard.weigh.scorers import choosing
 from steelyard.weigh.tasks.rows import BadValue, Row, encodable, only_keys, read_rows, take, text_of
 from steelyard.weigh.tasks.task import Choose, Metric, Output, Sample, Task, Value
-
-ACC = Metric("acc", "quality", "share", True, margin=0.03, binary=True)
-ACC_NORM = Metric("acc_norm", "quality", "share", True, margin=0.03, binary=True)
-RIGHT_LOGPROB = Metric("right_logprob", "quality", "nats", True, margin=0.05)
-BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02, reach=(0.0, 2.0))
 
 
 class Choices(Task):
@@ -43,7 +34,7 @@ class Choices(Task):
         """acc first; the floors are the chance level of the file's rows."""
         rows = self._rows
         chance = sum(1 / len(row.value["choices"]) for row in rows) / len(rows)
-        return (replace(ACC, floor=chance), replace(ACC_NORM, floor=chance), RIGHT_LOGPROB, BRIER)
+        return choosing.metrics(chance)
 
     @functools.cached_property
     def _rows(self) -> list[Row]:
@@ -65,21 +56,9 @@ class Choices(Task):
         )
 
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
-        answer, request = sample.reference["answer"], sample.request
-        assert isinstance(request, Choose)
-        sums = [score.logprob for score in output.scores]
-        if output.failure is not None or len(sums) != len(request.continuations) or not all(map(math.isfinite, sums)):
-            return {"acc": None, "acc_norm": None, "right_logprob": None, "brier": None}
-        per_byte = [total / len(choice.encode()) for total, choice in zip(sums, request.continuations, strict=True)]
-        most = max(sums)
-        total = most + math.log(sum(math.exp(one - most) for one in sums))
-        shares = [math.exp(one - total) for one in sums]
-        return {
-            "acc": float(sums.index(most) == answer),
-            "acc_norm": float(per_byte.index(max(per_byte)) == answer),
-            "right_logprob": sums[answer] - total,
-            "brier": sum((share - (i == answer)) ** 2 for i, share in enumerate(shares)),
-        }
+        assert isinstance(sample.request, Choose)
+        found = choosing.values(output.scores, sample.request.continuations, {sample.reference["answer"]})
+        return {metric.name: found[metric.name] for metric in choosing.METRICS}
 
 
 def _check(row: Mapping[str, Any]) -> None:

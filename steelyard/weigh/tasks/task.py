@@ -1,7 +1,7 @@
 """What a task is: samples to put to an arm, and a scorer that turns each output into metrics.
 
-A sample makes one of three requests: `Ask` (generate an answer), `Choose` (log-probability of given continuations), or
-`Read` (log-probability of raw text). The runner executes requests and keeps records; scoring reads records only, so it can
+A sample makes one of four requests: `Ask` (generate an answer), `Choose` (log-probability of given continuations of a
+conversation), `Continue` (of raw text), or `Read` (log-probability of raw text). The runner executes requests and keeps records; scoring reads records only, so it can
 be repeated without generating again.
 """
 
@@ -73,11 +73,40 @@ class Choose:
 
 
 @dataclass(frozen=True)
+class Continue:
+    """Log-probability of each continuation of a raw text, scored by the engine below the wraps.
+
+    Attributes:
+        text: what stands before; "" = the model's start token.
+        continuations: with the white space that belongs to them; they may follow texts of their own (see `texts`).
+        texts: one text for each continuation in place of `text`, where they differ.
+        cut: leave out the beginning of a text that is too long for the context, as lm-eval does; otherwise it fails.
+    """
+
+    text: str
+    continuations: tuple[str, ...]
+    texts: tuple[str, ...] = ()
+    cut: bool = False
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """(text, continuation) of each."""
+        return list(zip(self.texts or (self.text,) * len(self.continuations), self.continuations, strict=True))
+
+
+@dataclass(frozen=True)
 class Read:
-    """Log-probability of raw text, scored by the engine below the wraps. `before` is read first and does not count."""
+    """Log-probability of raw text, scored by the engine below the wraps.
+
+    Attributes:
+        text: what counts.
+        before: read first; it does not count.
+        rolling: of any length, in windows that predict every token once; `before` is then empty.
+    """
 
     text: str
     before: str = ""
+    rolling: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +122,7 @@ class Sample:
     """
 
     id: str
-    request: Ask | Choose | Read
+    request: Ask | Choose | Continue | Read
     reference: Any = None
     cluster: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -104,9 +133,9 @@ class Output:
     """What an arm gave for one sample, as kept in its record.
 
     Attributes:
-        text: the answer (empty for `Choose` and `Read`).
+        text: the answer (empty for all requests but `Ask`).
         tokens: generated tokens with log-probabilities (empty where the arm has none, e.g. an endpoint).
-        scores: one per continuation for `Choose`, exactly one for `Read`.
+        scores: one per continuation for `Choose` and `Continue`, exactly one for `Read`.
         citations: passages the arm was given.
         usage: tokens read and written.
         reason: how the answer ended.
