@@ -53,9 +53,9 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
     app.include_router(streams.router())
     app.include_router(health.router(service, metrics))
     if store is not None:
-        from steelyard.serve.api import attachments, conversations, exports, feedback
+        from steelyard.serve.api import attachments, conversations, exports, feedback, places
 
-        for one in (conversations, feedback, exports, attachments):
+        for one in (conversations, places, feedback, exports, attachments):
             app.include_router(one.router(service))
     app.include_router(page.router())
     app.add_middleware(Draining, drain=service.drain, retry_seconds=settings.retry_seconds)

@@ -15,7 +15,7 @@ from steelyard.serve.api import conversation_answers
 from steelyard.serve.api.bodies import Body, StrictRoute
 from steelyard.serve.api.bodies import Part as Fields
 from steelyard.serve.service import Service
-from steelyard.serve.store.parts import Part
+from steelyard.serve.store.parts import SentPart
 from steelyard.serve.store.store import Store
 
 
@@ -39,7 +39,7 @@ class NewMessage(Body):
 
     parent: str | None = Field(None, description="id of the message it follows; null begins a branch")
     role: Literal["system", "user", "assistant"] = Field(description="who speaks")
-    parts: list[Part] = Field(description="what is said")
+    parts: list[SentPart] = Field(description="what is said; of a place only where it is: its figures are computed here")
     edited_from: str | None = Field(None, description="id of the message this one is an edited copy of")
 
 
@@ -105,7 +105,8 @@ def router(service: Service) -> APIRouter:
     def add_message(request: Request, conversation: str, body: NewMessage) -> dict[str, Any]:
         """Adds a message; it is never changed afterwards."""
         user = request.state.user
-        return store.messages.add(user, conversation, body.parent, body.role, body.parts, body.edited_from)
+        parts = store.places.tell_all(user, conversation, body.parts, body.edited_from)
+        return store.messages.add(user, conversation, body.parent, body.role, parts, body.edited_from)
 
     @routes.get("/messages/{message}/tokens")
     def read_tokens(request: Request, message: str) -> dict[str, Any]:

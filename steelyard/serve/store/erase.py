@@ -1,7 +1,7 @@
 """Erases for good: text, tokens, attachments, feedback and search rows leave the tables and the database's files.
 
 Deleting covers and can be undone; erasing cannot. A conversation goes as a whole. A message leaves an empty row, which holds its
-place in the tree. Copies go with it: what the page made of it when a message above was edited has the same parts and names it.
+place in the tree. Copies go with it: what the page made of it when a message above was edited has the same parts and names it. What other messages quote of it (places) goes too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from steelyard.serve.store import lookup, tables
 from steelyard.serve.store.attachments import remove_unused
 from steelyard.serve.store.database import Database
 from steelyard.serve.store.errors import StoreError
-from steelyard.serve.store.values import load, now
+from steelyard.serve.store.values import dump, load, now
 
 _MESSAGES = tables.messages
 
@@ -56,6 +56,7 @@ def erase_message(database: Database, owner: str, id: str) -> dict[str, Any]:
             connection.execute(tables.search.delete().where(tables.search.c.about == message))
             values = {"parts": "[]", "hidden": False, "erased": now()}
             connection.execute(_MESSAGES.update().where(_MESSAGES.c.id == message).values(values))
+        _blank_places(connection, row.conversation, set(erased))
         _drop_feedback(connection, row.conversation, set(erased))
         remove_unused(connection, files)
     _scrub(database)
@@ -86,6 +87,20 @@ def _copies(connection: Connection, conversation: str, id: str) -> list[str]:
         grew = not more <= found
         found |= more
     return sorted(found)
+
+
+def _blank_places(connection: Connection, conversation: str, erased: set[str]) -> None:
+    """Takes what other messages quote of erased ones out of them: a place keeps where it pointed, and nothing of what was there."""
+    pointing = sa.select(_MESSAGES.c.id, _MESSAGES.c.parts).where(
+        _MESSAGES.c.conversation == conversation, _MESSAGES.c.parts.contains('"type":"place"', autoescape=True)
+    )
+    for id, stored in connection.execute(pointing).all():
+        parts = load(stored)
+        gone = [part for part in parts if part["type"] == "place" and part["source"].get("message") in erased]
+        for part in gone:
+            part |= {"label": "", "text": "", "figures": []}
+        if gone:
+            connection.execute(_MESSAGES.update().where(_MESSAGES.c.id == id).values(parts=dump(parts)))
 
 
 def _files(connection: Connection, messages: list[str]) -> list[str]:

@@ -183,12 +183,15 @@ def _rows(line: _Conversation, limits: StoreLimits) -> dict[str, Any]:
         if message.role == "system" and message.parent is not None:
             raise UnusableRow(f"{where} is a system message that does not begin the conversation")
         check(message.parts, limits, blank=message.role == "assistant")
-        parts = [part.model_dump() for part in message.parts]
+        parts = [part.model_dump(mode="json") for part in message.parts]
         for part in parts:
             if part["type"] == "file":
                 if part["attachment"] not in files:
                     raise UnusableRow(f"{where} has a file that is not among the attachments")
                 part["name"] = files[part["attachment"]]["name"]
+            elif part["type"] == "place" and part["source"].get("attachment") not in (None, *files):
+                # A message that it points into may be missing: it was deleted since.
+                raise UnusableRow(f"{where} points into a file that is not among the attachments")
         nodes[message.id] = Node(message.id, message.parent, number, message.role, message.hidden, deleted=False)
         row = {"id": message.id, "number": number, "parent": message.parent, "role": message.role, "parts": parts}
         messages.append(
@@ -261,7 +264,7 @@ def _take(connection: Connection, database: Database, owner: str, line: dict[str
     if frame["title"] is not None:
         search.put(connection, "title", conversation, owner, conversation, frame["title"])
     for message in line["messages"]:
-        parts = [part | {"attachment": anew.of(part["attachment"])} if part["type"] == "file" else part for part in message["parts"]]
+        parts = [_renamed(part, anew) for part in message["parts"]]
         ids = {key: anew.of(message[key]) for key in ("id", "parent", "edited_from")}
         connection.execute(tables.messages.insert(), message | ids | {"conversation": conversation, "parts": dump(parts)})
         if held := set(files_of(parts)):
@@ -278,6 +281,17 @@ def _take(connection: Connection, database: Database, owner: str, line: dict[str
         text = value if isinstance(value, str) else value["group"] or ""
         search.put(connection, "feedback", row["id"], owner, conversation, text)
     return True
+
+
+def _renamed(part: dict[str, Any], anew: _Ids) -> dict[str, Any]:
+    """A part under the ids of this store."""
+    if part["type"] == "file":
+        return part | {"attachment": anew.of(part["attachment"])}
+    if part["type"] == "place":
+        return part | {
+            "source": {key: anew.of(value) if key in ("attachment", "message") else value for key, value in part["source"].items()}
+        }
+    return part
 
 
 def _taken(connection: Connection, owner: str, line: dict[str, Any]) -> bool:

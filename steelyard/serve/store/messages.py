@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from steelyard.core.errors import DataError
+from steelyard.serve.places.selection import FileSource
 from steelyard.serve.store import lookup, search, tables
 from steelyard.serve.store.database import Database
 from steelyard.serve.store.errors import TooLargeError
 from steelyard.serve.store.limits import StoreLimits
-from steelyard.serve.store.parts import FilePart, TextPart, check, files_of, text_of
+from steelyard.serve.store.parts import FilePart, PlacePart, TextPart, check, files_of, text_of
 from steelyard.serve.store.tree import Node
 from steelyard.serve.store.values import dump, iso, known_id, load, missing, new_id, now
 
@@ -33,7 +34,7 @@ class Messages:
         conversation: str,
         parent: str | None,
         role: Literal["system", "user", "assistant"],
-        parts: Sequence[TextPart | FilePart],
+        parts: Sequence[TextPart | FilePart | PlacePart],
         edited_from: str | None = None,
     ) -> dict[str, Any]:
         """Adds a message below another (or as a beginning) and makes it the head; returns it as `Conversations.read` shows it.
@@ -151,16 +152,24 @@ def insert(
     return id
 
 
-def _stored(connection: Connection, owner: str, part: TextPart | FilePart) -> dict[str, Any]:
+def _stored(connection: Connection, owner: str, part: TextPart | FilePart | PlacePart) -> dict[str, Any]:
     if isinstance(part, TextPart):
         return {"type": "text", "text": part.text}
+    if isinstance(part, PlacePart):
+        if isinstance(part.source, FileSource):
+            _held(connection, owner, part.source.attachment)
+        return part.model_dump(mode="json")
+    return {"type": "file", "attachment": part.attachment, "name": _held(connection, owner, part.attachment)}
+
+
+def _held(connection: Connection, owner: str, attachment: str) -> str:
+    """The name of an attachment, held until the message is there, so that erasing its last other use cannot take it away."""
     table = tables.attachments
-    # Held until the message is there, so that erasing its last other use cannot take it away.
-    query = sa.select(table.c.name).where(table.c.id == part.attachment, table.c.owner == owner).with_for_update()
+    query = sa.select(table.c.name).where(table.c.id == attachment, table.c.owner == owner).with_for_update()
     name = connection.execute(query).scalar()
     if name is None:
         raise missing("attachment")
-    return {"type": "file", "attachment": part.attachment, "name": name}
+    return name
 
 
 def _shown(row: Any) -> dict[str, Any]:

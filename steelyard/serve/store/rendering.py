@@ -2,7 +2,8 @@
 
 Messages stay apart in the store. Here, and only here, messages that one person sent one after the other become one turn, a blank
 line between them, because many templates refuse two turns of the same speaker; whoever asks is told which ones were joined. Files
-that are text stand in the turn under their names; other files are refused by name, because no model here reads them yet.
+that are text stand in the turn under their names; other files are refused by name, because no model here reads them yet. Places that
+were pointed at are the text that was computed of them, which says what it is about.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable
     """
     turns: list[tuple[str, list[str], list[str]]] = []
     for node, parts in spoken:
-        text = "\n\n".join(_readable(part, file) for part in parts)
+        text = "\n\n".join(text for part in parts if (text := _readable(part, file)))
         if not text.strip():  # an answer that was cut off before its first token
             continue
         if turns and turns[-1][0] == node.role == "user":
@@ -56,7 +57,7 @@ def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable
 
 
 def _readable(part: dict[str, Any], file: Callable[[str], Attached]) -> str:
-    if part["type"] == "text":
+    if part["type"] in ("text", "place"):
         return part["text"]
     attached = file(part["attachment"])
     if attached.type != TEXT:

@@ -25,6 +25,7 @@ from steelyard.serve.store.imports import import_conversations
 from steelyard.serve.store.learning import Exported, preference_rows, sft_rows
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.messages import Messages
+from steelyard.serve.store.places import Places
 
 __all__ = ["Store", "StoreLimits"]
 
@@ -49,6 +50,7 @@ class Store:
         self.messages = Messages(self.database, self.limits)
         self.attachments = Attachments(self.database, self.limits)
         self.feedback = Feedback(self.database, self.limits)
+        self.places = Places(self.database)
         try:
             self.attachments.drop_unused()
         except BaseException:
