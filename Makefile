@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 RECIPE ?= recipes/quickstart.yaml
 
-.PHONY: run install test accept bench web sanitize docs lint clean
+.PHONY: run install clients test accept bench web sanitize docs lint clean
 
 $(VENV)/core: pyproject.toml constraints.txt $(wildcard native/*.* native/*/*)
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +24,10 @@ run: $(VENV)/core      ## set up the core and weigh the quickstart recipe
 
 install: $(VENV)/all   ## .venv with everything a developer needs
 
-test: $(VENV)/all      ## the test suite
+clients: $(VENV)/core  ## other people's clients, each in an environment of its own, for the server's tests
+	$(BIN)/python tests/serve/clients/install.py
+
+test: $(VENV)/all clients  ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of them; results go to docs/results
