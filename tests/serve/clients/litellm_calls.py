@@ -5,7 +5,7 @@ import os
 import sys
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network for prices as it is imported
-import litellm  # noqa: E402
+import litellm  # pyright: ignore[reportMissingImports]
 
 URL = f"{sys.argv[1]}/v1"
 FORM = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
