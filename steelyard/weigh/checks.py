@@ -42,6 +42,12 @@ def is_defect(arm: Arm) -> bool:
     return any(isinstance(lever, PlantedDefect) for lever in arm.levers)
 
 
+def writes(samples: Sequence[Sample]) -> bool:
+    """Whether answers are written to these samples. A wrong template spoils what a model writes; which of given answers it finds likelier
+    it hardly moves (measured on 135M with the task `corrections`), while a question in the wrong order does."""
+    return any(isinstance(sample.request, Ask) for sample in samples)
+
+
 def reaches(samples: Sequence[Sample]) -> bool:
     """Whether a defect in the prompt can show on these samples: raw text has no prompt."""
     return any(isinstance(sample.request, Ask | Choose) for sample in samples)

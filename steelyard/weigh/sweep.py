@@ -20,7 +20,7 @@ from steelyard.core.run import Run
 from steelyard.weigh.answering import answer_all, key_for, obstacle
 from steelyard.weigh.arms import OpenArm, Opener, is_trained
 from steelyard.weigh.axes import REPEATS, repeated_samples
-from steelyard.weigh.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm
+from steelyard.weigh.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm, writes
 from steelyard.weigh.records import Records
 from steelyard.weigh.report.report import ArmSummary
 from steelyard.weigh.scoring import Scored, clusters_of, score, unable
@@ -163,7 +163,8 @@ class Sweep:
         """Base and planted defect on the first samples of a task."""
         count = min(DEFECT_COUNT, len(self.base[question.name].samples))
         base = self.recipe.arms[BASE]
-        arm = self.opener.open(defect_arm(base, base.name not in self.untemplated), base.seeds[0] if base.seeds else None)
+        templated = base.name not in self.untemplated and writes(self.base[question.name].samples)
+        arm = self.opener.open(defect_arm(base, templated), base.seeds[0] if base.seeds else None)
         try:
             return self.base[question.name].first(count), self.ask(arm, question, count)
         finally:

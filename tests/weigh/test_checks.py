@@ -15,7 +15,7 @@ from steelyard.weigh import checks
 from steelyard.weigh.cells import Draft, contrast, finish_all
 from steelyard.weigh.planted_defect import PlantedDefect, scrambled
 from steelyard.weigh.runner import weigh
-from steelyard.weigh.tasks.task import Metric
+from steelyard.weigh.tasks.task import Ask, Choose, Metric, Sample
 
 RIGHT = Metric("right", "quality", "share", True, margin=0.03, floor=0.0, binary=True)
 BITS = Metric("bits", "quality", "bits/byte", False, margin=0.001, relative=True, kind="ratio")
@@ -85,6 +85,8 @@ def test_the_defect_fits_what_the_base_is():
     (lever,) = checks.defect_arm(local).levers
     assert isinstance(lever, PlantedDefect) and lever.kind == "wrong_template"
     assert checks.defect_arm(remote).levers[0].kind == "scrambled_prompt"
+    written, chosen = Ask(user("a")), Choose(user("a"), ("b", "c"))
+    assert checks.writes([Sample("1", chosen), Sample("2", written)]) and not checks.writes([Sample("1", chosen)])
 
 
 def test_a_scrambled_prompt_reaches_answers_and_scores():
