@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pydantic
@@ -29,7 +29,18 @@ from steelyard.core.axes import AXES, Axis
 from steelyard.core.errors import DataError, RecipeError, SteelyardError, nearest
 from steelyard.core.levers import Lever, short
 from steelyard.core.recipe_arms import BASE, LARGEST_SEED, Problems, after, chain, expand, lever, shaping, source, training_seeds
-from steelyard.core.recipe_parts import Arm, EndpointSource, ModelSource, NewSource, Source, TaskSpec, task_class, task_names, written_lever
+from steelyard.core.recipe_parts import (
+    TASK_FILE,
+    Arm,
+    EndpointSource,
+    ModelSource,
+    NewSource,
+    Source,
+    TaskSpec,
+    task_class,
+    task_names,
+    written_lever,
+)
 from steelyard.core.recipe_paths import rooted, rooted_path
 from steelyard.core.recipe_yaml import Document
 
@@ -74,7 +85,7 @@ class Recipe(pydantic.BaseModel):
         if self.steps:
             out["steps"] = [written_lever(each) for each in self.steps]
         out["arms"] = {name: self._written_arm(arm) for name, arm in self.arms.items() if name != BASE}
-        out["tasks"] = [{task.name: task.settings} for task in self.tasks]
+        out["tasks"] = [task.written() for task in self.tasks]
         out["axes"] = "all" if self.axes == AXES else list(self.axes)
         out["seed"] = self.seed
         out["primary"] = {arm: list(choice) for arm, choice in self.primary.items()}
@@ -125,6 +136,7 @@ ROW_KEYS = (
     ("bits_per_byte", ("text",)),
 )  # task -> the keys that give its rows away
 LONGEST_ROW = 1 << 24  # bytes
+TASK_FILES = (".yaml", ".yml")
 SHOWN_ROWS = 3  # rows of no known kind that an error quotes
 
 
@@ -308,23 +320,28 @@ def _tasks(entries: list[Any], directory: Path, problems: Problems) -> tuple[Tas
         else:
             problems.add(path, f"expected a task's name or `{{name: {{settings}}}}`, not {short(entry)}")
             continue
-        if name in tasks:
-            problems.add(path, f"the task `{name}` is there twice", "Figures are told apart by the task's name: keep one.")
+        called = PurePath(name).stem if name.endswith(TASK_FILES) else name
+        if called in tasks:
+            problems.add(path, f"the task `{called}` is there twice", "Figures are told apart by the task's name: keep one.")
         elif not isinstance(settings, dict):
             problems.add(path, f"`{name}` takes named settings, not {short(settings)}")
         elif task := _task(name, settings, path, directory, problems):
-            tasks[name] = task
+            tasks[called] = task
     return tuple(tasks.values())
 
 
 def _task(name: str, settings: dict[str, Any], path: tuple[str | int, ...], directory: Path, problems: Problems) -> TaskSpec | None:
+    file = name.endswith(TASK_FILES)
     try:
-        kind = task_class(name)
+        kind = task_class(TASK_FILE if file else name)
     except SteelyardError as error:
         problems.add(path, error.what, error.do)
         return None
+    if file:
+        settings = {"path": name, **settings}
     try:
-        return TaskSpec(name=name, settings=rooted(kind.model_validate(settings), directory).model_dump(mode="json"))
+        called = {"name": PurePath(name).stem, "kind": TASK_FILE} if file else {"name": name}
+        return TaskSpec(**called, settings=rooted(kind.model_validate(settings), directory).model_dump(mode="json"))
     except pydantic.ValidationError as error:
         problems.validation((*path, name), error, kind.model_fields)
     except SteelyardError as error:

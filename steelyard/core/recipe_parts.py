@@ -129,15 +129,26 @@ class Arm(_Part):
     seeds: tuple[int, ...] = ()
 
 
+TASK_FILE = "task_file"
+"""The task that a YAML file describes; a recipe names the file, and the task is called what the file is."""
+
+
 class TaskSpec(_Part):
-    """A task by name with all its settings filled in."""
+    """A task by name with all its settings filled in; `kind` is its class's name where that is another one."""
 
     name: str
     settings: dict[str, Any] = {}
+    kind: str = ""
 
     def build(self) -> Any:
         """The task itself (a `steelyard.weigh.tasks.task.Task`)."""
-        return task_class(self.name).model_validate(self.settings)
+        return task_class(self.kind or self.name).model_validate(self.settings)
+
+    def written(self) -> dict[str, Any]:
+        """The recipe entry that says so."""
+        if self.kind != TASK_FILE:
+            return {self.name: self.settings}
+        return {self.settings["path"]: {key: value for key, value in self.settings.items() if key != "path"}}
 
 
 @functools.cache

@@ -68,21 +68,18 @@ def read_rows(path: Path, check: Callable[[Mapping[str, Any]], None]) -> list[Ro
     Raises:
         DataError: naming the lines of all bad rows, with the reasons.
     """
-    rows, bad, seen = [], [], Counter[str]()
+    rows, bad, ids = [], [], Numbering()
     content = read_file(path)
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            value = _object(line)
+            value = object_of(line)
             check(value)
         except BadValue as problem:
             bad.append(BadRow(number, str(problem)))
             continue
-        key = digest(value)
-        seen[key] += 1
-        # A row that stands twice is two samples; both keep their id when other rows come or go.
-        rows.append(Row(number, value, key if seen[key] == 1 else f"{key}-{seen[key]}"))
+        rows.append(Row(number, value, ids.of(value)))
     if bad:
         raise DataError(
             f"{len(bad)} of {len(bad) + len(rows)} rows cannot be used:\n{describe(bad)}",
@@ -92,7 +89,21 @@ def read_rows(path: Path, check: Callable[[Mapping[str, Any]], None]) -> list[Ro
     return rows
 
 
-def _object(line: bytes) -> dict[str, Any]:
+class Numbering:
+    """Ids of rows by what they say. A row that stands twice is two samples; both keep their id when other rows come or go."""
+
+    def __init__(self) -> None:
+        self._seen = Counter[str]()
+
+    def of(self, value: Mapping[str, Any]) -> str:
+        """The next row's id."""
+        key = digest(value)
+        self._seen[key] += 1
+        return key if self._seen[key] == 1 else f"{key}-{self._seen[key]}"
+
+
+def object_of(line: bytes) -> dict[str, Any]:
+    """The JSON object of a line; raises `BadValue` for anything else."""
     if len(line) > LARGEST_ROW:
         raise BadValue(f"the row is longer than {LARGEST_ROW} bytes")
     try:
