@@ -25,7 +25,7 @@ def serve(
             autocompletion=model_names,
         ),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a key.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need --key or --users.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")] = 8000,
     data: Annotated[
         Path | None,
@@ -33,6 +33,10 @@ def serve(
     ] = None,
     database: Annotated[str | None, typer.Option(help="postgresql://... instead of a file in the folder.")] = None,
     key: Annotated[str | None, typer.Option(help="Name of the environment variable that holds the key clients must send.")] = None,
+    users: Annotated[
+        Path | None,
+        typer.Option(help="YAML or JSON file of users, name: key (or name: sha256:HEX). Each finds only what is theirs.", dir_okay=False),
+    ] = None,
     tries: Annotated[
         list[str] | None,
         typer.Option(
@@ -64,6 +68,7 @@ def serve(
     from steelyard.core.get import home
     from steelyard.serve.server import run
     from steelyard.serve.settings import ServeSettings, key_from
+    from steelyard.serve.users import users_from
 
     settings = ServeSettings.model_validate(
         dict(
@@ -72,6 +77,7 @@ def serve(
             data=data or home() / "serve",
             database=database,
             key=key_from(key),
+            users=users_from(users) if users else {},
             documents=tuple(documents or ()),
             runs=runs,
             hosts=tuple(name or ()),

@@ -2,14 +2,14 @@
 
 A web page that the user visits can send requests to servers on the user's own machine. What stops it: a host name that is not the
 server's own is refused (a name of the attacker's that was made to resolve to this address), an origin that is not the server's own
-is refused, and no header ever allows another origin. Where a key is set, every request carries it, except for the files of the page
-itself, which hold nothing, and for the two questions that orchestrators ask.
+is refused, and no header ever allows another origin. Where there are keys, every request carries one and is its user's, except for
+the files of the page itself, which hold nothing, for the two questions that orchestrators ask, and for a report that a browser opens
+with a session (`report_sessions.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ipaddress
 import urllib.parse
 from collections.abc import MutableMapping
@@ -19,7 +19,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steelyard.serve.api.errors import ApiError, response_of
+from steelyard.serve.report_sessions import ReportSessions, opens
 from steelyard.serve.settings import ServeSettings
+from steelyard.serve.users import LOCAL
 
 OPEN = frozenset({"/", "/favicon.svg", "/favicon.ico", "/health", "/ready"})
 OPEN_BELOW = "/assets/"
@@ -37,11 +39,11 @@ PROTECTED = {
 class Security:
     """The layer, as ASGI middleware. What passes it has `request.state.user`."""
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings):
-        self.app, self.settings = app, settings
+    def __init__(self, app: ASGIApp, settings: ServeSettings, sessions: ReportSessions | None = None):
+        self.app, self.settings, self.sessions = app, settings, sessions
         own = [host for host in (settings.host, *settings.hosts) if host]
         self.names = frozenset(name.lower().strip("[]") for name in ["localhost", *own])
-        self.key = settings.key.get_secret_value().encode() if settings.key else None
+        self.keys = settings.keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -70,9 +72,8 @@ class Security:
                 code="host",
             )
         self._check_origin(scope, headers, hosts[0])
-        self._check_key(scope, headers)
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        state["user"] = "local"
+        state["user"] = self._user(scope, headers)
 
     def _is_own(self, host: str) -> bool:
         """Whether a Host header names this server. A number cannot be made to resolve elsewhere, but needs a key beyond loopback."""
@@ -86,7 +87,7 @@ class Security:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
-        return address.is_loopback or self.key is not None
+        return address.is_loopback or self.keys.needed
 
     def _check_origin(self, scope: Scope, headers: Headers, host: str) -> None:
         origins = headers.getlist("origin")
@@ -99,13 +100,18 @@ class Security:
         if apart and not (scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate" and _is_open(scope)):
             raise ApiError("Pages of other origins may not load this.", status=403, code="origin")
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
-        if self.key is None or _is_open(scope):
-            return
+    def _user(self, scope: Scope, headers: Headers) -> str:
+        """Who asks."""
+        if not self.keys.needed or _is_open(scope):
+            return LOCAL
         scheme, _, given = headers.get("authorization", "").partition(" ")
         # latin-1 is how headers were decoded, so no key can fail to encode
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), self.key):
+        user = self.keys.user(given.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
+        if user is None and self.sessions is not None and opens(scope["method"], scope["path"]):
+            user = self.sessions.user(headers.get("cookie", ""))
+        if user is None:
             raise ApiError("The key is missing or wrong: send `Authorization: Bearer KEY`.", status=401, code="invalid_api_key")
+        return user
 
     def _largest(self, path: str) -> int:
         return self.settings.upload_bytes if path.startswith(UPLOADS) else self.settings.body_bytes

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steelyard.serve.draining import Drain
+from steelyard.serve.report_sessions import ReportSessions
 from steelyard.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
@@ -22,9 +23,11 @@ class Service:
         engine: the process that answers.
         store: conversations and feedback, or None where nothing is kept.
         drain: whether the server is ending.
+        sessions: browsers that may open reports; None where no key is needed.
     """
 
     settings: ServeSettings
     engine: EngineProcess
     store: Store | None = None
     drain: Drain = field(default_factory=Drain)
+    sessions: ReportSessions | None = None

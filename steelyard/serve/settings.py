@@ -10,6 +10,7 @@ import pydantic
 from pydantic import Field
 
 from steelyard.core.errors import SteelyardError
+from steelyard.serve.users import DRAW, SHORTEST, Keys, is_key
 
 MEBIBYTE = 1024 * 1024
 
@@ -19,7 +20,7 @@ class ServeSettings(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
-    host: str = Field("127.0.0.1", min_length=1, description="address or name to listen on; others than loopback need a key")
+    host: str = Field("127.0.0.1", min_length=1, description="address or name to listen on; others than loopback need keys")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one")
     data: Path = Field(Path("steelyard-data"), description="folder of the conversations, feedback and attachments")
     database: str | None = Field(None, description="URL of a PostgreSQL database, or None for an SQLite file in `data`")
@@ -27,6 +28,9 @@ class ServeSettings(pydantic.BaseModel):
     runs: Path = Field(Path("runs"), description="folder whose reports can be read")
     key: pydantic.SecretStr | None = Field(
         None, description="what clients send as `Authorization: Bearer KEY`; None lets everybody on loopback in"
+    )
+    users: dict[str, str] = Field(
+        default_factory=dict, repr=False, description="names, each with the SHA-256 of their key in hex; empty is the one user `local`"
     )
     hosts: tuple[str, ...] = Field((), description="further names (without port) that clients may call this server by")
     origins: tuple[str, ...] = Field((), description="further web origins (scheme://host:port) whose pages may ask this server")
@@ -50,6 +54,9 @@ class ServeSettings(pydantic.BaseModel):
     retry_seconds: int = Field(2, ge=1, description="what Retry-After says with 429 and 503, in seconds")
     resume_seconds: float = Field(300.0, ge=0, description="how long a stream that has ended or lost its client can be resumed, in seconds")
     resume_bytes: int = Field(64 * MEBIBYTE, ge=0, description="most bytes of streams kept to be resumed, over all clients")
+    report_seconds: float = Field(
+        600.0, gt=0, description="how long a browser may open reports before it must bring the key again, in seconds"
+    )
     heartbeat_seconds: float = Field(15.0, gt=0, description="a comment is sent on a stream that is silent for so long, in seconds")
     drain_seconds: float = Field(30.0, ge=0, description="how long answers under way may go on after SIGTERM, in seconds")
 
@@ -58,17 +65,24 @@ class ServeSettings(pydantic.BaseModel):
         """Whether only this machine can reach the server."""
         return is_loopback(self.host)
 
+    @property
+    def keys(self) -> Keys:
+        """The keys that let somebody in."""
+        return Keys.of(self.users, self.key.get_secret_value() if self.key else None)
+
     def check(self) -> None:
         """Refuses to listen where others can reach it without a key.
 
         Raises:
-            SteelyardError: the address is not loopback and there is no key, or the key is too short to be one.
+            SteelyardError: the address is not loopback and there is no key, or there are a key for all and keys of users.
         """
-        if self.key is None and not self.loopback:
+        if self.key is not None and self.users:
+            raise SteelyardError("a key for everybody, and users with keys of their own", where="steelyard serve", do="Choose one.")
+        if not self.keys.needed and not self.loopback:
             raise SteelyardError(
                 f"{self.host} can be reached from other machines, and no key is set",
                 where="steelyard serve --host",
-                do="Put a key into a variable and name it: --key STEELYARD_KEY. Or stay on 127.0.0.1.",
+                do="Put a key into a variable and name it: --key STEELYARD_KEY. Or name --users FILE, or stay on 127.0.0.1.",
             )
 
 
@@ -91,12 +105,12 @@ def key_from(variable: str | None) -> pydantic.SecretStr | None:
     if variable is None:
         return None
     value = os.environ.get(variable, "")
-    if len(value) < 16 or not value.isascii() or not value.isprintable() or " " in value:
+    if not is_key(value):
         raise SteelyardError(
-            f"the variable {variable} holds no key of at least 16 printable ASCII characters without spaces"
+            f"the variable {variable} holds no key of at least {SHORTEST} printable ASCII characters without spaces"
             if value
             else f"the variable {variable} is not set",
             where="steelyard serve --key",
-            do='Name a variable: export STEELYARD_KEY=$(python -c "import secrets; print(secrets.token_urlsafe())").',
+            do=f"Name a variable: export STEELYARD_KEY=$({DRAW}).",
         )
     return pydantic.SecretStr(value)

@@ -13,6 +13,7 @@ from steelyard.serve import page
 from steelyard.serve.api import chat, completions, embeddings, errors, health, levers, models, reports, responses, tokens
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.draining import Drain, Draining
+from steelyard.serve.report_sessions import ReportSessions
 from steelyard.serve.security import Security
 from steelyard.serve.service import Service
 from steelyard.serve.settings import ServeSettings
@@ -29,7 +30,8 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
 
     Without a store it only answers: there are no conversations, no feedback and no attachments. `drain` tells it that it is to end.
     """
-    service, metrics, streams = Service(settings, engine, store, drain or Drain()), health.Metrics(), Streams(settings)
+    sessions = ReportSessions(settings.report_seconds) if settings.keys.needed else None
+    service, metrics, streams = Service(settings, engine, store, drain or Drain(), sessions), health.Metrics(), Streams(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,5 +62,5 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
     app.include_router(page.router())
     app.add_middleware(Draining, drain=service.drain, retry_seconds=settings.retry_seconds)
     app.add_middleware(health.Measured, metrics=metrics)
-    app.add_middleware(Security, settings=settings)  # the last one added is the outermost
+    app.add_middleware(Security, settings=settings, sessions=sessions)  # the last one added is the outermost
     return app

@@ -17,6 +17,7 @@ from steelyard.core.protocols import AnswerSettings
 from steelyard.serve.api.bodies import Body, Part
 from steelyard.serve.api.errors import ApiError
 from steelyard.serve.service import Service
+from steelyard.serve.users import LOCAL
 
 NOT_KEPT = "nothing is kept of a request to this API"
 ONE_RANK = "every request is served alike"
@@ -183,7 +184,7 @@ def answer_settings(
             constraint=constraint,
             ignore_eos=body.ignore_eos,
             seconds=seconds(body.steelyard, service),
-            tenant="" if user == "local" else user,
+            tenant="" if user == LOCAL else user,
         )
         for place in range(body.n)
     ]

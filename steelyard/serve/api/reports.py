@@ -6,11 +6,12 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
 from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.replies import ERRORS
+from steelyard.serve.report_sessions import NAME, PATH
 from steelyard.serve.service import Service
 
 TYPES = {".html": "text/html; charset=utf-8", ".json": "application/json", ".js": "text/javascript; charset=utf-8"}
@@ -32,6 +33,23 @@ def router(service: Service) -> APIRouter:
         told = [{"name": path.parent.name, "created": _time(path)} for path in found[:MOST]]
         return {"reports": told, "more": len(found) > MOST}
 
+    @routes.post("/api/reports/session", status_code=204, responses=ERRORS)
+    def open_session(request: Request) -> Response:
+        """Lets this browser open reports for some minutes, by a cookie. Without keys there is nothing to let in, and no cookie."""
+        response = Response(status_code=204)
+        if service.sessions is not None:
+            response.set_cookie(**_cookie(request, service.sessions.open(request.state.user), round(service.sessions.seconds)))
+        return response
+
+    @routes.delete("/api/reports/session", status_code=204, responses=ERRORS)
+    def close_session(request: Request) -> Response:
+        """Ends all sessions of the user who asks."""
+        response = Response(status_code=204)
+        if service.sessions is not None:
+            service.sessions.close(request.state.user)
+            response.set_cookie(**_cookie(request, "", 0))
+        return response
+
     @routes.get("/api/reports/{name}/{file:path}", response_class=FileResponse, responses=ERRORS)
     def report(name: str, file: str) -> FileResponse:
         """A file of a report: its page, its figures, its answers."""
@@ -42,6 +60,12 @@ def router(service: Service) -> APIRouter:
         return FileResponse(path, media_type=kind, headers={"Content-Security-Policy": POLICY})
 
     return routes
+
+
+def _cookie(request: Request, value: str, seconds: int) -> dict[str, Any]:
+    """The cookie of a session, sent for reports alone and to no script."""
+    secure = request.url.scheme == "https"
+    return {"key": NAME, "value": value, "max_age": seconds, "path": PATH, "secure": secure, "httponly": True, "samesite": "strict"}
 
 
 def _is_within(path: Path, folder: Path) -> bool:

@@ -139,22 +139,22 @@ class Streams:
         await asyncio.gather(*going, return_exceptions=True)
 
     def router(self) -> APIRouter:
-        """`GET` and `DELETE /v1/streams/{id}`."""
+        """`GET` and `DELETE /v1/streams/{stream}`."""
         routes = APIRouter(tags=["streams"])
 
-        @routes.get("/v1/streams/{id}", response_class=StreamingResponse, responses=ERRORS)
-        async def resume(id: str, request: Request, number: int = Query(0, alias="from", ge=0, le=2**31)) -> Response:
+        @routes.get("/v1/streams/{stream}", response_class=StreamingResponse, responses=ERRORS)
+        async def resume(stream: str, request: Request, number: int = Query(0, alias="from", ge=0, le=2**31)) -> Response:
             """The frames of a kept stream from a number on, followed to its end."""
-            kept = self.find(id, request.state.user)
+            kept = self.find(stream, request.state.user)
             if number > len(kept.frames):
                 raise ApiError(f"`from`: the stream has {len(kept.frames)} frames so far.", param="from", code="invalid_value")
             return self._following(kept, number)
 
-        @routes.delete("/v1/streams/{id}", status_code=204, responses=ERRORS)
-        async def stop(id: str, request: Request) -> None:
+        @routes.delete("/v1/streams/{stream}", status_code=204, responses=ERRORS)
+        async def stop(stream: str, request: Request) -> None:
             """Ends a kept stream and the work on it."""
-            kept = self.find(id, request.state.user)
-            del self._kept[id]
+            kept = self.find(stream, request.state.user)
+            del self._kept[stream]
             if kept.work is not None:
                 kept.work.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
