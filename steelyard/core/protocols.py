@@ -174,7 +174,26 @@ class Done:
     reason: Literal["stop", "length", "timeout", "cancelled", "error", "tool_calls"]
 
 
-Event = Text | Token | ToolCall | ToolResult | Citation | Confidence | Usage | Failure | Done
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """A search in documents as it went: for people who want to know why; no part of the answer.
+
+    Attributes:
+        query: what was searched for.
+        index: the name of the documents.
+        threshold: relevance from which a passage is given to the model.
+        considered: the passages that were weighed, best first.
+        given: ids of those that the model read.
+    """
+
+    query: str
+    index: str
+    threshold: float
+    considered: tuple[Considered, ...]
+    given: tuple[str, ...]
+
+
+Event = Text | Token | ToolCall | ToolResult | Citation | Lookup | Confidence | Usage | Failure | Done
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +252,31 @@ class Passage:
     title: str
     text: str
     score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A passage a search weighed, and why it stands where it stands.
+
+    Attributes:
+        passage: it; its score is the re-ranker's relevance, in [0, 1].
+        rank: its place after re-ranking, from 1.
+        bm25_rank: its place among the candidates by BM25, from 1.
+        bm25: that score, higher is nearer.
+        fit: what the re-ranker orders by.
+        sentence: the sentence that fits best.
+        found: terms of the question that stand in it.
+        asked: all terms of the question.
+    """
+
+    passage: Passage
+    rank: int
+    bm25_rank: int
+    bm25: float
+    fit: float
+    sentence: str
+    found: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
 
 
 class Index(Protocol):

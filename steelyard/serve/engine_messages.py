@@ -20,11 +20,14 @@ from steelyard.core.protocols import (
     AnswerSettings,
     Citation,
     Confidence,
+    Considered,
     Conversation,
     Done,
     Event,
     Failure,
+    Lookup,
     Message,
+    Passage,
     Text,
     Token,
     ToolCall,
@@ -65,7 +68,8 @@ _WRITTEN: Mapping[type, Callable[[Any], list[Any]]] = {
     ToolCall: lambda e: ["call", e.id, e.name, e.arguments],
     ToolResult: lambda e: ["tool", e.id, e.content],
     Citation: lambda e: ["citation", e.source, e.title, e.text, e.score],
-    Confidence: lambda e: ["confidence", e.value, e.kind],
+    Lookup: lambda e: ["lookup", e.query, e.index, e.threshold, [dataclasses.astuple(one) for one in e.considered], e.given],
+    Confidence: lambda e: ["confidence", e.value, e.kind, e.start, e.end],
     Usage: lambda e: ["usage", e.prompt_tokens, e.completion_tokens, e.calls, e.verified],
     Failure: lambda e: ["failure", e.message],
     Done: lambda e: ["done", e.reason],
@@ -76,12 +80,21 @@ def _token(id: int, text: str, logprob: float, entropy: float, sampled: float, a
     return Token(id, text, logprob, entropy, sampled, tuple((other, value) for other, value in alternatives))
 
 
+def _lookup(query: str, index: str, threshold: float, considered: list[list[Any]], given: list[str]) -> Lookup:
+    weighed = [
+        Considered(Passage(*passage), rank, bm25_rank, bm25, fit, sentence, tuple(found), tuple(asked))
+        for passage, rank, bm25_rank, bm25, fit, sentence, found, asked in considered
+    ]
+    return Lookup(query, index, threshold, tuple(weighed), tuple(given))
+
+
 _READ: Mapping[str, Callable[..., Event]] = {
     "text": Text,
     "token": _token,
     "call": ToolCall,
     "tool": ToolResult,
     "citation": Citation,
+    "lookup": _lookup,
     "confidence": Confidence,
     "usage": Usage,
     "failure": Failure,

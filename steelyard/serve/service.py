@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steelyard.serve.draining import Drain
+from steelyard.serve.reading import Readers
 from steelyard.serve.report_sessions import ReportSessions
 from steelyard.serve.settings import ServeSettings
 
@@ -23,6 +24,7 @@ class Service:
         engine: the process that answers.
         store: conversations and feedback, or None where nothing is kept.
         drain: whether the server is ending.
+        readers: what reads files that people upload.
         sessions: browsers that may open reports; None where no key is needed.
     """
 
@@ -30,4 +32,5 @@ class Service:
     engine: EngineProcess
     store: Store | None = None
     drain: Drain = field(default_factory=Drain)
+    readers: Readers = field(default_factory=Readers)
     sessions: ReportSessions | None = None

@@ -17,10 +17,13 @@ from steelyard.core.protocols import (
     AnswerSettings,
     Citation,
     Confidence,
+    Considered,
     Done,
     Event,
     Failure,
+    Lookup,
     Message,
+    Passage,
     Text,
     Token,
     ToolCall,
@@ -33,12 +36,16 @@ from steelyard.serve.engine_process import EngineFault, EngineGone, ServedInfo, 
 TEXTS = st.text(st.characters())  # lone surrogates too
 NUMBERS = st.floats(allow_nan=False)
 COUNTS = st.integers(0, 10**12)
+PASSAGES = st.builds(Passage, TEXTS, TEXTS, TEXTS, TEXTS, NUMBERS)
+WORDS = st.lists(TEXTS, max_size=2).map(tuple)
+CONSIDERED = st.builds(Considered, PASSAGES, COUNTS, COUNTS, NUMBERS, NUMBERS, TEXTS, WORDS, WORDS)
 EVENTS = st.one_of(
     st.builds(Text, TEXTS),
     st.builds(Token, COUNTS, TEXTS, NUMBERS, NUMBERS, NUMBERS, st.lists(st.tuples(COUNTS, NUMBERS), max_size=3).map(tuple)),
     st.builds(ToolCall, TEXTS, TEXTS, TEXTS),
     st.builds(ToolResult, TEXTS, TEXTS),
     st.builds(Citation, TEXTS, TEXTS, TEXTS, NUMBERS),
+    st.builds(Lookup, TEXTS, TEXTS, NUMBERS, st.lists(CONSIDERED, max_size=2).map(tuple), st.lists(TEXTS, max_size=2).map(tuple)),
     st.builds(Confidence, NUMBERS, TEXTS),
     st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS),
     st.builds(Failure, TEXTS),

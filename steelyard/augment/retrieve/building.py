@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from steelyard.augment.retrieve.documents import SUFFIXES, Document, LeftOut, documents, files_of, relative
@@ -29,6 +30,8 @@ CREATE VIRTUAL TABLE words USING fts5(title, text, content='passages', content_r
 """
 
 Say = Callable[[str], None]
+Source = tuple[str, Callable[[], Iterable[Document | LeftOut]]]
+"""A source's name, by which an index knows it, and what gives its documents when they are wanted."""
 
 
 def fingerprint_of(files: Sequence[Path], root: Path) -> str:
@@ -58,16 +61,49 @@ def build(source: Path, destination: Path, *, tolerate: bool = False, say: Say =
     if not files:
         raise DataError("there is nothing to index", where=str(source), do=f"Name a folder or file of {', '.join(SUFFIXES)}.")
     fingerprint = fingerprint_of(files, source)
+    say(f"Indexing {len(files)} file{'s' * (len(files) != 1)} of {source.name} (once)")
+    sources = ((relative(file, source), partial(documents, file, source)) for file in files)
+    total = build_from(sources, destination, fingerprint, where=str(source), left=left, tolerate=tolerate)
+    say(f"Indexed {total} passages")
+    return destination
+
+
+def build_from(
+    sources: Iterable[Source],
+    destination: Path,
+    fingerprint: str,
+    *,
+    where: str,
+    left: Sequence[LeftOut] = (),
+    tolerate: bool = False,
+    told: Callable[[str, int], None] = lambda name, passages: None,
+) -> int:
+    """Indexes documents from wherever they come; what stands in `destination` is replaced in one step at the end.
+
+    Args:
+        sources: those that a killed process had added to the unfinished index of the same fingerprint are passed over.
+        destination: the index file.
+        fingerprint: digest over all that is indexed and how.
+        where: what errors call the sources.
+        left: what was left out before.
+        tolerate: leave out what cannot be read, and name it in the index, instead of refusing it.
+        told: hears each source's name and number of passages as it is added.
+
+    Returns:
+        The number of passages.
+
+    Raises:
+        DataError: as for `build`.
+    """
     destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")
     try:
         with closing(_opened(part, fingerprint)) as connection:
             if not _finished(connection):
-                say(f"Indexing {len(files)} file{'s' * (len(files) != 1)} of {source.name} (once)")
-                _fill(connection, files, source)
-                _check(connection, left, str(source), tolerate, part)
-                total = _finish(connection, left)
-                say(f"Indexed {total} passages")
+                _fill(connection, sources, told)
+                _check(connection, left, where, tolerate, part)
+                _finish(connection, left)
+            total = int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
         with contextlib.suppress(FileNotFoundError):  # another process that waited for the same work has moved it
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -78,7 +114,7 @@ def build(source: Path, destination: Path, *, tolerate: bool = False, say: Say =
                 "the disk is full", where=str(part), do="Free some space and run the same command again; it goes on where it stopped."
             ) from error
         raise SteelyardError(f"the index cannot be written: {error}", where=str(part), do="Check that the folder is writable.") from error
-    return destination
+    return total
 
 
 def _opened(part: Path, fingerprint: str) -> sqlite3.Connection:
@@ -116,21 +152,22 @@ def _finished(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM meta WHERE key = 'complete'").fetchone() is not None
 
 
-def _fill(connection: sqlite3.Connection, files: Sequence[Path], source: Path) -> None:
-    """Adds the files that are not in yet, one transaction each."""
+def _fill(connection: sqlite3.Connection, sources: Iterable[Source], told: Callable[[str, int], None]) -> None:
+    """Adds the sources that are not in yet, one transaction each."""
     done = {name for (name,) in connection.execute("SELECT name FROM files")}
-    for file in files:
-        name = relative(file, source)
+    for name, items in sources:
         if name in done:
             continue
         connection.execute("BEGIN")
-        for item in documents(file, source):
+        added = 0
+        for item in items():
             if isinstance(item, LeftOut):
                 _leave_out(connection, [item])
             else:
-                _add(connection, item)
+                added += _add(connection, item)
         connection.execute("INSERT INTO files VALUES (?)", (name,))
         connection.execute("COMMIT")
+        told(name, added)
 
 
 def _check(connection: sqlite3.Connection, left: Sequence[LeftOut], source: str, tolerate: bool, part: Path) -> None:
@@ -150,21 +187,23 @@ def _leave_out(connection: sqlite3.Connection, items: Sequence[LeftOut]) -> None
     connection.executemany("INSERT INTO left_out VALUES (?, ?, ?)", [(item.where, item.reason, item.bad) for item in items])
 
 
-def _add(connection: sqlite3.Connection, document: Document) -> None:
-    title = shortened_title(document.title)
+def _add(connection: sqlite3.Connection, document: Document) -> int:
+    """Adds a document's passages; how many."""
+    title, added = shortened_title(document.title), 0
     for text in passages(title, document.text):
         row = connection.execute("INSERT INTO passages(source, title, text) VALUES (?, ?, ?)", (document.source, title, text)).lastrowid
         connection.execute("INSERT INTO words(rowid, title, text) VALUES (?, ?, ?)", (row, title, text))
+        added += 1
+    return added
 
 
-def _finish(connection: sqlite3.Connection, left: Sequence[LeftOut]) -> int:
-    """Marks the index complete; gives its number of passages."""
+def _finish(connection: sqlite3.Connection, left: Sequence[LeftOut]) -> None:
+    """Marks the index complete."""
     connection.execute("BEGIN")
     _leave_out(connection, left)
     connection.execute("INSERT INTO words(words) VALUES ('optimize')")
     connection.execute("INSERT INTO meta VALUES ('complete', 'yes')")
     connection.execute("COMMIT")
-    return int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
 
 
 def refuse_faults(left_out: Sequence[LeftOut], source: str) -> None:

@@ -96,14 +96,15 @@ def documents(file: Path, root: Path) -> Iterator[Document | LeftOut]:
     if "\0" in text:
         yield LeftOut(name, "binary: it holds zero bytes", bad=True)
     elif suffix == ".json":
-        yield from _json(text, name)
+        yield from of_json(text, name)
     elif suffix == ".md":
-        yield from _markdown(text, name, file.stem)
+        yield from of_markdown(text, name, file.stem)
     elif text.strip():
-        yield Document(name, _spaced(file.stem), text)
+        yield Document(name, spaced(file.stem), text)
 
 
-def _spaced(stem: str) -> str:
+def spaced(stem: str) -> str:
+    """A file's name as a title."""
     return " ".join(stem.replace("_", " ").replace("-", " ").split()) or stem
 
 
@@ -125,10 +126,10 @@ def _lines(file: Path, name: str) -> Iterator[Document | LeftOut]:
             except (ValueError, RecursionError) as error:
                 yield LeftOut(where, f"not JSON: {error}", bad=True)
                 continue
-            yield _record(record, f"{name}#{number}", None, where)
+            yield of_record(record, f"{name}#{number}", None, where)
 
 
-def _json(text: str, name: str) -> Iterator[Document | LeftOut]:
+def of_json(text: str, name: str) -> Iterator[Document | LeftOut]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -136,17 +137,17 @@ def _json(text: str, name: str) -> Iterator[Document | LeftOut]:
         return
     if isinstance(value, list):
         for number, record in enumerate(value, 1):
-            yield _record(record, f"{name}#{number}", None, f"{name}#{number}")
+            yield of_record(record, f"{name}#{number}", None, f"{name}#{number}")
     elif isinstance(value, dict) and any(isinstance(value.get(key), str) for key in ("text", "extract")):
-        yield _record(value, name, None, name)
+        yield of_record(value, name, None, name)
     elif isinstance(value, dict):
         for key, record in value.items():
-            yield _record(record, f"{name}#{key}", key, f"{name}#{key}")
+            yield of_record(record, f"{name}#{key}", key, f"{name}#{key}")
     else:
         yield LeftOut(name, f"expected a list or an object of records, not {type(value).__name__}", bad=True)
 
 
-def _record(record: Any, source: str, key: str | None, where: str) -> Document | LeftOut:
+def of_record(record: Any, source: str, key: str | None, where: str) -> Document | LeftOut:
     if isinstance(record, str) and key is not None:
         record = {"title": key, "text": record}
     if not isinstance(record, dict):
@@ -166,7 +167,7 @@ _HEADING = re.compile(r"(#{1,6})\s")
 _FENCE = re.compile(r"\s*(```+|~~~+)")
 
 
-def _markdown(text: str, name: str, stem: str) -> Iterator[Document]:
+def of_markdown(text: str, name: str, stem: str) -> Iterator[Document]:
     """One document per heading; its title is the trail of headings above it."""
     trail: list[tuple[int, str]] = []
     body: list[str] = []
@@ -174,7 +175,7 @@ def _markdown(text: str, name: str, stem: str) -> Iterator[Document]:
 
     def section() -> Iterator[Document]:
         if any(line.strip() for line in body):
-            title = " · ".join(heading for _, heading in trail) or _spaced(stem)
+            title = " · ".join(heading for _, heading in trail) or spaced(stem)
             yield Document(f"{name}#{trail[-1][1]}" if trail else name, title, "\n".join(body).strip())
 
     for line in text.splitlines():

@@ -15,9 +15,9 @@ from pathlib import Path
 from steelyard.augment.retrieve import query as queries
 from steelyard.augment.retrieve.building import APPLICATION_ID, FORMAT
 from steelyard.augment.retrieve.documents import LeftOut
-from steelyard.augment.retrieve.ranking import Question, ranked
+from steelyard.augment.retrieve.ranking import Question, judged, terms_in
 from steelyard.core.errors import DataError
-from steelyard.core.protocols import Passage
+from steelyard.core.protocols import Considered, Passage
 
 TITLE_WEIGHT = 4.0  # a word in the title says what a passage is about; not tuned finely (2 to 8 rank the encyclopedia alike)
 CANDIDATES = 40  # passages BM25 hands to the re-ranker
@@ -92,10 +92,29 @@ class PassageIndex:
             query: anything a person typed; no character in it is syntax.
             count: the most passages to give back.
         """
+        return [one.passage for one in self.considered(query, count)]
+
+    def considered(self, query: str, count: int) -> list[Considered]:
+        """The same passages, each with the reasons for its place; arguments as for `search`."""
         asked = self.question(query)
         if not asked.terms or count < 1:
             return []
-        return ranked(asked, self._candidates(asked))[:count]
+        candidates = self._candidates(asked)
+        by_words = sorted(candidates, key=lambda passage: -passage.score)
+        places = {passage.id: place for place, passage in enumerate(by_words, 1)}
+        return [
+            Considered(
+                one.passage,
+                rank,
+                places[one.passage.id],
+                one.bm25,
+                one.best.fit,
+                one.best.text,
+                tuple(terms_in(asked, one.passage)),
+                tuple(term.text for term in asked.terms),
+            )
+            for rank, one in enumerate(judged(asked, candidates)[:count], 1)
+        ]
 
     def question(self, text: str) -> Question:
         """A question with its terms weighed by how rare they are here."""

@@ -163,12 +163,29 @@ def nearness(asked: Question, words: _Words, inside: Sequence[float], under: Seq
     return asked.weigh(inside) / (1 + best / 2) if best < float("inf") else 0.0
 
 
-def ranked(asked: Question, candidates: Sequence[Passage]) -> list[Passage]:
-    """The candidates, best first by their best sentence's fit (BM25 settles near-ties); `score` becomes that sentence's relevance."""
+@dataclass(frozen=True)
+class Judged:
+    """A candidate and what speaks for it: its best sentence, and BM25's score for the whole passage. The passage's own `score` is the
+    sentence's relevance."""
+
+    passage: Passage
+    best: Spot
+    bm25: float
+
+
+def judged(asked: Question, candidates: Sequence[Passage]) -> list[Judged]:
+    """The candidates, best first by their best sentence's fit (BM25 settles near-ties)."""
     top = max((passage.score for passage in candidates), default=0.0) or 1.0
-    judged = []
+    found = []
     for number, passage in enumerate(candidates):
         best = max(spots(asked, passage), key=lambda spot: spot.fit, default=None)
         if best is not None:
-            judged.append((-best.fit - 0.05 * passage.score / top, number, replace(passage, score=best.relevance)))
-    return [passage for _, _, passage in sorted(judged, key=lambda entry: entry[:2])]
+            one = Judged(replace(passage, score=best.relevance), best, passage.score)
+            found.append((-best.fit - 0.05 * passage.score / top, number, one))
+    return [one for _, _, one in sorted(found, key=lambda entry: entry[:2])]
+
+
+def terms_in(asked: Question, passage: Passage) -> list[str]:
+    """The question's terms that stand in a passage or its title, names that are only part of a longer one among them."""
+    words = (_Words(passage.title), _Words(passage.text))
+    return [term.text for term in asked.terms if max(word.share(term) for word in words) > 0]

@@ -26,10 +26,12 @@ from steelyard.core.protocols import (
     Answerer,
     AnswerSettings,
     Citation,
+    Considered,
     Conversation,
     Done,
     Event,
     Index,
+    Lookup,
     Message,
     Passage,
     Score,
@@ -40,6 +42,8 @@ from steelyard.core.protocols import (
 from steelyard.core.references import IndexRef
 
 NOT_FOUND = "I do not know: the documents do not say."
+SHOWN = 4
+"""Passages beyond those given that people are shown with the reasons."""
 PASSAGES = "{passages}\n\n{question}"
 
 
@@ -85,10 +89,19 @@ class Retrieve(Lever):
 
     def found(self, conversation: Conversation) -> list[Passage]:
         """The passages that fit a conversation's last question, best first."""
+        return self.looked_up(conversation)[0]
+
+    def looked_up(self, conversation: Conversation) -> tuple[list[Passage], tuple[Considered, ...]]:
+        """The same, and what else was weighed, where the index can tell why."""
         query = question_of(conversation)
         if not query:
-            return []
-        return [passage for passage in self.index.search(query, self.passages) if passage.score >= self.threshold]
+            return [], ()
+        if (considered := getattr(self.index, "considered", None)) is None:
+            best, weighed = self.index.search(query, self.passages), ()
+        else:
+            weighed = tuple(considered(query, self.passages + SHOWN))
+            best = [one.passage for one in weighed[: self.passages]]
+        return [passage for passage in best if passage.score >= self.threshold], weighed
 
     def rewritten(self, conversation: Conversation, passages: Sequence[Passage]) -> list[Message]:
         """The conversation with passages before its last question."""
@@ -148,15 +161,15 @@ class Retrieved:
         return self.inner.capabilities | {"citations"}
 
     async def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
-        """Citations, then the inner answerer's events.
+        """Citations and how they were found, then the inner answerer's events.
 
         Raises:
             DataError: the index is damaged.
             SteelyardError: what the inner answerer raises before its first event.
         """
-        passages = await asyncio.to_thread(self.lever.found, conversation)
+        passages, weighed = await asyncio.to_thread(self.lever.looked_up, conversation)
         if not passages and self.lever.abstain:
-            for event in (Text(NOT_FOUND), Usage(0, 0, calls=0), Done("stop")):
+            for event in (*self._lookup(conversation, weighed, ()), Text(NOT_FOUND), Usage(0, 0, calls=0), Done("stop")):
                 yield event
             return
         readings = self._readings(conversation, passages, settings.max_tokens)
@@ -172,6 +185,8 @@ class Retrieved:
                     continue
                 for passage in reading.passages:
                     yield Citation(passage.source, passage.title, passage.text, passage.score)
+                for event in self._lookup(conversation, weighed, reading.passages):
+                    yield event
                 yield first
                 async for event in events:
                     yield event
@@ -179,6 +194,11 @@ class Retrieved:
             finally:
                 if (close := getattr(events, "aclose", None)) is not None:
                     await close()
+
+    def _lookup(self, conversation: Conversation, weighed: tuple[Considered, ...], given: Sequence[Passage]) -> list[Lookup]:
+        """How the search went, where the index can tell."""
+        lever, read = self.lever, tuple(passage.id for passage in given)
+        return [Lookup(question_of(conversation), lever.documents.name, lever.threshold, weighed, read)] if weighed else []
 
     def _readings(self, conversation: Conversation, passages: Sequence[Passage], answer: int) -> list[_Reading]:
         """The conversation with all passages, then with fewer and fewer of the best; those known not to fit are left out.

@@ -1,6 +1,7 @@
 """`/api/attachments`: files that go with messages.
 
-A file comes as the raw body, its name percent-encoded in `X-Name`. What it is, its bytes say. It goes out again under the sniffed
+A file comes as the raw body, its name percent-encoded in `X-Name`. What it is, its bytes say. Its text is read at once, in a process
+that may be killed; that nothing could be read is told with the file, which is kept all the same. It goes out again under the sniffed
 type with `nosniff`; only pictures may be shown in place, everything else is a download, and nothing in it may run.
 """
 
@@ -13,6 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from steelyard.serve.api.conversations import stored
+from steelyard.serve.api.reading import read_attachment, told
 from steelyard.serve.service import Service
 from steelyard.serve.store.errors import TooLargeError
 from steelyard.serve.store.sniffing import PICTURES
@@ -25,13 +27,16 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/attachments")
     async def attach(request: Request) -> dict[str, Any]:
-        """Keeps a file; returns its id, name, sniffed type and size."""
+        """Keeps a file; returns its id, name, sniffed type and size, and under `text` what was read of it: `characters`, `tokens` (an
+        estimate that errs high), `parts` (pages, sheets, slides, headings), `reader`, or the `reason` why there is no text."""
         name = unquote(request.headers.get("X-Name", "file"), errors="replace")
         content = await body_within(request, store.limits.attachment_bytes, "attachment")
-        return await run_in_threadpool(store.attachments.add, request.state.user, name, content)
+        kept = await run_in_threadpool(store.attachments.add, request.state.user, name, content)
+        attached, reading = await read_attachment(service, request.state.user, kept["id"])
+        return kept | {"text": await run_in_threadpool(told, attached, reading)}
 
     @routes.get("/attachments/{attachment}", response_class=Response)
-    def read_attachment(request: Request, attachment: str) -> Response:
+    def read_content(request: Request, attachment: str) -> Response:
         """The file itself."""
         file = store.attachments.read(request.state.user, attachment)
         shown = "inline" if file.type in PICTURES else "attachment"
@@ -43,6 +48,16 @@ def router(service: Service) -> APIRouter:
         }
         media_type = f"{file.type}; charset=utf-8" if file.type.startswith("text/") else file.type
         return Response(file.content, media_type=media_type, headers=headers)
+
+    @routes.get("/attachments/{attachment}/text")
+    async def read_text(request: Request, attachment: str) -> dict[str, Any]:
+        """The text of a file as a model is given it: `sections` of title and text, and who read it, or the reason why there is none."""
+        attached, reading = await read_attachment(service, request.state.user, attachment)
+        if reading is None:
+            sections = [{"title": "", "text": attached.content.decode("utf-8-sig")}]
+            return {"name": attached.name, "sections": sections, "reader": None, "reason": None}
+        sections = [{"title": section.title, "text": section.text} for section in reading.sections]
+        return {"name": attached.name, "sections": sections, "reader": reading.reader, "reason": reading.reason}
 
     return routes
 

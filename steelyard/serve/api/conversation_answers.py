@@ -39,9 +39,11 @@ from steelyard.serve.api.bodies import Body, Part, StrictRoute
 from steelyard.serve.api.errors import ApiError, one_line
 from steelyard.serve.api.fields import limit, stops
 from steelyard.serve.api.levers import requested
+from steelyard.serve.api.reading import read_all
 from steelyard.serve.api.streams import begun, sse
 from steelyard.serve.service import Service
 from steelyard.serve.store.answers import Generation
+from steelyard.serve.store.attachments import Attached
 from steelyard.serve.store.rendering import Rendered, rendered
 from steelyard.serve.store.store import Store
 
@@ -98,7 +100,7 @@ def router(service: Service) -> APIRouter:
             )
         levers = requested(service, body.model, body.levers)
         settings = _settings(body.settings, service, user)
-        read = await run_in_threadpool(_context, store, user, conversation, body.parent)
+        read = await _context(service, user, conversation, body.parent)
         answerer = service.engine.answerer(body.model)
         generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings))
         told = _Told(store if body.store else None, user, conversation, body.parent, generation, body.settings.token_events)
@@ -225,10 +227,19 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _context(store: Store, user: str, conversation: str, parent: str) -> Rendered:
-    """What the model reads, files included."""
-    spoken = store.messages.context(user, conversation, parent)
-    read = rendered(spoken, lambda file: store.attachments.read(user, file))
+async def _context(service: Service, user: str, conversation: str, parent: str) -> Rendered:
+    """What the model reads, files included; those that nobody has read yet are read now."""
+    assert service.store is not None
+    store = service.store
+    spoken = await run_in_threadpool(store.messages.context, user, conversation, parent)
+    files = (part["attachment"] for _, parts in spoken for part in parts if part["type"] == "file" and part.get("read") != "none")
+    readings = await read_all(service, user, files)
+
+    def file(id: str) -> Attached:
+        attached = store.attachments.read(user, id)
+        return dataclasses.replace(attached, reading=readings.get(id, attached.reading))  # a reading that does not last is not stored
+
+    read = await run_in_threadpool(rendered, spoken, file)
     if not read.messages:
         raise SteelyardError("there is nothing to answer: all of it is hidden or empty", where="parent", do="Show a message, or write one.")
     return read

@@ -15,14 +15,17 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from steelyard.serve.reading import Reading, What
 from steelyard.serve.store import tables
 from steelyard.serve.store.database import Database
 from steelyard.serve.store.errors import TooLargeError
 from steelyard.serve.store.limits import StoreLimits
+from steelyard.serve.store.readings import needs, reading_of
 from steelyard.serve.store.sniffing import sniff
 from steelyard.serve.store.values import known_id, missing, new_id, now, said
 
 _TABLE, _BLOBS = tables.attachments, tables.blobs
+_HOLDERS = (tables.message_attachments, tables.index_documents)
 _NAME = 255  # characters of a name
 
 
@@ -34,11 +37,20 @@ class Attached:
         name: as its person called it, without folders.
         type: the sniffed media type.
         content: its bytes.
+        sha256: their digest.
+        reading: what was read of it, or None where nothing was yet or nothing is to be.
     """
 
     name: str
     type: str
     content: bytes
+    sha256: str = ""
+    reading: Reading | None = None
+
+    @property
+    def needs(self) -> What | None:
+        """How it is to be read before a model can read it; None where nothing is left to do."""
+        return None if self.reading is not None else needs(self.type, self.content)
 
 
 class Attachments:
@@ -77,8 +89,8 @@ class Attachments:
 
     def _drop_unused(self, connection: Connection, whose: sa.ColumnElement[bool]) -> int:
         oldest = now() - int(self._limits.unused_days * 86_400_000_000)
-        used = sa.exists().where(tables.message_attachments.c.attachment == _TABLE.c.id)
-        found = connection.execute(sa.select(_TABLE.c.id).where(whose, _TABLE.c.created < oldest, ~used)).scalars().all()
+        used = [sa.exists().where(holder.c.attachment == _TABLE.c.id) for holder in _HOLDERS]
+        found = connection.execute(sa.select(_TABLE.c.id).where(whose, _TABLE.c.created < oldest, *(~one for one in used))).scalars().all()
         return remove_unused(connection, found)
 
 
@@ -106,21 +118,31 @@ def read(connection: Connection, owner: str, id: str) -> Attached:
     Raises:
         NotFoundError: there is none of this id.
     """
-    query = sa.select(_TABLE.c.name, _BLOBS.c.type, _BLOBS.c.content).select_from(_TABLE.join(_BLOBS))
+    texts = tables.readings
+    columns = (
+        _TABLE.c.name,
+        _TABLE.c.sha256,
+        _BLOBS.c.type,
+        _BLOBS.c.content,
+        texts.c.reader,
+        texts.c.reason,
+        texts.c.content.label("read"),
+    )
+    query = sa.select(*columns).select_from(_TABLE.join(_BLOBS).outerjoin(texts, texts.c.sha256 == _TABLE.c.sha256))
     row = connection.execute(query.where(_TABLE.c.id == known_id(id, "attachment"), _TABLE.c.owner == owner)).first()
     if row is None:
         raise missing("attachment")
-    return Attached(row.name, row.type, bytes(row.content))
+    return Attached(row.name, row.type, bytes(row.content), row.sha256, reading_of(row.reader, row.reason, row.read))
 
 
 def remove_unused(connection: Connection, ids: Any) -> int:
-    """Removes those of the attachments that no message holds, and contents that no attachment names any more."""
+    """Removes those of the attachments that no message and no index holds, and contents that no attachment names any more."""
     removed = 0
     for id in ids:
         digest = connection.execute(sa.select(_TABLE.c.sha256).where(_TABLE.c.id == id).with_for_update()).scalar()
         # Asked only now that it is held: who sends it with a message holds it too, and may have been first.
-        used = sa.select(tables.message_attachments.c.message).where(tables.message_attachments.c.attachment == id).limit(1)
-        if digest is None or connection.execute(used).first():
+        used = [sa.select(holder.c.attachment).where(holder.c.attachment == id).limit(1) for holder in _HOLDERS]
+        if digest is None or any(connection.execute(query).first() for query in used):
             continue
         connection.execute(_TABLE.delete().where(_TABLE.c.id == id))
         connection.execute(sa.select(_BLOBS.c.sha256).where(_BLOBS.c.sha256 == digest).with_for_update())

@@ -189,6 +189,8 @@ def _rows(line: _Conversation, limits: StoreLimits) -> dict[str, Any]:
                 if part["attachment"] not in files:
                     raise UnusableRow(f"{where} has a file that is not among the attachments")
                 part["name"] = files[part["attachment"]]["name"]
+                if part["read"] == "whole":  # as `messages` stores it
+                    del part["read"]
             elif part["type"] == "place" and part["source"].get("attachment") not in (None, *files):
                 # A message that it points into may be missing: it was deleted since.
                 raise UnusableRow(f"{where} points into a file that is not among the attachments")

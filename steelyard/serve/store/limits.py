@@ -23,6 +23,8 @@ class StoreLimits(pydantic.BaseModel):
         default=256 * MEBIBYTE, ge=1, description="largest unpacked size of an office document, in bytes as it states them"
     )
     import_bytes: int = Field(default=64 * MEBIBYTE, ge=1, description="largest file to import, in bytes")
+    indexes: int = Field(default=200, ge=1, description="most indexes of one person")
+    index_documents: int = Field(default=5000, ge=1, description="most documents of one index")
     page: int = Field(default=50, ge=1, le=1000, description="rows of one page of a list")
     unused_days: float = Field(default=7.0, ge=0, description="after how many days an attachment that no message holds is removed")
     wait_seconds: float = Field(default=15.0, gt=0, description="how long to wait for another writer, in seconds")

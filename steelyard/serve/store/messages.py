@@ -159,7 +159,8 @@ def _stored(connection: Connection, owner: str, part: TextPart | FilePart | Plac
         if isinstance(part.source, FileSource):
             _held(connection, owner, part.source.attachment)
         return part.model_dump(mode="json")
-    return {"type": "file", "attachment": part.attachment, "name": _held(connection, owner, part.attachment)}
+    kept = {"type": "file", "attachment": part.attachment, "name": _held(connection, owner, part.attachment)}
+    return kept if part.read == "whole" else kept | {"read": part.read}
 
 
 def _held(connection: Connection, owner: str, attachment: str) -> str:

@@ -31,6 +31,7 @@ class FilePart(pydantic.BaseModel):
     type: Literal["file"]
     attachment: str
     name: str = ""
+    read: Literal["whole", "none"] = Field("whole", description="whether the model is given what is in it, or its name alone")
 
 
 class PointedPart(pydantic.BaseModel):

@@ -2,7 +2,7 @@
 
 Messages stay apart in the store. Here, and only here, messages that one person sent one after the other become one turn, a blank
 line between them, because many templates refuse two turns of the same speaker; whoever asks is told which ones were joined. Files
-that are text stand in the turn under their names; other files are refused by name, because no model here reads them yet. Places that
+stand in the turn under their names with what was read of them; one of which nothing could be read is refused by name and reason. Places that
 were pointed at are the text that was computed of them, which says what it is about.
 """
 
@@ -60,10 +60,15 @@ def _readable(part: dict[str, Any], file: Callable[[str], Attached]) -> str:
     if part["type"] in ("text", "place"):
         return part["text"]
     attached = file(part["attachment"])
-    if attached.type != TEXT:
+    if part.get("read") == "none":
+        return f"File {attached.name} is attached; what is in it is not part of this message."
+    if attached.type == TEXT and attached.needs is None and attached.reading is None:
+        return f"File {attached.name}:\n\n{attached.content.decode('utf-8-sig')}"
+    if attached.reading is None or attached.reading.reason is not None:
+        why = "nothing was read of it yet" if attached.reading is None else attached.reading.reason
         raise UnsupportedError(
-            f"the model reads text, and this file is {attached.type}",
+            f"the model reads text, and this file ({attached.type}) could not be read: {why}",
             where=attached.name,
             do="Hide the message it is in from the context, or put what matters of it into words.",
         )
-    return f"File {attached.name}:\n\n{attached.content.decode('utf-8-sig')}"
+    return f"File {attached.name}:\n\n{attached.reading.text}"

@@ -22,10 +22,12 @@ from steelyard.serve.store.erase import erase_conversation, erase_message
 from steelyard.serve.store.exports import export_conversations
 from steelyard.serve.store.feedback import Feedback
 from steelyard.serve.store.imports import import_conversations
+from steelyard.serve.store.indexes import Indexes
 from steelyard.serve.store.learning import Exported, preference_rows, sft_rows
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.messages import Messages
 from steelyard.serve.store.places import Places
+from steelyard.serve.store.readings import Readings
 
 __all__ = ["Store", "StoreLimits"]
 
@@ -51,6 +53,8 @@ class Store:
         self.attachments = Attachments(self.database, self.limits)
         self.feedback = Feedback(self.database, self.limits)
         self.places = Places(self.database)
+        self.readings = Readings(self.database)
+        self.indexes = Indexes(self.database, self.limits)
         try:
             self.attachments.drop_unused()
         except BaseException:

@@ -1,0 +1,120 @@
+"""Reads what people upload, in processes that can be killed.
+
+Decoders meet files from anybody. Each file is read by a process of its own with an end to its time and memory; whatever happens in
+it, a crash too, becomes a reason that is shown beside the file. The server itself opens nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from steelyard.core.errors import SteelyardError
+from steelyard.data.documents.reading import VERSION, ReadLimits, Section, whole
+
+MEBIBYTE = 1024 * 1024
+LONGEST_REPLY = 256 * MEBIBYTE
+
+What = Literal["document", "picture"]
+
+
+class ReadingLimits(pydantic.BaseModel):
+    """What one file may cost."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    seconds: float = Field(default=30.0, gt=0, description="longest time to read a file, in seconds")
+    memory_bytes: int = Field(
+        default=2048 * MEBIBYTE, ge=128 * MEBIBYTE, description="most memory to read a file, in bytes of address space"
+    )
+    at_once: int = Field(default=2, ge=1, description="files that are read at once; more wait")
+    document: ReadLimits = Field(default=ReadLimits(), description="how much a document may be")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was read of a file.
+
+    Attributes:
+        reader: what read it, with its version.
+        sections: its text; empty where there is none.
+        reason: why there is none, or None.
+        lasting: whether it would be read so again: a reason that lies in the machine does not last.
+    """
+
+    reader: str
+    sections: tuple[Section, ...] = ()
+    reason: str | None = None
+    lasting: bool = True
+
+    @property
+    def text(self) -> str:
+        return whole(self.sections)
+
+
+def current(reader: str) -> bool:
+    """Whether a reader's text needs no reading again."""
+    return not reader.startswith("document ") or reader == f"document {VERSION}"
+
+
+class Readers:
+    """Reads files, a few at once."""
+
+    def __init__(self, limits: ReadingLimits | None = None):
+        self.limits = limits or ReadingLimits()
+        self._turns = asyncio.Semaphore(self.limits.at_once)
+
+    async def read(self, what: What, content: bytes, name: str) -> Reading:
+        """The text of a file. It never fails: what stands in the way is the reading's reason."""
+        limits = self.limits
+        asked = {"what": what, "name": name, "memory_bytes": limits.memory_bytes, "seconds": limits.seconds}
+        header = json.dumps(asked | {"limits": limits.document.model_dump()}).encode()
+        async with self._turns:
+            try:
+                status, out, told = await asyncio.wait_for(_run(header + b"\n" + content), limits.seconds)
+            except TimeoutError:
+                return Reading(f"{what} {VERSION}", reason=f"reading it took longer than {limits.seconds:g} s", lasting=False)
+        if status == 0 and len(out) <= LONGEST_REPLY:
+            reply: dict[str, Any] = json.loads(out)
+            return Reading(
+                reply["reader"], tuple(Section(title, text) for title, text in reply["sections"]), reply["reason"], reply["lasting"]
+            )
+        return Reading(f"{what} {VERSION}", reason=_fate(status, told, limits), lasting=False)
+
+
+def _fate(status: int, told: bytes, limits: ReadingLimits) -> str:
+    """Why a reader ended without a word. What it said may hold paths, and is not passed on."""
+    memory = f"it needs more than {limits.memory_bytes // MEBIBYTE:,} MB to be read"
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"reading it took longer than {limits.seconds:g} s, or {memory}"
+    if b"MemoryError" in told or b"bad_alloc" in told or b"ut of memory" in told:
+        return memory
+    return f"it is damaged so that its reader crashed, or {memory}"
+
+
+async def _run(given: bytes) -> tuple[int, bytes, bytes]:
+    """A reader's exit status, its reply and its last words. Whoever stops waiting kills it."""
+    pipe = asyncio.subprocess.PIPE
+    command = (sys.executable, "-P", "-m", "steelyard.serve.reading_worker")
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        out, told = await process.communicate(given)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await asyncio.shield(process.wait())
+        raise
+    return process.returncode or 0, out, told[-4096:]
+
+
+def reason_of(error: SteelyardError) -> str:
+    """What went wrong, on one line, without the name of the file it is shown beside."""
+    return " ".join(error.what.split())

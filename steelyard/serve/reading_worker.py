@@ -1,0 +1,79 @@
+"""A process that reads one file: `python -m steelyard.serve.reading_worker`, started by `reading.py` and by nobody else.
+
+Standard input brings a line of JSON (what to do, within which limits) and then the file; standard output takes one JSON object. The
+limits hold from before the first byte of the file is looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+from steelyard.core.errors import SteelyardError, UnsupportedError
+
+
+def confine(memory_bytes: int, seconds: float) -> None:
+    """Ends this process where it takes more memory or processor time, and lets it write no files. Where a system knows no such limits
+    (Windows), only the parent's clock holds."""
+    try:
+        import resource
+    except ModuleNotFoundError:
+        return
+    for kind, most in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_CPU, int(seconds) + 1),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        try:
+            resource.setrlimit(kind, (wanted, wanted))
+        except (ValueError, OSError):  # macOS knows RLIMIT_AS and refuses it; the clock still holds
+            continue
+
+
+def document(content: bytes, asked: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """What read it, and its sections."""
+    from steelyard.data.documents.reading import VERSION, ReadLimits, read
+
+    return f"document {VERSION}", [(section.title, section.text) for section in read(content, asked["name"], ReadLimits(**asked["limits"]))]
+
+
+def picture(content: bytes, asked: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """The text in a picture, which needs optical character recognition."""
+    raise UnsupportedError("it is a picture, and nothing here reads the text in pictures", where=asked["name"])
+
+
+READS = {"document": document, "picture": picture}
+
+
+def main() -> None:
+    """Reads one file and says what is in it, or why nothing is."""
+    asked = json.loads(sys.stdin.buffer.readline())
+    content = sys.stdin.buffer.read()
+    reply = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever libraries print is no part of the reply
+    confine(asked["memory_bytes"] + len(content), asked["seconds"])
+    from steelyard.data.documents.reading import VERSION
+    from steelyard.serve.reading import reason_of
+
+    reader = f"{asked['what']} {VERSION}"
+    try:
+        reader, sections = READS[asked["what"]](content, asked)
+        said = {"reader": reader, "sections": sections, "reason": None, "lasting": True}
+    except SteelyardError as error:
+        lasting = not isinstance(error, UnsupportedError)  # what is not installed may be tomorrow
+        said = {"reader": reader, "sections": [], "reason": reason_of(error), "lasting": lasting}
+    except (MemoryError, RecursionError) as error:
+        what = "memory" if isinstance(error, MemoryError) else "levels within one another"
+        said = {"reader": reader, "sections": [], "reason": f"it needs more {what} than is allowed", "lasting": False}
+    reply.write(json.dumps(said).encode())
+    reply.flush()
+    os._exit(0)  # libraries have nothing to say at their end
+
+
+if __name__ == "__main__":
+    main()
