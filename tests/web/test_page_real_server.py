@@ -67,3 +67,22 @@ def test_a_person_talks_to_a_real_server_judges_edits_deletes_and_finds_all_of_i
     expect(mine).to_have_count(2)
     tab.get_by_role("link", name="Feedback").click()
     expect(tab.get_by_role("row")).to_have_count(2)
+
+
+def test_a_report_behind_a_key_opens_in_its_frame_and_in_a_tab_until_the_person_signs_out(tab, server, tmp_path):
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    (tmp_path / "runs" / "first" / "report.html").write_text("<h1>What it weighed</h1>")
+    tab.goto(server)
+    tab.get_by_label("This server wants its key.").fill("a key of many letters")
+    tab.get_by_role("button", name="Use key").click()
+    tab.get_by_role("link", name="Reports").click()
+    tab.get_by_role("link", name="first").click()
+    expect(tab.frame_locator("iframe").get_by_role("heading", name="What it weighed")).to_be_visible()
+    cookie = tab.context.cookies()[0]
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/api/reports")
+    with tab.context.expect_page() as opened:
+        tab.get_by_role("link", name="Open on its own").click()
+    expect(opened.value.get_by_role("heading", name="What it weighed")).to_be_visible()
+    tab.get_by_role("button", name="Sign out").click()
+    expect(tab.get_by_label("This server wants its key.")).to_be_visible()
+    assert opened.value.reload().status == 401 and not tab.context.cookies()

@@ -23,6 +23,10 @@ export const listModels = async (): Promise<ModelInfo[]> => (await read<{ data: 
 export const listLevers = async (): Promise<LeverInfo[]> => (await read<{ levers: LeverInfo[] }>("/api/levers")).levers;
 export const listReports = async (): Promise<ReportInfo[]> => (await read<{ reports: ReportInfo[] }>("/api/reports")).reports;
 
+/** Lets this browser open reports for some minutes without the key, which a frame or a tab cannot send. */
+export const openReportSession = (): Promise<unknown> => send("POST", "/api/reports/session");
+export const closeReportSession = (): Promise<unknown> => send("DELETE", "/api/reports/session");
+
 export const listConversations = (q: string, cursor: string | null): Promise<{ conversations: ConversationSummary[]; next: string | null }> =>
   read(`/api/conversations?${query({ q, cursor })}`);
 export const createConversation = (title?: string): Promise<ConversationSummary> => send("POST", "/api/conversations", title ? { title } : {});

@@ -21,6 +21,12 @@ export function onKeyNeeded(ask: () => Promise<string | null>): void {
 /** Whether requests carry a key: what the browser fetches by itself (a frame, a link) then needs another way. */
 export const hasKey = (): boolean => sessionStorage.getItem(KEY) !== null;
 
+/** Forgets the key, and all that the page holds. */
+export function forgetKey(): void {
+  sessionStorage.removeItem(KEY);
+  location.assign("/");
+}
+
 function withKey(init: RequestInit): RequestInit {
   const headers = new Headers(init.headers);
   const key = sessionStorage.getItem(KEY);

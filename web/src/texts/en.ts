@@ -196,8 +196,6 @@ export const en = entries({
   "reports.all": "All reports",
   "reports.apart": "Open on its own",
   "reports.one": "Report {name}",
-  "reports.save": "Save the report",
-  "reports.keyed": "This server wants a key, which a report on its own cannot send. Save it and open the file.",
   "reports.none": "No reports yet. `steelyard weigh` writes them.",
 
   feedback: "Feedback",
@@ -251,6 +249,8 @@ export const en = entries({
   key: "Key",
   "key.why": "This server wants its key. It is kept until this tab is closed.",
   "key.use": "Use key",
+  "key.forget": "Sign out",
+  "key.forgetHint": "Forgets the key in this tab and ends its way to reports",
 
   "notice.region": "Notices",
   "notice.undone": "Undone.",
