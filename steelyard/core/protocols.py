@@ -141,10 +141,15 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """A statement of certainty in [0, 1]; `kind` names how it was obtained."""
+    """A statement of certainty in [0, 1]; `kind` names how it was obtained.
+
+    `start` and `end` are where in the answer's text the part lies that it is about; without them it is about the whole answer.
+    """
 
     value: float
     kind: str
+    start: int | None = None
+    end: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +340,7 @@ async def collect(events: AsyncIterator[Event]) -> Answer:
             case Citation():
                 out.citations.append(event)
             case Confidence():
-                out.confidence = event
+                out.confidence = event if event.start is None else out.confidence
             case Usage():
                 out.usage = event
             case Failure(message):
