@@ -15,6 +15,7 @@ NAMES = (
     "fim",
     "prompt",
     "retrieve",
+    "circle",
     "planted_defect",
     "error_rate",
     "open_formats",
