@@ -21,6 +21,9 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from steelyard.serve import page
+from steelyard.serve.places.place import of_sentence, of_table
+from steelyard.serve.places.table import TableLimits, read_csv, table_in
+from steelyard.serve.store.parts import PointedPart
 
 ANSWER = "The **Danube** rises in the Black Forest and ends in the Black Sea.\n\n| river | km |\n| --- | --- |\n| Danube | 2850 |\n| Rhine | 1233 |\n"
 CITED = "It is 2850 km long [1] and passes ten countries [2].\n"
@@ -184,7 +187,12 @@ def create_app(built: Path, kept: Kept, reports: Path | None = None) -> FastAPI:
     @app.post("/api/conversations/{name}/messages")
     async def add(name: str, request: Request) -> Any:
         body = await request.json()
-        return kept.add(name, body["role"], "", body["parent"], parts=body["parts"], edited_from=body.get("edited_from"))
+        parts = [_told(kept, part) if part["type"] == "place" else part for part in body["parts"]]
+        return kept.add(name, body["role"], "", body["parent"], parts=parts, edited_from=body.get("edited_from"))
+
+    @app.post("/api/places")
+    async def tell_place(request: Request) -> Any:
+        return _told(kept, (await request.json())["place"])
 
     @app.post("/api/messages/{name}/delete")
     async def delete(name: str, request: Request) -> Any:
@@ -279,6 +287,33 @@ def create_app(built: Path, kept: Kept, reports: Path | None = None) -> FastAPI:
         return JSONResponse({"error": {"message": f"There is no {error}."}}, 404)
 
     return app
+
+
+def _told(kept: Kept, given: dict[str, Any]) -> dict[str, Any]:
+    """A place with its figures, by the server's own code over what is kept here."""
+    part = PointedPart.model_validate(given)
+    source, limits = given["source"], TableLimits()
+    if "attachment" in source:
+        name, content = kept.attachments[source["attachment"]]
+        told = of_table(read_csv(content.decode("utf-8-sig"), name, limits), part.selection, part.shown)  # type: ignore[arg-type]
+    else:
+        name, stretch = "", _text(kept.message(source["message"]))[source["start"] : source["end"]]
+        assert part.selection.kind != "sentence" or part.shown in (None, stretch), (part.shown, stretch)
+        told = (
+            of_sentence(stretch)
+            if part.selection.kind == "sentence"
+            else of_table(table_in(stretch, "a table", limits), part.selection, part.shown)
+        )
+    figures = [[one.name, one.value] for one in told.figures]
+    return {
+        "type": "place",
+        "source": source,
+        "selection": given["selection"],
+        "name": name,
+        "label": told.label,
+        "text": told.text,
+        "figures": figures,
+    }
 
 
 def _shown(conversation: dict[str, Any]) -> dict[str, Any]:

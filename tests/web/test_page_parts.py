@@ -15,18 +15,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from steelyard.core.errors import SteelyardError
+from steelyard.serve.places.cells import column_of, number_of
+from steelyard.serve.places.table import TableLimits, read_csv, table_in
 from tests.web.conftest import WEB
 
 # Reads one JSON list [function, ...arguments] per line and writes what comes back.
 PARTS = """
-import { numberOf, parseCsv } from "./src/csv";
+import { columnOf, numberOf } from "./src/cells";
+import { parseBlock, parseCsv, separatorOf } from "./src/csv";
 import { follow } from "./src/decorate";
 import { defaultsOf, fieldOf } from "./src/schema";
 import { FrameReader } from "./src/api/streams";
 import { growTree, pathTo, siblingsOf, tipOf } from "./src/tree";
 const parts: Record<string, (...given: any[]) => unknown> = {
-  parseCsv, fieldOf, defaultsOf,
-  numberOf: (cell: string) => { const read = numberOf(cell); return Number.isNaN(read) ? null : read; },
+  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf,
   follow: (source: string, shown: string) => [...follow(source, shown)],
   frames: (pieces: string[]) => { const reader = new FrameReader(); return pieces.flatMap((piece) => [...reader.read(piece)]); },
   path: (messages: any[], head: string) => pathTo(growTree(messages), head).map((message) => message.id),
@@ -88,23 +91,49 @@ def test_damaged_tables_are_read_as_far_as_they_go(parts: Parts):
     assert len(parts("parseCsv", '"' * 200_001 + ",x")) == 1
 
 
-@pytest.mark.parametrize(
-    ("cell", "number"),
-    [
-        ("1,234.5", 1234.5),
-        ("1.234,5", 1234.5),
-        ("-3", -3),
-        ("12 %", 12),
-        ("€ 5", 5),
-        ("1e3", 1000),
-        ("1,234", 1234),
-        ("", None),
-        ("1-2", None),
-        ("0x10", None),
-    ],
+def test_cells_and_tables_are_what_the_server_says_they_are(parts: Parts):
+    """The list that tests/serve/test_places.py holds the server to."""
+    cases = json.loads((Path(__file__).parents[1] / "cells.json").read_text())
+    for key, comma in (("numbers", False), ("numbers_where_commas_are_decimal_signs", True)):
+        wrong = {cell: got for cell, number in cases[key] if (got := parts("numberOf", cell, comma)) != number}
+        assert wrong == {}
+    for case in cases["columns"]:
+        assert parts("columnOf", case["cells"], case["separator"]) == {key: case[key] for key in ("values", "missing", "numeric")}
+    for case in cases["tables"]:
+        assert parts("parseCsv", case["text"]) == case["rows"] and parts("separatorOf", case["text"]) == case["separator"]
+
+
+@given(
+    cells=st.lists(st.text("0123456789,.'+-− eE%€\u00a0na/", max_size=12), min_size=1, max_size=4), separator=st.sampled_from([",", ";"])
 )
-def test_numbers_are_read_as_people_write_them(parts: Parts, cell: str, number: float | None):
-    assert parts("numberOf", cell) == number
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_page_and_server_read_any_column_alike(parts: Parts, cells: list[str], separator: str):
+    read = column_of(cells, separator)
+    assert parts("columnOf", cells, separator) == {"values": list(read.values), "missing": list(read.missing), "numeric": read.numeric}
+
+
+@given(text=st.text('ab1,;\t|"\n\r ', max_size=40))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_page_and_server_cut_any_text_into_the_same_cells(parts: Parts, text: str):
+    rows = parts("parseCsv", text)
+    try:
+        table = read_csv(text, "any", TableLimits())
+    except SteelyardError:
+        assert len(rows) < 2
+        return
+    assert [list(row) for row in table.rows] == rows[1:] and table.separator == parts("separatorOf", text)
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"a": 1, "b": "x"}, {"b": [1, 2.5], "c": null}]', '[["a", "b"], [true, 1e3]]', '{"a": [1, 2], "b": ["x", {"y": 0}]}']
+)
+def test_page_and_server_read_the_same_table_of_json(parts: Parts, text: str):
+    table = table_in(f"```json\n{text}\n```", "any", TableLimits())
+    heading, *rows = parts("parseBlock", text, "JSON")
+    assert heading == list(table.columns)
+    for row, cells in enumerate(rows):
+        for column, cell in enumerate(cells):
+            assert cell == table.cell(row, column) or number_of(cell) == number_of(table.cell(row, column)) is not None
 
 
 def test_shown_text_is_followed_through_the_markdown_it_came_from(parts: Parts):

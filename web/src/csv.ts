@@ -1,11 +1,10 @@
-/** A person's own table: RFC 4180 with the separators people really use, and what each column holds. */
+/** Text cut into cells as the server cuts it: RFC 4180 with the separators people really use; and the blocks of data that answers hold. */
 
-import type { Table } from "./state/table.svelte";
+export const SEPARATORS = [",", ";", "\t", "|"];
 
-const SEPARATORS = [",", ";", "\t", "|"];
-
-/** The separator that is most often there, outside quotes, in the first line. */
-function separatorOf(text: string): string {
+/** The separator that is most often there, outside quotes, in the first line that holds anything. */
+export function separatorOf(input: string): string {
+  const text = input.replace(/^\uFEFF?[\r\n]*/, "");
   const counts = new Map(SEPARATORS.map((separator) => [separator, 0]));
   let quoted = false;
   for (let at = 0; at < text.length; at++) {
@@ -47,19 +46,34 @@ export function parseCsv(input: string): string[][] {
   return rows.filter((one) => one.length > 1 || one[0] !== "");
 }
 
-/** A cell as a number, or NaN. `1.234,5` is read where the comma can only be the decimal sign; %, spaces and currency signs go. */
-export function numberOf(cell: string): number {
-  const bare = cell.trim().replace(/[\s\u00A0\u202F%€$£¥]/g, "");
-  if (bare === "") return Number.NaN;
-  if (/^[+-]?\d{1,3}(\.\d{3})*,\d+$/.test(bare) && !/^[+-]?\d{1,3},\d{3}$/.test(bare)) return Number(bare.replaceAll(".", "").replace(",", "."));
-  if (/^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/.test(bare)) return Number(bare.replaceAll(",", ""));
-  return /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(bare) ? Number(bare) : Number.NaN;
+const cellOf = (value: unknown): string => (typeof value === "string" ? value : value === null || value === undefined ? "" : JSON.stringify(value));
+
+/** The rows of JSON that is a table: a list of objects or of lists, or lists by name. Null where it is none. */
+export function parseJson(text: string): string[][] | null {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return null; // an answer's JSON may be anything; it then is just not drawn
+  }
+  const isRecord = (one: unknown): one is Record<string, unknown> => typeof one === "object" && one !== null && !Array.isArray(one);
+  if (isRecord(value)) {
+    const columns = Object.values(value);
+    if (columns.length === 0 || !columns.every(Array.isArray) || new Set(columns.map((one: unknown[]) => one.length)).size !== 1) return null;
+    const lists = columns as unknown[][];
+    return [Object.keys(value), ...(lists[0] ?? []).map((_, row) => lists.map((list) => cellOf(list[row])))];
+  }
+  if (!Array.isArray(value) || value.length === 0) return null;
+  if (value.every(isRecord)) {
+    const keys = [...new Set(value.flatMap((row) => Object.keys(row)))];
+    return [keys, ...value.map((row) => keys.map((key) => cellOf(row[key])))];
+  }
+  return value.every(Array.isArray) ? value.map((row: unknown[]) => row.map(cellOf)) : null;
 }
 
-/** Indexes of the columns whose every filled cell is a number. */
-export function numericColumns(table: Table): number[] {
-  return table.columns.flatMap((_, column) => {
-    const filled = table.rows.map((row) => row[column] ?? "").filter((cell) => cell.trim() !== "");
-    return filled.length && filled.every((cell) => !Number.isNaN(numberOf(cell))) ? [column] : [];
-  });
+/** The rows of a fenced block, null where it is no table of two rows and two columns at least. */
+export function parseBlock(text: string, language: string): string[][] | null {
+  const kind = language.toLowerCase();
+  const rows = kind === "json" ? parseJson(text) : kind === "csv" || kind === "tsv" ? parseCsv(text) : null;
+  return rows && rows.length > 1 && (rows[0]?.length ?? 0) > 1 ? rows : null;
 }

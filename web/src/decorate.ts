@@ -85,6 +85,71 @@ export function colourTokens(root: HTMLElement, tokens: readonly Token[]): void 
   }
 }
 
+/** Where a stretch of a text is, in code points, and how it reads. */
+export interface Stretch {
+  start: number;
+  end: number;
+  text: string;
+}
+
+const BLOCKS = "p, li, h1, h2, h3, h4, h5, h6, blockquote, div";
+const segmenter = new Intl.Segmenter(undefined, { granularity: "sentence" });
+
+/** Wraps each sentence that is shown in a button; `data-sentence` holds its index among the stretches of `source` that come back. */
+export function markSentences(root: HTMLElement, source: string): Stretch[] {
+  const nodes = textNodes(root);
+  const places = follow(source, nodes.map((node) => node.data).join(""));
+  const found: Stretch[] = [];
+  let at = 0;
+  for (let first = 0; first < nodes.length; ) {
+    const block = nodes[first]?.parentElement?.closest(BLOCKS);
+    let next = first;
+    let words = "";
+    while (next < nodes.length && nodes[next]?.parentElement?.closest(BLOCKS) === block) words += nodes[next++]?.data ?? "";
+    if (!block || block.closest("pre, table, .code-head") || block.querySelector(":scope > pre")) {
+      at += words.length;
+      first = next;
+      continue;
+    }
+    // The sentence of each character of this block, -1 between sentences.
+    const owner = new Int32Array(words.length).fill(-1);
+    for (const { segment, index } of segmenter.segment(words)) {
+      const shown = segment.trim();
+      const begin = index + segment.indexOf(shown);
+      const mapped = Array.from(places.slice(at + begin, at + begin + shown.length)).filter((place) => place >= 0);
+      if (shown === "" || mapped.length === 0) continue;
+      const [from, to] = [Math.min(...mapped), Math.max(...mapped) + 1];
+      owner.fill(found.length, begin, begin + shown.length);
+      const text = source.slice(from, to);
+      const start = [...source.slice(0, from)].length;
+      found.push({ start, end: start + [...text].length, text });
+    }
+    let within = 0;
+    for (const node of nodes.slice(first, next)) {
+      const pieces = document.createDocumentFragment();
+      for (let from = 0; from < node.data.length; ) {
+        const mine = owner[within + from] ?? -1;
+        let to = from + 1;
+        while (to < node.data.length && owner[within + to] === mine) to++;
+        const piece = document.createTextNode(node.data.slice(from, to));
+        if (mine >= 0) {
+          const span = document.createElement("span");
+          span.className = "sentence";
+          span.dataset.sentence = String(mine);
+          span.append(piece);
+          pieces.append(span);
+        } else pieces.append(piece);
+        from = to;
+      }
+      within += node.data.length;
+      node.replaceWith(pieces);
+    }
+    at += words.length;
+    first = next;
+  }
+  return found;
+}
+
 /** Turns `[1]`...`[count]` into buttons that open the source. */
 export function linkCitations(root: HTMLElement, count: number, name: (number: number) => string): void {
   for (const node of textNodes(root)) {

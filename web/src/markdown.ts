@@ -6,10 +6,13 @@
 import DOMPurify from "dompurify";
 import { Marked, type Token, type TokensList } from "marked";
 
+import { parseBlock } from "./csv";
 import { t } from "./texts/texts";
 
 const escape = (text: string): string =>
   text.replace(/[&<>"']/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;" })[c] ?? c);
+
+const languageOf = (lang: string | undefined): string => ((lang ?? "").split(/\s/)[0] ?? "").toLowerCase();
 
 const marked = new Marked({
   gfm: true,
@@ -20,7 +23,8 @@ const marked = new Marked({
       `<a class="image-not-loaded" href="${escape(href)}">${escape(t("image.notLoaded", { name: text || href }))}</a>`,
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     code: ({ text, lang }) =>
-      `<div class="code"><div class="code-head"><span>${escape((lang ?? "").split(/\s/)[0] ?? "")}</span>` +
+      `<div class="code"><div class="code-head"><span>${escape(languageOf(lang))}</span>` +
+      (parseBlock(text, languageOf(lang)) ? `<button type="button" data-do="chart" class="as-${languageOf(lang)}">${escape(t("chart.fromTable"))}</button>` : "") +
       `<button type="button" data-do="copy">${escape(t("code.copy"))}</button></div><pre tabindex="0"><code>${escape(text)}</code></pre></div>`,
   },
 });
@@ -45,6 +49,33 @@ const ALLOWED = {
 export function htmlBlocks(text: string): string[] {
   const tokens = marked.lexer(text);
   return tokens.filter((token) => token.type !== "space").map((token) => htmlOf(token, tokens.links));
+}
+
+/** For each of those blocks: where a table or a fenced block stands in `text`, in code points; null for other blocks. */
+export function blockRanges(text: string): ({ start: number; end: number } | null)[] {
+  const points: number[] = []; // of each unit as marked reads it, with \n for every line end, the code point in `text`
+  let point = 0;
+  for (let at = 0; at < text.length; ) {
+    const pair = text.startsWith("\r\n", at);
+    const wide = (text.codePointAt(at) ?? 0) > 0xffff;
+    for (let unit = 0; unit < (wide ? 2 : 1); unit++) points.push(point);
+    point += pair ? 2 : 1;
+    at += pair || wide ? 2 : 1;
+  }
+  points.push(point);
+  const read = text.replace(/\r\n|\r/g, "\n");
+  let at = 0;
+  const ranges: ({ start: number; end: number } | null)[] = [];
+  for (const token of marked.lexer(text)) {
+    const whole = read.startsWith(token.raw, at);
+    const start = points[at];
+    const end = points[at + token.raw.length];
+    at += token.raw.length;
+    if (token.type === "space") continue;
+    const data = token.type === "table" || token.type === "code";
+    ranges.push(data && whole && start !== undefined && end !== undefined ? { start, end } : null);
+  }
+  return ranges;
 }
 
 const cache = new Map<string, string>();

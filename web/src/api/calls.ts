@@ -11,9 +11,11 @@ import type {
   LeverInfo,
   Message,
   ModelInfo,
-  Part,
+  PlacePart,
+  PointedPart,
   ReportInfo,
   Role,
+  SentPart,
   Token,
 } from "./types";
 
@@ -42,11 +44,13 @@ export const restoreConversation = (conversation: string): Promise<unknown> => s
 export interface NewMessage {
   parent: string | null;
   role: Role;
-  parts: Part[];
+  parts: SentPart[];
   edited_from?: string;
 }
 export const addMessage = (conversation: string, message: NewMessage): Promise<Message> =>
   send("POST", `/api/conversations/${id(conversation)}/messages`, message);
+/** What would go to the model with a question about a place: nothing is kept. */
+export const tellPlace = (place: PointedPart): Promise<PlacePart> => send("POST", "/api/places", { place });
 export const deleteMessage = (message: string, mode: "this" | "below"): Promise<{ undo: string }> =>
   send("POST", `/api/messages/${id(message)}/delete`, { mode });
 export const hideMessage = (message: string, hidden: boolean): Promise<unknown> => send("POST", `/api/messages/${id(message)}/hide`, { hidden });

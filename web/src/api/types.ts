@@ -2,7 +2,33 @@
 
 export type Role = "system" | "user" | "assistant" | "tool";
 
-export type Part = { type: "text"; text: string } | { type: "file"; attachment: string; name: string };
+/** Where a place is: in an attached file, or characters `start` to `end` (code points) of a message's text. */
+export type PlaceSource = { attachment: string } | { message: string; start: number; end: number };
+export type Selection =
+  | { kind: "column"; column: number }
+  | { kind: "cell"; row: number; column: number }
+  | { kind: "point"; row: number; column: number; along: number }
+  | { kind: "rows"; rows: number[] }
+  | { kind: "sentence" };
+/** A place as the page sends it; `shown` is what the page shows there, so that the server can refuse to tell of anything else. */
+export interface PointedPart {
+  type: "place";
+  source: PlaceSource;
+  selection: Selection;
+  shown?: string | null;
+}
+/** A place as the server tells and keeps it: `text` is all that the model reads of it. */
+export interface PlacePart extends Omit<PointedPart, "shown"> {
+  name: string;
+  label: string;
+  text: string;
+  figures: [string, number | null][];
+}
+
+export type FilePart = { type: "file"; attachment: string; name: string; read?: "whole" | "none" };
+export type Part = { type: "text"; text: string } | FilePart | PlacePart;
+/** A part as the page sends it. */
+export type SentPart = Exclude<Part, PlacePart> | PointedPart;
 
 export interface Alternative {
   text: string;
@@ -170,6 +196,8 @@ export interface ReportInfo {
 export interface AttachmentInfo {
   id: string;
   name: string;
+  /** Whether the model is given what is in it; `none` where a person only points into it. */
+  read?: "whole" | "none";
   type?: string;
   size?: number;
 }

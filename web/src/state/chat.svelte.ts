@@ -11,15 +11,16 @@ import {
   readConversation,
   undo,
 } from "../api/calls";
-import type { AnswerRequest, AttachmentInfo, Choice, Message, Part } from "../api/types";
+import type { AnswerRequest, Choice, FilePart, Message, PlacePart, SentPart } from "../api/types";
 import { t } from "../texts/texts";
 import { growTree, pathTo, textOf, tipOf } from "../tree";
 import { catalog } from "./catalog.svelte";
 import { library } from "./library.svelte";
 import { LiveAnswer } from "./live.svelte";
 import { attempt, notices } from "./notices.svelte";
+import { places, pointedOf } from "./places.svelte";
 import { type Answering, choicesOf, type ConversationSettings, preferences } from "./preferences.svelte";
-import { Queue } from "./queue.svelte";
+import { type Draft, Queue } from "./queue.svelte";
 import { addressOf, router } from "./route.svelte";
 
 const ALTERNATIVES = 5;
@@ -61,6 +62,7 @@ export class Chat {
   async open(id: string | null): Promise<void> {
     if (id === this.id && (id !== null || this.messages.length === 0)) return;
     this.leave();
+    places.leave();
     this.id = id;
     this.title = "";
     this.messages = [];
@@ -103,7 +105,7 @@ export class Chat {
     const good = await attempt(async () => {
       const id = await this.ensure(drafts[0]?.text ?? "");
       for (const draft of [...drafts]) {
-        await this.add(id, { role: "user", parts: partsOf(draft.text, draft.files) });
+        await this.add(id, { role: "user", parts: partsOf(draft) });
         drafts.shift(); // stored: a later failure puts back only the rest
       }
       void this.answer();
@@ -183,7 +185,7 @@ export class Chat {
     return made.id;
   }
 
-  private async add(conversation: string, message: { role: Message["role"]; parts: Part[]; parent?: string | null; edited_from?: string }): Promise<Message> {
+  private async add(conversation: string, message: { role: Message["role"]; parts: SentPart[]; parent?: string | null; edited_from?: string }): Promise<Message> {
     const stored = await addMessage(conversation, { parent: this.head, ...message });
     this.messages = [...this.messages, stored];
     this.head = stored.id;
@@ -296,12 +298,18 @@ const edited = (message: Message, text: string, parent: string | null) => ({
   role: message.role,
   parent,
   edited_from: message.id,
-  parts: [{ type: "text" as const, text }, ...message.parts.filter((part) => part.type === "file")],
+  parts: [
+    ...message.parts.filter((part): part is PlacePart => part.type === "place").map(pointedOf),
+    { type: "text" as const, text },
+    ...message.parts.filter((part): part is FilePart => part.type === "file"),
+  ],
 });
 
-const partsOf = (text: string, files: AttachmentInfo[]): Part[] => [
+/** Places come first, so that the question stands last where the model reads it. */
+const partsOf = ({ text, files, places = [] }: Draft): SentPart[] => [
+  ...places.map(pointedOf),
   ...(text ? [{ type: "text" as const, text }] : []),
-  ...files.map((file) => ({ type: "file" as const, attachment: file.id, name: file.name })),
+  ...files.map((file) => ({ type: "file" as const, attachment: file.id, name: file.name, ...(file.read ? { read: file.read } : {}) })),
 ];
 
 function requestFor(how: Answering, parent: string): AnswerRequest {

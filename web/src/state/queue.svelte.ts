@@ -3,13 +3,14 @@
  * together when the person says so or stops typing for a while. They outlive a reload of the page.
  */
 
-import type { AttachmentInfo } from "../api/types";
+import type { AttachmentInfo, PlacePart } from "../api/types";
 import { preferences } from "./preferences.svelte";
 
 export interface Draft {
   key: string;
   text: string;
   files: AttachmentInfo[];
+  places?: PlacePart[];
 }
 
 const STORE = "steelyard.queue.";
@@ -44,8 +45,8 @@ export class Queue {
     this.keep();
   }
 
-  add(text: string, files: AttachmentInfo[]): void {
-    this.waiting.push({ key: crypto.randomUUID(), text, files });
+  add(text: string, files: AttachmentInfo[], places: PlacePart[] = []): void {
+    this.waiting.push({ key: crypto.randomUUID(), text, files, places });
     this.keep();
     this.wake();
   }
