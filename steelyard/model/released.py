@@ -27,15 +27,15 @@ def release(model: Model, running: Trunk) -> None:
     for module in model.trunk.modules():
         storage = module.storage if isinstance(module, Linear) else None
         if isinstance(storage, DenseStorage) and storage.weight is not table:
-            storage.weight = nn.Parameter(torch.empty_like(storage.weight, device="meta"), requires_grad=False)
+            storage.weight = nn.Parameter(storage.weight.to("meta"), requires_grad=False)
         if isinstance(storage, Int8Storage):
-            storage.weight = torch.empty_like(storage.weight, device="meta")
+            storage.weight = storage.weight.to("meta")
         if isinstance(storage, Int4Storage):
-            storage.packed = torch.empty_like(storage.packed, device="meta")
+            storage.packed = storage.packed.to("meta")
         if isinstance(storage, BlockStorage):
-            storage.data = torch.empty_like(storage.data, device="meta")
+            storage.data = storage.data.to("meta")
     if isinstance(kept, BlockStorage) and kept is not running.inputs.kept:
-        kept.data = torch.empty_like(kept.data, device="meta")
+        kept.data = kept.data.to("meta")
     head = model.trunk.heads["lm"].linear.storage if "lm" in model.trunk.heads else None  # type: ignore[union-attr]
     model.trunk.inputs.weight, model.trunk.inputs.kept = running.inputs.weight, running.inputs.kept
     if isinstance(head, DenseStorage) and head.weight is table:

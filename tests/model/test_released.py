@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,24 @@ def test_the_matrices_are_really_let_go(tied: bool, tmp_path: Path) -> None:
     kept = [parameter for parameter in model.trunk.parameters() if parameter.dim() >= 2 and not parameter.is_meta]
     assert {parameter.data_ptr() for parameter in kept} == {trunk.inputs.weight.data_ptr()}
     assert model.trunk.device.type == "cpu"
+
+
+def test_letting_go_loads_nothing_that_costs_more_than_it_gives() -> None:
+    # On the way to an empty tensor PyTorch may load its compiler, tens of megabytes that stay.
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from tiny_talker import tiny_talker
+from steelyard.generate.engine import Engine
+from steelyard.model.released import release
+model = tiny_talker()
+with Engine(model) as engine:
+    release(model, engine.trunk)
+    engine.generate(["Hello"], max_tokens=2)
+print([name for name in ("sympy", "torch._dynamo", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "[]"
 
 
 def test_freed_memory_goes_back_to_the_system() -> None:

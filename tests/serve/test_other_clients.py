@@ -13,7 +13,7 @@ import pytest
 from tests.serve.live_server import LiveServer
 
 FOLDER = Path(__file__).parent / "clients"
-PYTHON = FOLDER / ".venv" / "bin" / "python"
+ENVIRONMENT = Path(__file__).parents[2] / "build" / "clients"
 INSTALL = "`make clients` installs it"
 
 
@@ -24,9 +24,9 @@ def _told(*command: object) -> dict[str, Any]:
 
 
 def test_litellm_gets_text_streams_calls_forms_likelihoods_vectors_and_errors(server: LiveServer) -> None:
-    if not (FOLDER / ".venv" / "installed.txt").is_file():
+    if not (ENVIRONMENT / "installed.txt").is_file():
         pytest.skip(f"litellm is not installed: {INSTALL}")
-    told = _told(PYTHON, FOLDER / "litellm_calls.py", server.url)
+    told = _told(ENVIRONMENT / "bin" / "python", FOLDER / "litellm_calls.py", server.url)
     assert told["text"] and told["pieces"] == told["text"] and told["tokens"] == 6
     (call,) = told["calls"]
     assert call["name"] == "clock" and call["input"]["a"] in ("x", "y") and told["object"]["a"] in ("x", "y")

@@ -1,6 +1,7 @@
-"""Installs other people's clients beside this file, each in an environment of its own, so that the tests can run them unmodified.
+"""Installs other people's clients, each in an environment of its own, so that the tests can run them unmodified.
 
-`litellm` wants older packages than Steelyard's tests run with: it gets a virtual environment. npm's `ai` goes into `node_modules`.
+`litellm` wants older packages than Steelyard's tests run with: it gets a virtual environment in `build/`. npm's `ai` goes into
+`node_modules` beside this file.
 Where a registry cannot be reached this says so and ends well: the tests of that client are then skipped.
 """
 
@@ -13,7 +14,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ENVIRONMENT = HERE / ".venv"
+ENVIRONMENT = HERE.parents[2] / "build" / "clients"
 
 
 def install_litellm() -> bool:
