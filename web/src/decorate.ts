@@ -92,7 +92,7 @@ export interface Stretch {
   text: string;
 }
 
-const BLOCKS = "p, li, h1, h2, h3, h4, h5, h6, blockquote, div";
+const BLOCKS = "p, li, h1, h2, h3, h4, h5, h6, blockquote, div, td, th, pre";
 const segmenter = new Intl.Segmenter(undefined, { granularity: "sentence" });
 
 /** Wraps each sentence that is shown in a button; `data-sentence` holds its index among the stretches of `source` that come back. */
@@ -106,7 +106,7 @@ export function markSentences(root: HTMLElement, source: string): Stretch[] {
     let next = first;
     let words = "";
     while (next < nodes.length && nodes[next]?.parentElement?.closest(BLOCKS) === block) words += nodes[next++]?.data ?? "";
-    if (!block || block.closest("pre, table, .code-head") || block.querySelector(":scope > pre")) {
+    if (!block || block.closest("pre, table, .code-head")) {
       at += words.length;
       first = next;
       continue;

@@ -42,6 +42,7 @@ const ALLOWED = {
   ).split(" "),
   ALLOWED_ATTR: ["href", "class", "start", "align", "type", "tabindex", "data-do"],
   ALLOWED_URI_REGEXP: /^(?:https?|mailto):/i,
+  ADD_URI_SAFE_ATTR: ["start", "align", "type", "tabindex", "data-do"], // their values are no addresses, and were dropped as bad ones
   ALLOW_DATA_ATTR: false,
 };
 
