@@ -1,9 +1,11 @@
-"""How long a person waits: `steelyard --help`, and the first token of a GGUF model from the start of the process.
+"""How long a person waits: `steelyard --help`, and the first token of a GGUF model from the start of the process; and what it then holds.
 
     python benchmarks/startup.py [--repeats 7]
 
 Each measurement is a fresh process, timed from outside by the clock; told are medians and ranges in seconds. The peer for the first
-token is transformers reading the same GGUF file. One uncounted run of each warms the file cache. The last line printed is JSON.
+token is transformers reading the same GGUF file. One uncounted run of each warms the file cache. Memory is what the process holds above
+what it held after its imports, as the server runs a model: in the file's own blocks, the model itself let go, one answer given; resident,
+and the private part of it. The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -33,14 +35,45 @@ ids = tokenizer("The capital of France is", return_tensors="pt")
 print("token:" + tokenizer.decode(model.generate(**ids, max_new_tokens=1, do_sample=False)[0][-1:]))
 """
 
+HELD = """
+import gc, json, pathlib, re
+import steelyard, steelyard.generate.scheduler
+from steelyard.core.meters import memory
+from steelyard.generate.engine import Engine
+from steelyard.kernels import native
+from steelyard.model.load import load
+from steelyard.model.released import release
+native.routines()
+def held():
+    told = pathlib.Path("/proc/self/smaps_rollup").read_text()
+    return [1024 * int(re.search(name + r": +(\\d+) kB", told)[1]) for name in ("Rss", "Anonymous")]
+before = held()
+model = load(MODEL, "stored")
+engine = Engine(model)
+release(model, engine.trunk)
+engine.generate(["The capital of France is"], max_tokens=16)
+gc.collect()
+memory.hand_back()
+after = held()
+print("token:" + json.dumps({
+    "file": pathlib.Path(MODEL).stat().st_size, "weights": engine.trunk.weight_bytes(),
+    "resident": after[0] - before[0], "private": after[1] - before[1],
+}))
+"""
+
+
+def said(command: list[str], says: str) -> str:
+    """What a process printed, which must hold the given word."""
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert says in done.stdout, done.stdout + done.stderr
+    return done.stdout
+
 
 def seconds(command: list[str], says: str) -> float:
     """Seconds until a process has ended, which must have printed the given word."""
     start = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    taken = time.perf_counter() - start
-    assert says in done.stdout, done.stdout + done.stderr
-    return taken
+    said(command, says)
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -65,7 +98,12 @@ def main() -> None:
     }
     for name, result in results.items():
         print(f"{name:26} {result}")
-    print(json.dumps({"results": results, "versions": versions(), "machine": describe()}))
+    held = [
+        json.loads(said([sys.executable, "-c", HELD.replace("MODEL", repr(model))], "token:").split("token:")[1]) for _ in range(repeats)
+    ]
+    memory = {name: [round(one[name] / 1e6, 1) for one in held] for name in held[0]}
+    print(f"{'megabytes':26} {memory}")
+    print(json.dumps({"results": results, "megabytes": memory, "versions": versions(), "machine": describe()}))
 
 
 if __name__ == "__main__":
