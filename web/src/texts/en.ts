@@ -252,6 +252,7 @@ export const en = entries({
   "table.row": "Row",
   "table.rowNumber": "Row {n}",
   "table.column": "column {n}",
+  "chart.allRows": { one: "{n} row.", other: "{n} rows." },
 
   "place.list": "What you ask about",
   "place.in": "{label} in {name}",
