@@ -93,7 +93,14 @@ CHALLENGES = (
     ),
     Challenge("Hardware", "Photonic, analog and other processors."),
     Challenge("Agents", "Plans, tools and their budgets."),
-    Challenge("Human preference", "Learning from what people prefer."),
+    Challenge(
+        "Human preference",
+        "Learning from what people prefer.",
+        (
+            Figure("circle", "taught", "own_answer", "bits a byte by which a corrected answer fits its own question, after 48 corrections"),
+            Figure("circle", "taught", "right", "wanted answers written, letter for letter, where none was corrected"),
+        ),
+    ),
     Challenge("The chat interface", "What people need around a model that answers."),
     Challenge("Other languages", "Quality and cost beyond English."),
     Challenge(
