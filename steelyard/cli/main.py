@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import steelyard
-from steelyard.cli import chat, detect, doctor, get, inspect, levers, make, serve, weigh
+from steelyard.cli import calibrate, chat, detect, doctor, get, inspect, levers, make, serve, weigh
 from steelyard.core.errors import SteelyardError
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -78,6 +78,7 @@ app.command("inspect")(inspect.inspect)
 app.command("chat")(chat.chat)
 app.command("weigh")(weigh.weigh)
 app.command("make")(make.make)
+app.command("calibrate")(calibrate.calibrate)
 app.command("serve")(serve.serve)
 app.command("levers")(levers.levers)
 app.command("detect")(detect.detect)

@@ -20,6 +20,7 @@ from steelyard.core.run import Run
 from steelyard.weigh.answering import answer_all, key_for, obstacle
 from steelyard.weigh.arms import OpenArm, Opener, is_trained
 from steelyard.weigh.axes import REPEATS, repeated_samples
+from steelyard.weigh.calibrate import foreign
 from steelyard.weigh.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm, writes
 from steelyard.weigh.records import Records
 from steelyard.weigh.report.report import ArmSummary
@@ -82,7 +83,7 @@ class Sweep:
     def ask(self, arm: OpenArm, question: Question, count: int | None = None, *, trial: int = 0, trials: int = 1) -> Scored:
         """An arm's values on the first `count` samples of a task."""
         samples = question.samples[:count]
-        if reason := obstacle(arm, samples):
+        if reason := obstacle(arm, samples) or foreign(arm.answerer, question.task, self.recipe.seed):
             return unable(question.task, samples, reason)
         label, begun, before = f"{arm.name}: {question.name}", time.perf_counter(), len(self.records)
         outputs = []

@@ -17,7 +17,7 @@ import steelyard
 from steelyard.cli.completion import known_names, lever_names, model_names
 from steelyard.cli.main import app
 
-VERBS = ("get", "inspect", "chat", "weigh", "make", "levers", "detect", "doctor")
+VERBS = ("get", "inspect", "chat", "weigh", "make", "calibrate", "levers", "detect", "doctor")
 
 
 @pytest.fixture

@@ -96,7 +96,12 @@ class PIK:
 
 
 async def state(answerer: Answerer, conversation: Conversation) -> Tensor:
-    """The hidden state float32 [width] after the final norm at a conversation's last token, as the model is about to answer.
+    """The hidden state float32 [width] after the final norm at a conversation's last token, as the model is about to answer."""
+    return (await asyncio.to_thread(states, answerer, [conversation]))[0]
+
+
+def states(answerer: Answerer, conversations: Sequence[Conversation]) -> Tensor:
+    """The same of several conversations, float32 [n, width].
 
     Raises:
         UnsupportedError: this answerer is no engine itself.
@@ -107,4 +112,4 @@ async def state(answerer: Answerer, conversation: Conversation) -> Tensor:
             where="confidence",
             do="Put `confidence` before the levers that wrap the answerer, and use a model of this machine.",
         )
-    return (await asyncio.to_thread(answerer.engine.states, [list(conversation)]))[0]
+    return answerer.engine.states([list(conversation) for conversation in conversations])
