@@ -51,6 +51,9 @@ def serve(
     context: Annotated[int | None, typer.Option(min=16, help="Most tokens of a conversation with its answer.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a slot; more are told to come again.")] = 64,
+    spare: Annotated[
+        bool, typer.Option(help="Keep a process (some 160 MB) waiting, so that answers are given again sooner if the engine's dies.")
+    ] = True,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that answers under way may still take once the server is told to end.")] = 30,
 ) -> None:
     """Serve models over an OpenAI-compatible API, with a page to talk to them.
@@ -83,6 +86,7 @@ def serve(
             hosts=tuple(name or ()),
             origins=tuple(text.rstrip("/") for text in origin or ()),
             queue=queue,
+            spare=spare,
             drain_seconds=grace,
         )
     )

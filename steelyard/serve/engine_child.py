@@ -41,6 +41,10 @@ class Child:
     def pid(self) -> int:
         return self.process.pid
 
+    @property
+    def ended(self) -> bool:
+        return self.process.returncode is not None
+
     def send(self, *messages: Sequence[Any]) -> None:
         """Writes messages, at once and whole. A child that is dead already is left to whoever listens.
 

@@ -30,6 +30,8 @@ LIVED = 60.0
 """Seconds a child must have lived for the next one to be started without any delay."""
 LONGEST_DELAY = 30.0
 """Seconds between two starts, at most."""
+SPARE_AFTER = 5.0
+"""Seconds that a child has been ready before the next one is started: it reads its libraries while nobody waits for that."""
 WHERE, LATER = "engine process", "Ask again in a few seconds."
 
 
@@ -40,16 +42,20 @@ class Keeper:
         opening: what each child is told to open.
         queue: answers that may wait for a slot of one model.
         say: receives lines for a person.
+        spare: whether a second child, which has read its libraries and opened no model, waits to take the first one's place.
     """
 
-    def __init__(self, opening: Mapping[str, Any], queue: int, say: Callable[[str], None]):
-        self.opening, self.queue, self.say = opening, queue, say
+    def __init__(self, opening: Mapping[str, Any], queue: int, say: Callable[[str], None], spare: bool = False):
+        self.opening, self.queue, self.say, self.spare = opening, queue, say, spare
         self.infos: dict[str, ServedInfo] = {}
         self.child: Child | None = None
+        self.starting: Child | None = None  # that child, from its first moment on
         self.restarts = 0
         self.waiting: dict[int, Stream | Call] = {}
         self._load: Counter[tuple[str, bool]] = Counter()
         self._keeping: asyncio.Task[None] | None = None
+        self._spare: Child | None = None
+        self._sparing: asyncio.Task[None] | None = None
         self._closing = False
         self._idle = asyncio.Event()
         self._number = 0
@@ -76,10 +82,19 @@ class Keeper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), drain)
         self._lose("the server closed")
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait([self._keeping])
-        self.child = None
+        for task in (self._sparing, self._keeping):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        if self._spare is not None:
+            await self._spare.end(0)
+        self.child = self._spare = None
+
+    def register(self, indexes: Mapping[str, str]) -> None:
+        """See `EngineProcess.register`. The next child is told when it opens."""
+        self.opening = {**self.opening, "registered": dict(indexes)}
+        if self.starting is not None:
+            self.starting.send([0, "register", dict(indexes)])
 
     @property
     def ready(self) -> bool:
@@ -109,10 +124,11 @@ class Keeper:
         """Starts a child and hears it to its end: how that came, and what it refused to open."""
         refusal: SteelyardError | None = None
         try:
-            child = await Child.start()
+            child = self._take_spare() or await Child.start()
         except OSError as error:  # no memory or no process left: there may be some later
             return f"it could not be started: {error.strerror}", None
         try:
+            self.starting = child
             child.send([0, "open", self.opening])
             async for message in child.messages():
                 match message:
@@ -123,6 +139,8 @@ class Keeper:
                         self.child = child
                         if not ready.done():
                             ready.set_result(None)
+                        if self.spare and (self._sparing is None or self._sparing.done()):
+                            self._sparing = asyncio.create_task(self._prepare_spare(), name="steelyard-spare-process")
                     case [0, "offers", offers]:  # looking for them takes a while: the next child is told
                         self.opening = {**self.opening, "offers": offers}
                     case [0, "broken"]:
@@ -139,6 +157,18 @@ class Keeper:
             logger.exception("the engine's process said something that cannot be understood")
             child.kill()
             return await child.reason(), refusal
+
+    async def _prepare_spare(self) -> None:
+        """Starts the child that waits. Its libraries take as long as opening a model of 100 MB, and are there when it is needed."""
+        await asyncio.sleep(SPARE_AFTER)
+        if self._spare is None or self._spare.ended:
+            with contextlib.suppress(OSError):  # no memory or no process left for it: then the next child starts from nothing
+                self._spare = await Child.start()
+
+    def _take_spare(self) -> Child | None:
+        """The child that waits, unless there is none, or something ended it meanwhile."""
+        spare, self._spare = self._spare, None
+        return None if spare is None or spare.ended else spare
 
     # Requests, and what comes back
 

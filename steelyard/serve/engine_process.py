@@ -36,10 +36,18 @@ class EngineProcess:
         queue: most answers that wait for a slot of one model before more are refused.
         say: receives lines for a person: what is downloaded, opened, or has died.
         documents: names of what clients' own `retrieve` levers may search; others are refused.
+        spare: whether a second process (some 160 MB) waits with its libraries read, so that answers are given again sooner if the
+            first one dies.
     """
 
     def __init__(
-        self, models: Sequence[ServedModel], *, queue: int, say: Callable[[str], None] = lambda line: None, documents: Sequence[str] = ()
+        self,
+        models: Sequence[ServedModel],
+        *,
+        queue: int,
+        say: Callable[[str], None] = lambda line: None,
+        documents: Sequence[str] = (),
+        spare: bool = False,
     ):
         if not models:
             raise SteelyardError("nothing to serve", where="models", do="Name a model.")
@@ -51,7 +59,7 @@ class EngineProcess:
         written = [_model_written(model) for model in models]
         opening = {"models": written, "queue": queue, "documents": list(documents)}
         messages.framed([opening])  # what cannot be told to a child is refused here
-        self.keeper = Keeper(opening, queue, say)
+        self.keeper = Keeper(opening, queue, say, spare)
         self._pieces: dict[str, dict[int, str]] = {}
 
     # Its life
@@ -85,6 +93,10 @@ class EngineProcess:
     def models(self) -> Mapping[str, ServedInfo]:
         """What is served, by name, in the order given. Empty before `start`."""
         return self.keeper.infos
+
+    def register(self, indexes: Mapping[str, str]) -> None:
+        """Lets levers of requests search these indexes, files by name, from the next request on: all that may be, besides `documents`."""
+        self.keeper.register(indexes)
 
     async def status(self) -> Mapping[str, Any]:
         """How it goes: `ready`, `restarts`, `pid`, `memory` (resident bytes of the child), and for each model under `models` its

@@ -58,6 +58,7 @@ class ServeSettings(pydantic.BaseModel):
         600.0, gt=0, description="how long a browser may open reports before it must bring the key again, in seconds"
     )
     heartbeat_seconds: float = Field(15.0, gt=0, description="a comment is sent on a stream that is silent for so long, in seconds")
+    spare: bool = Field(True, description="whether a process with its libraries read waits to take the engine's place if that dies")
     drain_seconds: float = Field(30.0, ge=0, description="how long answers under way may go on after SIGTERM, in seconds")
 
     @property

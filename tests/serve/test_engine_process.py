@@ -20,9 +20,25 @@ from steelyard.augment.answerers import LocalAnswerer
 from steelyard.augment.retrieve.retrieve import Retrieve
 from steelyard.core.errors import BusyError, ContextLengthError, DataError, SteelyardError, UnsupportedError
 from steelyard.core.levers import parse
-from steelyard.core.protocols import Answer, AnswerSettings, Citation, Done, Event, Failure, Message, ScoringAnswerer, Text, Token, collect
+from steelyard.core.protocols import (
+    Answer,
+    AnswerSettings,
+    Citation,
+    Done,
+    Energy,
+    Event,
+    Failure,
+    Message,
+    ScoringAnswerer,
+    Text,
+    Token,
+    Usage,
+    collect,
+)
 from steelyard.generate.engine import Engine
 from steelyard.model.load import load
+from steelyard.serve import engine_keeper
+from steelyard.serve.engine_child import Child
 from steelyard.serve.engine_process import EngineFault, EngineGone, EngineProcess, ServedModel
 from tests.serve.tiny_served import Running, saved_encoder, saved_talker
 from tests.tiny_talker import CHATML
@@ -88,7 +104,9 @@ def test_events_are_those_of_the_engine_itself_in_the_same_order(running: Runnin
     assert isinstance(answerer, ScoringAnswerer)
     with Engine(load(folder / "tiny")) as engine:
         wanted = asyncio.run(heard(LocalAnswerer(engine).answer(HI, SHORT)))
-    got = running.run(heard(answerer.answer(HI, SHORT)))
+    told = running.run(heard(answerer.answer(HI, SHORT)))
+    assert [type(event) for event in told[-3:]] == [Energy, Usage, Done], "only the server tells what an answer took"
+    got = [event for event in told if not isinstance(event, Energy)]
     assert [type(event) for event in got] == [type(event) for event in wanted]
     for ours, theirs in zip(got, wanted, strict=True):
         if isinstance(ours, Token) and isinstance(theirs, Token):
@@ -445,6 +463,38 @@ def test_a_crash_is_told_to_those_under_way_and_the_engine_comes_back_by_itself(
     assert kind.name in "".join(running.said)
     assert answered(running).text == before
     assert running.run(engine.status())["restarts"] >= 1
+
+
+def test_the_process_that_waits_takes_the_place_of_one_that_dies(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = running.engine
+    monkeypatch.setattr(engine_keeper, "SPARE_AFTER", 0.0)
+
+    async def crash() -> tuple[int | None, int | None]:
+        await engine.keeper._prepare_spare()
+        spare = engine.keeper._spare
+        assert spare is not None and engine.pid is not None and engine.pid != spare.pid
+        os.kill(engine.pid, signal.SIGSEGV)
+        while engine.ready:
+            await asyncio.sleep(0.01)
+        while not engine.ready:
+            await asyncio.sleep(0.01)
+        return spare.pid, engine.pid
+
+    spare, now = running.run(crash())
+    assert spare == now and engine.keeper._spare is None
+    assert answered(running).reason == "length"
+
+
+def test_a_process_that_waits_and_is_ended_by_something_is_not_relied_on(running: Running) -> None:
+    keeper = running.engine.keeper
+
+    async def lose() -> None:
+        keeper._spare = await Child.start()
+        keeper._spare.kill()
+        await keeper._spare.process.wait()
+        assert keeper._take_spare() is None and keeper._spare is None
+
+    running.run(lose())
 
 
 def test_closing_lets_answers_under_way_end_and_takes_no_more(folder: Path, running: Running) -> None:
