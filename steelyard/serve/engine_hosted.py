@@ -20,10 +20,11 @@ from steelyard.core.errors import UnsupportedError
 from steelyard.core.levers import STAGES, Lever, check_chain, parse
 from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Event, Usage
 from steelyard.core.recipe_parts import LOCAL
-from steelyard.core.references import IndexRef
+from steelyard.core.references import IndexRef, Reference
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine, Prompt, Request
 from steelyard.model.model import Model
+from steelyard.serve.engine_documents import Registered
 from steelyard.serve.served import ServedInfo
 from steelyard.weigh.arms import ArmOpener
 
@@ -48,7 +49,8 @@ class Hosted:
         engine: what generates with it; None for an encoder.
         opener: resolves the references of its levers.
         levers: those that are on, references bound.
-        documents: what clients' levers may search.
+        documents: what clients' levers may search, besides what is registered.
+        registered: indexes that the server's users made.
     """
 
     info: ServedInfo
@@ -57,6 +59,7 @@ class Hosted:
     opener: ArmOpener | None = None
     levers: tuple[Lever, ...] = ()
     documents: frozenset[str] = frozenset()
+    registered: Registered = field(default_factory=Registered)
     counts: Counts = field(default_factory=Counts)
 
     @property
@@ -107,9 +110,15 @@ class Hosted:
             if isinstance(lever, Constraint):
                 settings = _constrained(lever, settings)
             else:
-                assert self.opener is not None
-                wraps.append(lever.bind(self.opener.references))
+                wraps.append(lever.bind(self._resolved))
         return wraps, settings
+
+    def _resolved(self, reference: Reference) -> Any:
+        """What a reference of a request's lever names."""
+        if isinstance(reference, IndexRef) and reference.name in self.registered:
+            return self.registered.index(reference.name)
+        assert self.opener is not None
+        return self.opener.references(reference)
 
     def _check_allowed(self, lever: Lever) -> None:
         kind = type(lever)
@@ -119,7 +128,8 @@ class Hosted:
         if any(holds_path(getattr(lever, key)) for key in kind.model_fields):
             raise UnsupportedError(f"`{lever.name}` names a file, which a request may not", where="levers", do="Give what is in it.")
         for key, reference in lever.references().items():
-            if not isinstance(reference, IndexRef) or reference.name not in self.documents:
+            allowed = reference.name in self.documents or reference.name in self.registered
+            if not isinstance(reference, IndexRef) or not allowed:
                 known = ", ".join(sorted(self.documents)) or "none"
                 raise UnsupportedError(
                     f"`{reference.name}` is not registered here as {reference.kind}",

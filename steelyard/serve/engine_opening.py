@@ -116,7 +116,7 @@ def _open_talker(
         capabilities=frozenset(opened.answerer.capabilities | chat | tools),
         created=int(path.stat().st_mtime),
         parents=_parents(engine.model),
-        levers=_served_levers(levers, offers, documents),
+        levers=_served_levers(levers, offers),
         slots=engine.spec.slots,
         vocabulary=engine.model.trunk.plan.inputs.vocabulary,
         eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
@@ -199,11 +199,9 @@ def offered() -> list[str]:
     return [name for name, kind in all_levers().items() if can_be_asked(kind)]
 
 
-def _served_levers(on: Sequence[Lever], offers: Sequence[str], documents: frozenset[str]) -> tuple[ServedLever, ...]:
+def _served_levers(on: Sequence[Lever], offers: Sequence[str]) -> tuple[ServedLever, ...]:
     pulled = [ServedLever(lever.name, True, lever.name in offers, lever.settings) for lever in on]
     barred = {lever.name for lever in on}
-    if not documents:
-        barred.add("retrieve")
     try:
         require_packages()
     except UnsupportedError:

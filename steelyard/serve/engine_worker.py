@@ -30,6 +30,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
 from steelyard.core.threads import apart
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
+from steelyard.serve.engine_documents import Registered
 from steelyard.serve.engine_hosted import Hosted, ServedLocal, Submission, wrapped
 from steelyard.serve.engine_opening import find_model, offered, open_model, read_documents
 
@@ -97,6 +98,7 @@ class Worker:
     def __init__(self, outbox: Outbox):
         self.outbox = outbox
         self.hosted: dict[str, Hosted] = {}
+        self.registered = Registered()
         self.over = asyncio.Event()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._readers = ThreadPoolExecutor(READERS, "steelyard-reader")
@@ -122,6 +124,9 @@ class Worker:
                 if (task := self._tasks.get(number)) is not None:
                     task.cancel()
                 continue
+            if verb == "register":
+                self.registered.set(*arguments)
+                continue
             work = self._open(*arguments) if verb == "open" else self._serve(number, verb, arguments)
             task = self._tasks[number] = asyncio.get_running_loop().create_task(work)
             task.add_done_callback(lambda _, number=number: self._tasks.pop(number, None))
@@ -136,9 +141,11 @@ class Worker:
             for asked in opening["models"]:
                 find_model(asked, say)
             read_documents(opening["documents"], say)
+            self.registered.set(opening.get("registered") or {})
             offers = opening.get("offers") or offered()
             for asked in opening["models"]:
                 self.hosted[asked["name"]] = open_model(asked, opening["queue"], opening["documents"], offers, say)
+                self.hosted[asked["name"]].registered = self.registered
             self.outbox.put([0, "offers", offers])
 
         try:

@@ -12,6 +12,7 @@ from steelyard.serve.settings import ServeSettings
 
 if TYPE_CHECKING:
     from steelyard.serve.engine_process import EngineProcess
+    from steelyard.serve.indexing import Indexing
     from steelyard.serve.store.store import Store
 
 
@@ -24,13 +25,15 @@ class Service:
         engine: the process that answers.
         store: conversations and feedback, or None where nothing is kept.
         drain: whether the server is ending.
-        readers: what reads files that people upload.
         sessions: browsers that may open reports; None where no key is needed.
+        readers: what reads files that people upload.
+        indexing: builds indexes of people's documents; None where nothing is kept.
     """
 
     settings: ServeSettings
     engine: EngineProcess
     store: Store | None = None
     drain: Drain = field(default_factory=Drain)
-    readers: Readers = field(default_factory=Readers)
     sessions: ReportSessions | None = None
+    readers: Readers = field(default_factory=Readers)
+    indexing: Indexing | None = None

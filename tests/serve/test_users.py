@@ -89,6 +89,12 @@ class World:
     def _attachment(self) -> str:
         return self.client.post("/api/attachments", content=b"a,b\n1,2\n3,4\n", headers={"X-Name": "table.csv"}).json()["id"]
 
+    def _index(self) -> str:
+        return self.post("/api/indexes", {"name": "Of one user"})["id"]
+
+    def _document(self) -> str:
+        return self.post(f"/api/indexes/{self['index']}/documents", {"attachment": self["attachment"]})["id"]
+
     def _feedback(self) -> str:
         return self.post("/api/feedback", {"message": self["answer"], "kind": "thumbs", "value": "up"})["id"]
 

@@ -13,6 +13,8 @@ from steelyard.serve import page
 from steelyard.serve.api import chat, completions, embeddings, errors, health, levers, models, reports, responses, tokens
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.draining import Drain, Draining
+from steelyard.serve.indexing import Indexing, index_folder
+from steelyard.serve.reading import Readers
 from steelyard.serve.report_sessions import ReportSessions
 from steelyard.serve.security import Security
 from steelyard.serve.service import Service
@@ -31,11 +33,18 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
     Without a store it only answers: there are no conversations, no feedback and no attachments. `drain` tells it that it is to end.
     """
     sessions = ReportSessions(settings.report_seconds) if settings.keys.needed else None
-    service, metrics, streams = Service(settings, engine, store, drain or Drain(), sessions), health.Metrics(), Streams(settings)
+    readers = Readers()
+    indexing = None if store is None else Indexing(store, engine, readers, index_folder(settings, store))
+    service = Service(settings, engine, store, drain or Drain(), sessions, readers, indexing)
+    metrics, streams = health.Metrics(), Streams(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if service.indexing is not None:
+            await service.indexing.start()
         yield
+        if service.indexing is not None:
+            await service.indexing.close()
         await streams.close()
 
     app = FastAPI(
@@ -55,9 +64,9 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
     app.include_router(streams.router())
     app.include_router(health.router(service, metrics))
     if store is not None:
-        from steelyard.serve.api import attachments, conversations, exports, feedback, places
+        from steelyard.serve.api import attachments, conversations, exports, feedback, indexes, places
 
-        for one in (conversations, places, feedback, exports, attachments):
+        for one in (conversations, places, feedback, exports, attachments, indexes):
             app.include_router(one.router(service))
     app.include_router(page.router())
     app.add_middleware(Draining, drain=service.drain, retry_seconds=settings.retry_seconds)

@@ -194,7 +194,7 @@ def understood(body: ChatRequest, service: Service, user: str) -> Asked:
     if form is not None and body.stop:
         raise ApiError("`stop` could end the answer before its form is complete: leave one of them out.", param="stop")
     settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives, constraint=form)
-    pulled = levers.requested(service, info.name, body.steelyard.levers)
+    pulled = levers.requested(service, info.name, body.steelyard.levers, user)
     return Asked(info.name, conversation, settings, pulled, alternatives=alternatives, **about_tools)
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -29,6 +29,7 @@ from steelyard.core.protocols import (
     Done,
     Event,
     Failure,
+    Lookup,
     Text,
     Token,
     ToolCall,
@@ -38,7 +39,7 @@ from steelyard.core.protocols import (
 from steelyard.serve.api.bodies import Body, Part, StrictRoute
 from steelyard.serve.api.errors import ApiError, one_line
 from steelyard.serve.api.fields import limit, stops
-from steelyard.serve.api.levers import requested
+from steelyard.serve.api.levers import names_of, requested
 from steelyard.serve.api.reading import read_all
 from steelyard.serve.api.streams import begun, sse
 from steelyard.serve.service import Service
@@ -46,6 +47,7 @@ from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.attachments import Attached
 from steelyard.serve.store.rendering import Rendered, rendered
 from steelyard.serve.store.store import Store
+from steelyard.serve.users import LOCAL
 
 _writing: set[asyncio.Task[Any]] = set()
 """Records being written for clients who have gone; a task that nobody holds may be swept away."""
@@ -98,12 +100,14 @@ def router(service: Service) -> APIRouter:
             raise ApiError(
                 f"No model here that answers is called `{body.model[:80]}`. {nearest(body.model, chats)}", status=404, param="model"
             )
-        levers = requested(service, body.model, body.levers)
+        levers = await run_in_threadpool(requested, service, body.model, body.levers, user) if body.levers else ()
         settings = _settings(body.settings, service, user)
         read = await _context(service, user, conversation, body.parent)
         answerer = service.engine.answerer(body.model)
         generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings))
         told = _Told(store if body.store else None, user, conversation, body.parent, generation, body.settings.token_events)
+        if body.levers:
+            told.names = await run_in_threadpool(names_of, service, user)
 
         async def pieces(ids: list[int]) -> list[str]:
             return await service.engine.pieces(body.model, ids)
@@ -123,6 +127,7 @@ class _Told:
     parent: str
     generation: Generation
     shows_tokens: bool
+    names: dict[str, str] = dataclasses.field(default_factory=dict)  # of indexes, by what the engine knows them by
     id: str | None = None
     texts: list[str] = dataclasses.field(default_factory=list)
     finished: bool = False
@@ -185,6 +190,10 @@ async def _stream(
                         citation = dataclasses.asdict(event) | {"score": _finite(event.score)}
                         generation.citations.append(citation)
                         yield {"type": "citation"} | citation
+                    case Lookup():
+                        lookup = lookup_of(event, told.names)
+                        generation.lookups.append(lookup)
+                        yield {"type": "lookup"} | lookup
                     case Confidence():
                         generation.confidence = {"value": _finite(event.value), "kind": event.kind}
                         yield {"type": "confidence"} | generation.confidence
@@ -213,6 +222,18 @@ async def _stream(
         finally:
             await told.finish(reason)
     yield {"type": "done", "reason": reason}
+
+
+def lookup_of(event: Lookup, names: Mapping[str, str]) -> dict[str, Any]:
+    """A search in documents as the page and the record have it; `given` says which passages the model read."""
+    considered = []
+    for one in event.considered:
+        passage = {"source": one.passage.source, "title": one.passage.title, "text": one.passage.text}
+        numbers = {"relevance": _finite(one.passage.score), "bm25": _finite(one.bm25), "fit": _finite(one.fit)}
+        places = {"rank": one.rank, "bm25_rank": one.bm25_rank, "given": one.passage.id in event.given}
+        considered.append(passage | numbers | places | {"sentence": one.sentence, "found": list(one.found), "asked": list(one.asked)})
+    known = {"query": event.query, "index": names.get(event.index, event.index), "threshold": event.threshold}
+    return known | {"considered": considered}
 
 
 async def _token(event: Token, pieces: Callable[[list[int]], Any]) -> dict[str, Any]:
@@ -262,7 +283,7 @@ def _settings(drawn: Drawn, service: Service, user: str) -> AnswerSettings:
             "stop": stops(drawn.stop, service),
             "token_events": True,
             "seconds": most if drawn.seconds is None else min(float(drawn.seconds), most),
-            "tenant": "" if user == "local" else user,
+            "tenant": "" if user == LOCAL else user,
         }
     )
 

@@ -16,6 +16,7 @@ from fastapi import APIRouter
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.levers import Lever, check_chain, parse, short
 from steelyard.core.references import IndexRef
+from steelyard.serve.indexing import key_of
 from steelyard.serve.lever_catalogue import Catalogue
 from steelyard.serve.service import Service
 
@@ -25,12 +26,13 @@ MOST = 8
 """Levers of one request."""
 
 
-def requested(service: Service, model: str, entries: Sequence[str | Mapping[str, Any]]) -> tuple[Lever, ...]:
+def requested(service: Service, model: str, entries: Sequence[str | Mapping[str, Any]], user: str) -> tuple[Lever, ...]:
     """The levers a request asks for, in order.
 
     Args:
         model: the served model that is to answer.
         entries: as a recipe writes them: `"prompt"`, `{"retrieve": {"passages": 3}}`.
+        user: who asks; the indexes of theirs may be named.
 
     Raises:
         SteelyardError: an unknown lever or setting, one that no client may pull, or a thing the operator did not register.
@@ -48,8 +50,7 @@ def requested(service: Service, model: str, entries: Sequence[str | Mapping[str,
                 do=f"These can: {', '.join(sorted(offered)) or 'none'}. Ask the operator to serve a model with it.",
             )
         lever = parse(entry, where)
-        _check_names(lever, service.settings.documents, f"{where}: {lever.name}")
-        levers.append(lever)
+        levers.append(_with_known_names(lever, service, user, f"{where}: {lever.name}"))
     check_chain(levers, {*service.engine.models[model].capabilities, "weights"}, WHERE)
     return tuple(levers)
 
@@ -59,18 +60,32 @@ async def understood(read: Callable[[], T], entries: Sequence[Any]) -> T:
     return await asyncio.to_thread(read) if entries else read()
 
 
-def _check_names(lever: Lever, documents: Sequence[str], where: str) -> None:
+def names_of(service: Service, user: str) -> dict[str, str]:
+    """The names of the indexes that a person may search, by what the engine knows them by."""
+    own = {} if service.store is None else {key_of(one.id): name for name, one in service.store.indexes.searchable(user).items()}
+    return own | {name: name for name in service.settings.documents}
+
+
+def _with_known_names(lever: Lever, service: Service, user: str, where: str) -> Lever:
+    """The lever with what the engine knows its indexes by.
+
+    Raises:
+        UnsupportedError: it names something that is not registered.
+    """
+    changes: dict[str, IndexRef] = {}
     for key, reference in lever.references().items():
-        known = documents if isinstance(reference, IndexRef) else ()
+        known = {name: inner for inner, name in names_of(service, user).items()} if isinstance(reference, IndexRef) else {}
         if reference.name not in known:
             raise UnsupportedError(
                 f"`{key}` names the {reference.kind} `{reference.name[:80]}`, which is not registered on this server",
                 where=where,
-                do=f"Registered: {', '.join(known)}." if known else "None is: the operator names them with --documents.",
+                do=f"Registered: {', '.join(known)}." if known else "None is: make one of your documents, or start with --documents.",
             )
+        changes[key] = IndexRef(known[reference.name])
     for key in type(lever).model_fields:
         if isinstance(getattr(lever, key), PurePath):
             raise UnsupportedError(f"`{key}` is a path, and clients may not name files of the server", where=where, do="Send its contents.")
+    return lever.model_copy(update=changes) if changes else lever
 
 
 def router(service: Service) -> APIRouter:

@@ -104,7 +104,7 @@ def understood(body: ResponseRequest, service: Service, user: str) -> Asked:
     drawn = fields.Sampling.model_validate({name: getattr(body, name) for name in ("model", "temperature", "top_p", "steelyard")})
     most = fields.limit(body.max_output_tokens, service, "max_output_tokens")
     settings = fields.answer_settings(drawn, service, user, most=most, alternatives=None, constraint=form)
-    return Asked(info.name, conversation, settings, levers.requested(service, info.name, body.steelyard.levers), **about_tools)
+    return Asked(info.name, conversation, settings, levers.requested(service, info.name, body.steelyard.levers, user), **about_tools)
 
 
 def _offer(body: ResponseRequest) -> Offer:

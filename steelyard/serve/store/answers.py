@@ -40,6 +40,7 @@ class Generation:
         usage: tokens read and written, seconds in all and to the first token.
         confidence: value and kind of the last statement of certainty.
         citations: passages it was given to read.
+        lookups: searches in documents, with what they weighed and why.
         tools: calls of tools and their results, in order.
         tokens: `{id, text, logprob, entropy, alternatives: [{text, logprob}]}` each; natural logarithms, nats.
     """
@@ -53,6 +54,7 @@ class Generation:
     usage: dict[str, Any] | None = None
     confidence: dict[str, Any] | None = None
     citations: list[dict[str, Any]] = field(default_factory=list)
+    lookups: list[dict[str, Any]] = field(default_factory=list)
     tools: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[dict[str, Any]] = field(default_factory=list)
 
@@ -62,7 +64,7 @@ class Generation:
         return {"model": self.model, "fingerprint": self.fingerprint, "record": whole(dump(record)), "tokens": _pack(self.tokens)}
 
 
-_RECORD = ("levers", "settings", "reason", "error", "usage", "confidence", "citations", "tools")
+_RECORD = ("levers", "settings", "reason", "error", "usage", "confidence", "citations", "lookups", "tools")
 
 
 class Answers:

@@ -61,6 +61,7 @@ class _Generation(_Strict):
     usage: dict[str, Any] | None
     confidence: dict[str, Any] | None
     citations: list[dict[str, Any]]
+    lookups: list[dict[str, Any]] = []
     tools: list[dict[str, Any]]
     tokens: list[_Token]
 
