@@ -166,6 +166,22 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Energy:
+    """What an answer took, above what idling takes, in joules; both ends are equal where it was measured.
+
+    Attributes:
+        low, high: where the truth lies between.
+        source: rapl, nvml, modelled, or two of them with a plus.
+        shared: whether other answers were computed at the same time, so that this is a share by tokens.
+    """
+
+    low: float
+    high: float
+    source: str
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """The answer failed after it had begun. `message` is what a `SteelyardError` would say."""
 
@@ -198,7 +214,7 @@ class Lookup:
     given: tuple[str, ...]
 
 
-Event = Text | Token | ToolCall | ToolResult | Citation | Lookup | Confidence | Usage | Failure | Done
+Event = Text | Token | ToolCall | ToolResult | Citation | Lookup | Confidence | Usage | Energy | Failure | Done
 
 
 @dataclass(frozen=True, slots=True)

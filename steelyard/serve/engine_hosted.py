@@ -198,6 +198,10 @@ class Submission:
         if self.request is not None:
             self.request.cancel()
 
+    def progress(self) -> int:
+        """Tokens that were read or written for it so far; what was known from before is none of them."""
+        return max(0, self.request.cached - self.request.reused) if self.request is not None else 0
+
     def _hear(self, event: Event) -> None:
         if isinstance(event, Usage):
             counts = self.hosted.counts

@@ -23,6 +23,7 @@ from steelyard.core.protocols import (
     Considered,
     Conversation,
     Done,
+    Energy,
     Event,
     Failure,
     Lookup,
@@ -71,6 +72,7 @@ _WRITTEN: Mapping[type, Callable[[Any], list[Any]]] = {
     Lookup: lambda e: ["lookup", e.query, e.index, e.threshold, [dataclasses.astuple(one) for one in e.considered], e.given],
     Confidence: lambda e: ["confidence", e.value, e.kind, e.start, e.end],
     Usage: lambda e: ["usage", e.prompt_tokens, e.completion_tokens, e.calls, e.verified],
+    Energy: lambda e: ["energy", e.low, e.high, e.source, e.shared],
     Failure: lambda e: ["failure", e.message],
     Done: lambda e: ["done", e.reason],
 }
@@ -97,6 +99,7 @@ _READ: Mapping[str, Callable[..., Event]] = {
     "lookup": _lookup,
     "confidence": Confidence,
     "usage": Usage,
+    "energy": Energy,
     "failure": Failure,
     "done": Done,
 }

@@ -26,12 +26,14 @@ import numpy as np
 
 from steelyard.core.errors import ContextLengthError, DataError, SteelyardError, UnsupportedError
 from steelyard.core.meters import memory
+from steelyard.core.meters.shared_energy import SharedEnergy
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
 from steelyard.core.threads import apart
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
 from steelyard.serve.engine_documents import Registered
 from steelyard.serve.engine_hosted import Hosted, ServedLocal, Submission, wrapped
+from steelyard.serve.engine_metering import Metered
 from steelyard.serve.engine_opening import find_model, offered, open_model, read_documents
 
 logger = logging.getLogger(__name__)
@@ -100,6 +102,7 @@ class Worker:
         self.hosted: dict[str, Hosted] = {}
         self.registered = Registered()
         self.over = asyncio.Event()
+        self._energy = SharedEnergy()
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._readers = ThreadPoolExecutor(READERS, "steelyard-reader")
         self._encoder = ThreadPoolExecutor(1, "steelyard-encoder")
@@ -156,6 +159,7 @@ class Worker:
             self.outbox.put([0, "refused", *messages.error_written(error)])
             self.over.set()
             return
+        self._energy = SharedEnergy()  # what opening took was no idling
         self.outbox.put([0, "ready", [messages.info_written(hosted.info) for hosted in self.hosted.values()]])
 
     async def _serve(self, number: int, verb: str, arguments: list[Any]) -> None:
@@ -197,20 +201,23 @@ class Worker:
         levers = [*hosted.wraps, *asked]
         if not levers:
             return await self._submit(number, hosted, lambda: hosted.render(conversation, tools), drawn)
-        events = wrapped(ServedLocal(hosted, tools, self._enter), levers).answer(conversation, drawn)
+        metered = Metered(self._energy, lambda event: self.outbox.put((number, event)))
+        local = ServedLocal(hosted, tools, lambda submission: self._enter(metered.watch(submission)))
+        events = wrapped(local, levers).answer(conversation, drawn)
         begun = False
         try:
             async for event in events:
-                self.outbox.put((number, event))
+                metered.put(event)
                 begun = True
         except Exception as error:
             if not begun:
                 raise
             if not isinstance(error, SteelyardError):
                 logger.exception("an answer failed")
-            self.outbox.put((number, Failure(said(error))))
-            self.outbox.put((number, Done("error")))
+            metered.put(Failure(said(error)))
+            metered.put(Done("error"))
         finally:
+            metered.close()
             if (close := getattr(events, "aclose", None)) is not None:
                 await close()
 
@@ -225,17 +232,19 @@ class Worker:
     async def _submit(self, number: int, hosted: Hosted, prompt: Callable[[], Any], settings: AnswerSettings) -> None:
         """An answer straight from the engine: its events go out from the engine's own thread."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        metered = Metered(self._energy, lambda event: self.outbox.put((number, event)))
 
         def on_event(event: Event) -> None:
-            self.outbox.put((number, event))
+            metered.put(event)
             if isinstance(event, Done):
                 loop.call_soon_threadsafe(ended.set)
 
-        submission = Submission(hosted, prompt, settings, on_event)
+        submission = metered.watch(Submission(hosted, prompt, settings, on_event))
         try:
             await self._enter(submission)
             await ended.wait()
         finally:
+            metered.close()
             if not ended.is_set():
                 submission.cancel()
 

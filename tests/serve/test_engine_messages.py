@@ -19,6 +19,7 @@ from steelyard.core.protocols import (
     Confidence,
     Considered,
     Done,
+    Energy,
     Event,
     Failure,
     Lookup,
@@ -48,6 +49,7 @@ EVENTS = st.one_of(
     st.builds(Lookup, TEXTS, TEXTS, NUMBERS, st.lists(CONSIDERED, max_size=2).map(tuple), st.lists(TEXTS, max_size=2).map(tuple)),
     st.builds(Confidence, NUMBERS, TEXTS),
     st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS),
+    st.builds(Energy, NUMBERS, NUMBERS, TEXTS, st.booleans()),
     st.builds(Failure, TEXTS),
     st.builds(Done, st.sampled_from(["stop", "length", "timeout", "cancelled", "error", "tool_calls"])),
 )

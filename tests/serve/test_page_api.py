@@ -74,6 +74,8 @@ def test_an_answer_streams_and_is_stored_with_all_its_tokens(server: LiveServer)
     assert record["usage"] == {
         key: value for key, value in next(event for event in events if event["type"] == "usage").items() if key != "type"
     }
+    took = record["usage"]["energy_joules"]
+    assert 0 < took["low"] <= took["high"] and took["source"] and took["shared"] is False
     assert record["settings"]["max_tokens"] == 6 and record["settings"]["ignore_eos"] and len(record["fingerprint"]) >= 16
     assert server.client.get(f"/api/messages/{reply}/tokens").json()["tokens"] == streamed
     assert read(server, conversation, tokens=0)["messages"][1]["generation"]["tokens"] == []

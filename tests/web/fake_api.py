@@ -358,6 +358,7 @@ async def _answer(kept: Kept, name: str, body: dict[str, Any]) -> AsyncIterator[
             return
     count = len(generation["tokens"])
     usage = {"prompt_tokens": 12, "completion_tokens": count, "seconds": 0.02 + count * pause, "first_token_seconds": 0.02}
+    usage["energy_joules"] = {"low": 1.234, "high": 5.678, "source": "modelled", "shared": False}
     kept.conversations[name]["head"] = message["id"]
     generation |= {"usage": usage, "reason": "stop"}
     yield frame(type="usage", **usage) + frame(type="done", reason="stop")

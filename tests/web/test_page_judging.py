@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -107,7 +108,10 @@ def test_thumbs_tags_and_corrections_are_kept_found_changed_deleted_and_exported
 def test_a_lever_is_pulled_with_its_settings_for_this_conversation(tab, server, kept):
     tab.goto(server)
     tab.get_by_role("button", name="How it answers").click()
-    expect(tab.get_by_role("switch", name="quantize")).to_have_count(0)
+    tab.get_by_text("1 lever that is not for single answers").click()
+    refused = tab.get_by_role("switch", name="quantize")
+    expect(refused).to_be_disabled()
+    expect(refused).to_have_accessible_description(re.compile(r"pulled when the server starts: steelyard serve --try quantize"))
     tab.get_by_role("switch", name="prompt_lookup").check()
     tab.get_by_role("spinbutton", name="tokens", exact=True).fill("4")
     tab.get_by_role("combobox", name="mode", exact=True).select_option("sampled")
@@ -115,7 +119,10 @@ def test_a_lever_is_pulled_with_its_settings_for_this_conversation(tab, server, 
     say(tab, "Tell me about the Danube")
     expect(answers(tab)).to_contain_text("prompt_lookup")
     assert kept.asked[0]["levers"] == [{"prompt_lookup": {"tokens": 4, "mode": "sampled", "quick": True}}]
-    expect(tab.get_by_role("complementary")).to_contain_text("Tokens per second")
+    panel = tab.get_by_role("complementary")
+    expect(panel).to_contain_text("Tokens per second")
+    expect(panel).to_contain_text(re.compile(r"Energy of the answer\s*1.2 to 5.7 J \(modelled\)"))
+    expect(answers(tab)).to_contain_text("1.2 to 5.7 J (modelled)")
     tab.reload()
     tab.get_by_role("button", name="How it answers").click()
     expect(tab.get_by_role("switch", name="prompt_lookup")).to_be_checked()

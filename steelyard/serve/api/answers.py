@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from steelyard.core.protocols import Citation, Confidence, Done, Failure, Text, Token, Usage
+from steelyard.core.protocols import Citation, Confidence, Done, Energy, Failure, Text, Token, Usage
 from steelyard.serve.api.errors import failed
 from steelyard.serve.api.streams import closing
 from steelyard.serve.api.tool_calls import CallPart, Piece
@@ -63,6 +63,7 @@ class Whole:
     citations: list[Citation] = field(default_factory=list)
     confidence: Confidence | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    energy: list[Energy] = field(default_factory=list)
     reason: str = "stop"
 
 
@@ -93,6 +94,8 @@ async def collected(answers: Sequence[AsyncIterator[Piece]], service: Service) -
                     whole.confidence = piece
                 case Usage():
                     whole.usage = piece
+                case Energy():
+                    whole.energy.append(piece)
                 case Failure(message):
                     raise failed(message, service.engine.ready)
                 case Done(reason):
@@ -104,10 +107,20 @@ async def collected(answers: Sequence[AsyncIterator[Piece]], service: Service) -
     return wholes
 
 
-def usage_of(usages: Sequence[Usage]) -> dict[str, Any]:
-    """Tokens read once and written in all answers, as OpenAI counts them."""
+def usage_of(usages: Sequence[Usage], energies: Sequence[Energy]) -> dict[str, Any]:
+    """Tokens read once and written in all answers, as OpenAI counts them, and what all of them took."""
     read, wrote = max((usage.prompt_tokens for usage in usages), default=0), sum(usage.completion_tokens for usage in usages)
-    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote}
+    return {"prompt_tokens": read, "completion_tokens": wrote, "total_tokens": read + wrote, **energy_of(energies)}
+
+
+def energy_of(energies: Sequence[Energy]) -> dict[str, Any]:
+    """What answers took, added up, for the block that counts tokens; nothing where nobody told."""
+    if not energies:
+        return {}
+    low, high = (sum(getattr(energy, end) for energy in energies) for end in ("low", "high"))
+    sources = dict.fromkeys(part for energy in energies for part in energy.source.split("+"))
+    told = {"low": low, "high": high, "source": "+".join(sources), "shared": any(energy.shared for energy in energies)}
+    return {"steelyard": {"energy_joules": told}}
 
 
 def finish_reason(reason: str) -> str:

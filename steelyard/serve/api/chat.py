@@ -14,7 +14,7 @@ from pydantic import Field
 
 from steelyard.core.answer_form import AnswerForm
 from steelyard.core.levers import Lever
-from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Done, Failure, Message, Text, Token, Usage
+from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Done, Energy, Failure, Message, Text, Token, Usage
 from steelyard.serve.api import answers, fields, levers, tool_calls
 from steelyard.serve.api.bodies import Part, StrictRoute
 from steelyard.serve.api.errors import ApiError, failed
@@ -278,7 +278,11 @@ async def _whole(service: Service, asked: Asked, head: Head) -> dict[str, Any]:
             logprobs = {"content": await answers.likelihoods(service, asked.model, whole.tokens, asked.alternatives), "refusal": None}
         choice = {"index": place, "message": message, "logprobs": logprobs, "finish_reason": answers.finish_reason(whole.reason)}
         choices.append(choice | answers.extras(whole))
-    return head.of("chat.completion", choices=choices, usage=answers.usage_of([whole.usage for whole in wholes]))
+    return head.of(
+        "chat.completion",
+        choices=choices,
+        usage=answers.usage_of([whole.usage for whole in wholes], [one for whole in wholes for one in whole.energy]),
+    )
 
 
 def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
@@ -288,6 +292,7 @@ def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
 async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Frame]:
     """The chunks of a stream, then `[DONE]`. A failure on the way is an error frame, after which nothing comes."""
     usages: dict[int, Usage] = {}
+    energies: list[Energy] = []
     tokens: dict[int, list[Token]] = {place: [] for place in range(len(asked.settings))}
     opened: set[int] = set()
     shared: dict[str, Any] = {"usage": None} if counted else {}
@@ -320,6 +325,8 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
                     yield await chunk(place, {}, steelyard={"confidence": {"value": value, "kind": kind}})
                 case Usage():
                     usages[place] = piece
+                case Energy():
+                    energies.append(piece)
                 case Failure(message):
                     raise failed(message, service.engine.ready)
                 case Done(reason):
@@ -328,5 +335,5 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
                 case _:
                     pass
     if counted:
-        yield head.of("chat.completion.chunk", choices=[], usage=answers.usage_of(list(usages.values())))
+        yield head.of("chat.completion.chunk", choices=[], usage=answers.usage_of(list(usages.values()), energies))
     yield "[DONE]"

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from steelyard.core.levers import Lever
-from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Token, Usage
+from steelyard.core.protocols import AnswerSettings, Done, Energy, Event, Failure, Text, Token, Usage
 from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import StrictRoute
 from steelyard.serve.api.chat import Head, checked_alternatives, replied
@@ -126,7 +126,9 @@ async def _whole(service: Service, asked: Asked, head: Head) -> dict[str, Any]:
         logprobs = None if asked.alternatives is None else (await _likelihoods(service, asked, whole.tokens, 0))[0]
         choice = {"index": place, "text": echo + whole.text, "logprobs": logprobs, "finish_reason": answers.finish_reason(whole.reason)}
         choices.append(choice | answers.extras(whole))
-    return head.of("text_completion", choices=choices, usage=_usage([whole.usage for whole in wholes], len(asked.settings)))
+    usage = _usage([whole.usage for whole in wholes], len(asked.settings))
+    usage |= answers.energy_of([one for whole in wholes for one in whole.energy])
+    return head.of("text_completion", choices=choices, usage=usage)
 
 
 def _usage(usages: Sequence[Usage], each: int) -> dict[str, Any]:
@@ -157,6 +159,7 @@ async def _likelihoods(service: Service, asked: Asked, tokens: Sequence[Token], 
 async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Frame]:
     """The chunks of a stream, then `[DONE]`. A failure on the way is an error frame, after which nothing comes."""
     usages: dict[int, Usage] = {}
+    energies: list[Energy] = []
     count = len(asked.prompts) * len(asked.settings)
     tokens: list[list[Token]] = [[] for _ in range(count)]
     offsets, echoes = [0] * count, await asked.echoes(service)
@@ -180,6 +183,8 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
                     tokens[place].append(piece)
                 case Usage():
                     usages[place] = piece
+                case Energy():
+                    energies.append(piece)
                 case Failure(message):
                     raise failed(message, service.engine.ready)
                 case Done(reason):
@@ -189,5 +194,5 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
                     pass
     if counted:
         told = [usages.get(place, Usage(0, 0)) for place in range(count)]
-        yield head.of("text_completion", choices=[], usage=_usage(told, len(asked.settings)))
+        yield head.of("text_completion", choices=[], usage=_usage(told, len(asked.settings)) | answers.energy_of(energies))
     yield "[DONE]"

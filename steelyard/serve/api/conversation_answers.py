@@ -27,6 +27,7 @@ from steelyard.core.protocols import (
     Citation,
     Confidence,
     Done,
+    Energy,
     Event,
     Failure,
     Lookup,
@@ -162,6 +163,7 @@ async def _stream(
     told: _Told, read: Rendered, events: AsyncIterator[Event], pieces: Callable[[list[int]], Any]
 ) -> AsyncIterator[dict[str, Any]]:
     generation, began, first = told.generation, time.monotonic(), None
+    took: dict[str, Any] = {"energy_joules": None}
     reason = "cancelled"  # unless it comes to its end
     async with aclosing(events) as answer:  # type: ignore[type-var]
         event = await anext(answer, None)
@@ -197,9 +199,11 @@ async def _stream(
                     case Confidence():
                         generation.confidence = {"value": _finite(event.value), "kind": event.kind}
                         yield {"type": "confidence"} | generation.confidence
+                    case Energy():
+                        took = {"energy_joules": dataclasses.asdict(event)}
                     case Usage():
                         counts = {"prompt_tokens": event.prompt_tokens, "completion_tokens": event.completion_tokens}
-                        generation.usage = counts | {"seconds": time.monotonic() - began, "first_token_seconds": first}
+                        generation.usage = counts | {"seconds": time.monotonic() - began, "first_token_seconds": first} | took
                         yield {"type": "usage"} | generation.usage
                     case Failure(message):
                         generation.error = message

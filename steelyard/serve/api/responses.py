@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from steelyard.core.protocols import Citation, Confidence, Done, Failure, Text, Usage
+from steelyard.core.protocols import Citation, Confidence, Done, Energy, Failure, Text, Usage
 from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import Body, Part, StrictRoute
 from steelyard.serve.api.chat import Asked, Offer, ask
@@ -193,6 +193,7 @@ async def _frames(service: Service, asked: Asked, head: dict[str, Any]) -> Async
 async def _events(service: Service, asked: Asked, head: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
     """The events between the opening and the end; the last one holds the whole response."""
     output, usage, told, why = Output(), Usage(0, 0), {}, "stop"
+    energies: list[Energy] = []
     async with closing(pieces := answers.together(asked.answers(service))):
         async for _, piece in pieces:
             match piece:
@@ -208,6 +209,8 @@ async def _events(service: Service, asked: Asked, head: dict[str, Any]) -> Async
                     told["confidence"] = {"value": value, "kind": kind}
                 case Usage():
                     usage = piece
+                case Energy():
+                    energies.append(piece)
                 case Failure(message):
                     raise failed(message, service.engine.ready)
                 case Done(reason):
@@ -229,6 +232,7 @@ async def _events(service: Service, asked: Asked, head: dict[str, Any]) -> Async
             "output_tokens": usage.completion_tokens,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            **answers.energy_of(energies),
         },
     }
     yield {"type": f"response.{response['status']}", "response": response | ({"steelyard": told} if told else {})}

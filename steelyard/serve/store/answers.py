@@ -37,7 +37,7 @@ class Generation:
         settings: how it was drawn.
         reason: why it ended, or None while it has not; on the disk that is `interrupted`, until the true end takes its place.
         error: what went wrong, or None.
-        usage: tokens read and written, seconds in all and to the first token.
+        usage: tokens read and written, seconds in all and to the first token, joules where they were told.
         confidence: value and kind of the last statement of certainty.
         citations: passages it was given to read.
         lookups: searches in documents, with what they weighed and why.

@@ -56,6 +56,15 @@ export interface Usage {
   completion_tokens: number;
   seconds: number;
   first_token_seconds: number | null;
+  energy_joules?: Energy | null;
+}
+
+/** What an answer took; `low` and `high` are equal where it was measured, `shared` where other answers ran at the same time. */
+export interface Energy {
+  low: number;
+  high: number;
+  source: string;
+  shared: boolean;
 }
 
 export interface Confidence {
@@ -107,7 +116,7 @@ export interface Conversation {
 
 export interface ModelInfo {
   id: string;
-  steelyard?: { context_length?: number; kind?: string; levers?: unknown[] };
+  steelyard?: { context_length?: number; kind?: string; levers?: string[]; pulled?: Record<string, unknown>[] };
 }
 
 /** As much of JSON schema as settings of levers use. */

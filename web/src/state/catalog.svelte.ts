@@ -3,6 +3,7 @@
 import { listLevers, listModels } from "../api/calls";
 import type { LeverInfo, ModelInfo } from "../api/types";
 import { attempt } from "./notices.svelte";
+import { t } from "../texts/texts";
 import { preferences } from "./preferences.svelte";
 
 class Catalog {
@@ -30,7 +31,15 @@ class Catalog {
   }
 
   private async loadLevers(): Promise<void> {
-    this.levers = (await listLevers()).filter((lever) => lever.per_request);
+    this.levers = await listLevers();
+  }
+
+  /** Why a lever cannot be pulled for one answer of a model; null where it can. */
+  refusal(lever: LeverInfo, model: string): string | null {
+    const told = this.models.find((one) => one.id === this.known(model))?.steelyard;
+    if (told?.pulled?.some((one) => lever.name in one)) return t("levers.pulled");
+    if (!lever.per_request) return t("levers.atStart", { name: lever.name });
+    return told?.levers && !told.levers.includes(lever.name) ? t("levers.notOffered", { model: this.known(model) }) : null;
   }
 
   /** `name` where the server has it, else the first it has. */

@@ -36,6 +36,13 @@ export const percent = (share: number): string =>
 /** A short time as people say it: 20 ms, 1.4 s. */
 export const seconds = (time: number): string => (time < 1 ? t("time.milliseconds", { n: Math.round(time * 1000) }) : t("time.seconds", { n: time }));
 
+/** Energy, as one figure where both ends are the same on two digits. */
+export function joules(low: number, high: number): string {
+  const short = new Intl.NumberFormat(language, { maximumSignificantDigits: 2 });
+  const [from, to] = [short.format(low), short.format(high)];
+  return from === to ? t("energy.one", { n: to }) : t("energy.range", { low: from, high: to });
+}
+
 export const when = (iso: string | undefined): string => {
   const time = iso ? Date.parse(iso) : Number.NaN;
   return Number.isNaN(time) ? "" : dates.format(time);
