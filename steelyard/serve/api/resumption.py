@@ -125,9 +125,9 @@ class Streams:
 
     def _following(self, kept: Kept, number: int, headers: dict[str, str] | None = None) -> StreamingResponse:
         async def lines() -> AsyncIterator[bytes]:
-            async with wire.closing(frames := wire.with_silences(kept.since(number), self.settings.heartbeat_seconds)):
-                async for line in frames:
-                    yield b": waiting\n\n" if line is None else line
+            async with wire.closing(frames := wire.gathered(kept.since(number), self.settings.heartbeat_seconds)):
+                async for some in frames:
+                    yield b"".join(some) or wire.WAITING
 
         return StreamingResponse(lines(), media_type="text/event-stream", headers={**wire.HEADERS, **(headers or {})})
 

@@ -18,6 +18,11 @@ T = TypeVar("T")
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 SILENCE = 15.0
 """Seconds of silence after which a comment is sent, so that proxies and clients know the stream lives."""
+JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+WAITING = b": waiting\n\n"
+"""The comment."""
+AHEAD = 256
+"""Frames that may wait for a client who reads slowly; then the answer waits too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ Frame = str | Mapping[str, Any] | Named
 def written(frame: Frame, number: int | None = None) -> bytes:
     """A frame as it goes over the wire; a text stands for itself (`[DONE]`)."""
     data = frame.data if isinstance(frame, Named) else frame
-    text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    text = data if isinstance(data, str) else JSON.encode(data)
     lines = [f"id: {number}\n"] if number is not None else []
     if isinstance(frame, Named):
         lines.append(f"event: {frame.event}\n")
@@ -63,32 +68,48 @@ async def failsafe(events: AsyncIterator[Frame]) -> AsyncIterator[Frame]:
 
 async def _bytes(events: AsyncIterator[Frame], silence: float) -> AsyncIterator[bytes]:
     async with closing(events):
-        async for frame in with_silences(events, silence):
-            yield b": waiting\n\n" if frame is None else written(frame)
+        async for frames in gathered(events, silence):
+            yield b"".join(map(written, frames)) or WAITING
 
 
-async def with_silences(events: AsyncIterator[T], silence: float) -> AsyncIterator[T | None]:
-    """The same items, and None after each `silence` seconds without one."""
-    waiting: asyncio.Task[T] | None = None
+async def gathered(events: AsyncIterator[T], silence: float) -> AsyncIterator[list[T]]:
+    """The same items, those together that came while nobody looked; none after each `silence` seconds without one.
+
+    A failure is raised once all that came before it was given. A single task reads ahead: one for every item would cost more than
+    all else that is done for it.
+    """
+    items: list[T] = []
+    news, room = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        async for item in events:
+            items.append(item)
+            news.set()
+            if len(items) >= AHEAD:
+                room.clear()
+                await room.wait()
+
+    reading = asyncio.ensure_future(read())
+    reading.add_done_callback(lambda _: news.set())
     try:
         while True:
-            waiting = waiting or asyncio.ensure_future(anext(events))  # type: ignore[arg-type]
-            done, _ = await asyncio.wait({waiting}, timeout=silence)
-            if not done:
-                yield None
-                continue
-            try:
-                item = waiting.result()
-            except StopAsyncIteration:
+            alarm = asyncio.get_running_loop().call_later(silence, news.set)
+            await news.wait()
+            alarm.cancel()
+            news.clear()
+            ended = reading.done()
+            if items or not ended:
+                now, items = items, []
+                room.set()
+                yield now
+            if ended:
+                reading.result()  # or what went wrong
                 return
-            finally:
-                waiting = None
-            yield item
     finally:
-        if waiting is not None:
-            waiting.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration):
-                await waiting
+        reading.cancel()
+        while not reading.done():  # whoever cancels this may do so again meanwhile, and what is being read cannot be closed
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({reading})
 
 
 async def begun(events: AsyncIterator[T], patience: float = SILENCE) -> AsyncIterator[T]:
