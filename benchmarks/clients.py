@@ -27,7 +27,7 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from generate import prompt
 
@@ -117,15 +117,22 @@ def our_command(model: str, threads: int, room: int, data: str) -> list[str]:
     ]
 
 
+class Running(NamedTuple):
+    """A server that runs: the URL of its API, and its process id."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def running(command: list[str], ready: str) -> Iterator[str]:
-    """The URL of a server that runs meanwhile and answers 200 at `ready` once it may be asked."""
+def running(command: list[str], ready: str) -> Iterator[Running]:
+    """A server that runs meanwhile and answers 200 at `ready` once it may be asked."""
     port = free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=subprocess.STDOUT)
         try:
             wait_for(port, ready, process, log)
-            yield f"http://127.0.0.1:{port}/v1"
+            yield Running(f"http://127.0.0.1:{port}/v1", process.pid)
         finally:
             process.terminate()
             process.wait()
@@ -198,10 +205,10 @@ def main() -> None:
         engine = stack.enter_context(Engine(load(path, "stored"), threads=options.threads, slots=CLIENTS, context=room))
         data = stack.enter_context(tempfile.TemporaryDirectory())
         ours = stack.enter_context(running(our_command(options.model, options.threads, room, data), "/ready"))
-        sides = {ENGINE: engine_asker(engine), SERVER: endpoint_asker(ours, options.model)}
+        sides = {ENGINE: engine_asker(engine), SERVER: endpoint_asker(ours.url, options.model)}
         if options.llama:
             theirs = stack.enter_context(running(llama_command(options.llama, path, options.threads, room), "/health"))
-            sides[LLAMA] = endpoint_asker(theirs, options.model)
+            sides[LLAMA] = endpoint_asker(theirs.url, options.model)
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         number = 1
         for name, ask in sides.items():

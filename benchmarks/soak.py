@@ -1,6 +1,7 @@
 """Does an engine's memory grow? Requests of every kind come and are cancelled at random for minutes, and the process's memory is watched.
 
     python benchmarks/soak.py [--minutes 10] [--model smollm2-135m-instruct] [--threads 2] [--seed 0]
+    python benchmarks/soak.py --requests 10000      the same question to a whole server, with a tiny model: soak_server.py
 
 Arrivals are a Poisson process, fast enough to keep the slots full at times and leave them empty at others; prompts of 1 to 600 tokens
 (some with the beginning of an earlier one), answers of 1 to 96, a fifth cancelled after a random while. Resident memory is sampled every half
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy
 import scipy.stats
+import soak_server
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.get import locate
@@ -107,7 +109,10 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--requests", type=int, help="ask a whole server so many requests instead")
     options = parser.parse_args()
+    if options.requests:
+        return soak_server.soak(options.requests, options.seed)
     draw, heard, earlier, leaving = random.Random(options.seed), Heard(), [], []
     times: list[float] = []
     memory: list[int] = []
