@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from steelyard.core.errors import DataError, SteelyardError, UnsupportedError
 from steelyard.serve.places.cells import SPACES, column_of, number_of
 from steelyard.serve.places.figures import written
-from steelyard.serve.places.place import ROWS, Told, of_sentence, of_table
+from steelyard.serve.places.place import ROWS, Told, of_sentence, of_table, quoting
 from steelyard.serve.places.selection import CellSelection, ColumnSelection, PointSelection, RowsSelection
 from steelyard.serve.places.table import Table, TableLimits, read_csv, separator_of, table_in
 
@@ -117,52 +118,53 @@ def test_figures_equal_an_independent_computation(seed: int):
     told = figures(column(read, 2))
     expected = {
         "number of rows": len(rows),
-        "missing values": len(rows) - len(amounts),
-        "sum": numpy.sum(numpy.array(amounts, dtype=numpy.longdouble)),
-        "mean": numpy.mean(numpy.array(amounts, dtype=numpy.longdouble)),
-        "median": statistics.median(amounts),
-        "minimum": min(amounts),
-        "maximum": max(amounts),
+        "number of missing values of amount": len(rows) - len(amounts),
+        "sum of amount": numpy.sum(numpy.array(amounts, dtype=numpy.longdouble)),
+        "mean of amount": numpy.mean(numpy.array(amounts, dtype=numpy.longdouble)),
+        "median of amount": statistics.median(amounts),
+        "minimum of amount": min(amounts),
+        "maximum of amount": max(amounts),
     }
     groups = defaultdict(list)
     for row in rows:
         if row["amount"] is not None:
             groups[row["group"]].append(row["amount"])
-    expected |= {f"mean where group is {word}": statistics.fmean(values) for word, values in groups.items()}
+    expected |= {f"mean of amount where group is {word}": statistics.fmean(values) for word, values in groups.items()}
     assert told.keys() == expected.keys()
     for name, value in expected.items():
         assert told[name] == pytest.approx(float(value), rel=1e-12), name
     row = next(row for row, values in enumerate(rows) if values["amount"] is not None)
-    ours, value = figures(cell(read, row, 2)), rows[row]["amount"]
-    assert ours["value of amount"] == value
-    assert ours["rank from the largest"] == sorted(amounts, reverse=True).index(value) + 1
-    assert ours["share of the sum"] == pytest.approx(100 * value / sum(amounts), rel=1e-12)
-    assert ours["difference from the mean"] == pytest.approx(value - statistics.fmean(amounts), rel=1e-9, abs=1e-9)
+    ours, value, name = figures(cell(read, row, 2)), rows[row]["amount"], rows[row]["name"]
+    assert ours[f"amount of {name}"] == value
+    assert ours[f"rank of {name} by amount, the largest first,"] == sorted(amounts, reverse=True).index(value) + 1
+    assert ours[f"share of {name} in the sum of amount"] == pytest.approx(100 * value / sum(amounts), rel=1e-12)
+    assert ours[f"difference of {name} from the mean of amount"] == pytest.approx(value - statistics.fmean(amounts), rel=1e-9, abs=1e-9)
 
 
 def test_the_text_of_a_column_holds_each_figure_and_its_rows():
     told = column(table(), 2)
-    assert told.label == "column mass" and "in planets.csv, a table of 8 rows" in told.text
-    for line in ("sum: 2666.61", "mean: 333.327", "median: 46.385", "minimum: 0.33 (Mercury)", "maximum: 1898 (Jupiter)"):
-        assert line in told.text.split("\n")
-    assert "mean where kind is gas: 1233 (of 2 rows)" in told.text and "Saturn: 568" in told.text
+    assert told.label == "column mass" and told.text.startswith("About column mass in planets.csv.\n")
+    for line in ("sum of mass is 2666.61.", "mean of mass is 333.327.", "median of mass is 46.385.", "maximum of mass is 1898 (Jupiter)."):
+        assert f"The {line}" in told.text.split("\n")
+    assert "The mean of mass where kind is gas is 1233 (of 2 rows)." in told.text and "Saturn: 568" in told.text
 
 
 def test_a_cell_is_ranked_shared_and_set_beside_its_neighbours_and_group():
     told = cell(table(), 5, 2)
     assert told.label == "mass of Saturn"
     ours = figures(told)
-    assert ours["rank from the largest"] == 2 and ours["value in the row before"] == 1898 and ours["value in the row after"] == 86.8
-    assert ours["mean where kind is gas"] == 1233 and "kind: gas" in told.text
+    assert ours["rank of Saturn by mass, the largest first,"] == 2
+    assert ours["mass in the row before"] == 1898 and ours["mass in the row after"] == 86.8
+    assert ours["mean of mass where kind is gas"] == 1233 and "kind: gas" in told.text
     tie = cell(table(), 0, 3)
-    assert "rank from the largest: 7 of 8, together with 1 of the same size" in tie.text
+    assert "The rank of Mercury by moons, the largest first, is 7 of 8, together with 1 of the same size." in tie.text
 
 
 def test_a_point_of_a_chart_knows_the_points_beside_it_along_its_axis():
     text = "year,rain\n2003,5\n2001,1\n2004,n/a\n2002,3\n"
     told = of_table(table(text), PointSelection(kind="point", row=3, column=1, along=0))
     assert told.label == "rain at year 2002"
-    assert figures(told)["value at the point before"] == 1 and figures(told)["value at the point after"] == 5
+    assert figures(told)["rain at the point before"] == 1 and figures(told)["rain at the point after"] == 5
 
 
 def test_rows_are_set_beside_the_others():
@@ -174,16 +176,16 @@ def test_rows_are_set_beside_the_others():
 
 def test_words_are_counted_and_the_numbers_beside_them_compared():
     ours = figures(cell(table(), 0, 1))
-    assert ours["rows with this value"] == 4 and ours["share of all rows"] == 50
-    assert ours["mean of moons with this value"] == 0.75 and ours["mean of moons of the other rows"] == 71.25
-    assert figures(column(table(), 1))["rows with rock"] == 4
+    assert ours["number of rows where kind is rock"] == 4 and ours["share of the rows where kind is rock"] == 50
+    assert ours["mean of moons where kind is rock"] == 0.75 and ours["mean of moons of the other rows"] == 71.25
+    assert figures(column(table(), 1))["number of rows where kind is rock"] == 4
 
 
 def test_numbers_near_the_end_of_what_a_double_holds_lead_to_no_infinity():
     told = column(table("name,value\na,1e308\nb,1.5e308\nc,1e400\nd,-1e308\n"), 1)
     assert "inf" not in told.text and "nan" not in told.text
     told = column(table("name,value\na,1.7e308\nb,1.7e308\n"), 1)
-    assert "sum" not in figures(told) and figures(told)["mean"] == 1.7e308
+    assert "sum of value" not in figures(told) and figures(told)["mean of value"] == 1.7e308
     assert all(value is None or math.isfinite(value) for value in figures(told).values())
 
 
@@ -207,7 +209,7 @@ def test_where_the_page_shows_something_else_nothing_is_told():
 
 def test_a_long_table_is_sent_with_its_first_rows_and_says_so():
     told = column(table("name,value\n" + "".join(f"n{number},{number}\n" for number in range(1000))), 1)
-    assert f"The cells, the first {ROWS} of 1000:" in told.text and len(told.text) < 2000 and "sum: 499500" in told.text
+    assert f"The cells, the first {ROWS} of 1000:" in told.text and len(told.text) < 2000 and "The sum of value is 499500." in told.text
     wide = table(",".join(f"c{number}" for number in range(900)) + "\n" + ",".join("x" * 300 for _ in range(900)))
     assert len(cell(wide, 0, 3).text) < 13_000
 
@@ -237,8 +239,8 @@ def test_a_table_that_takes_too_long_is_refused():
 
 def test_a_hundred_thousand_rows_are_read():
     big = table("name,group,value\n" + "".join(f"n{number},{'ab'[number % 2]},{number / 8}\n" for number in range(100_000)))
-    assert figures(column(big, 2))["sum"] == sum(range(100_000)) / 8
-    assert figures(cell(big, 99_999, 2))["rank from the largest"] == 1
+    assert figures(column(big, 2))["sum of value"] == sum(range(100_000)) / 8
+    assert figures(cell(big, 99_999, 2))["rank of n99999 by value, the largest first,"] == 1
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200), st.integers(0, 5), st.integers(0, 5))
@@ -270,7 +272,14 @@ def test_no_text_breaks_the_reading_of_a_table(text: str, row: int, index: int):
 def test_tables_of_answers_are_read_in_every_form(text: str):
     read = table_in(text, "an answer", LIMITS)
     assert read.columns == ("river", "km") and [read.cell(0, 0), read.cell(1, 0)] == ["Danube", "a|b"]
-    assert figures(column(read, 1))["sum"] == 4083
+    assert figures(column(read, 1))["sum of km"] == 4083
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\n"), min_size=1), min_size=1, max_size=3))
+def test_the_form_of_an_answer_that_quotes_matches_each_sentence_and_nothing_else(sentences: list[str]):
+    form = re.compile(quoting(sentences))
+    assert all(form.fullmatch(sentence) for sentence in sentences)
+    assert all(form.fullmatch(sentence + "0") is None for sentence in sentences if sentence + "0" not in sentences)
 
 
 def test_spaces_are_those_of_the_page_only():

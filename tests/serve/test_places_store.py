@@ -44,10 +44,10 @@ def test_a_place_is_kept_with_its_figures_and_read_by_the_model_before_the_quest
     message = asked(store, conversation, [pointed(source, COLUMN, "mass"), pointed(source, {"kind": "cell", "row": 4, "column": 3})])
     places = shown(store, conversation)[message]["parts"][:2]
     assert [place["label"] for place in places] == ["column mass", "moons of Jupiter"] and places[0]["name"] == "planets.csv"
-    assert dict(places[0]["figures"])["mean"] == pytest.approx(2666.612 / 8)
+    assert dict(places[0]["figures"])["The mean of mass is 333.327."] == pytest.approx(2666.612 / 8)
     assert places[0]["selection"] == COLUMN and places[0]["source"] == source
     (turn,) = read_by_model(store, conversation, message)
-    assert turn == f"{places[0]['text']}\n\n{places[1]['text']}\n\nWhat is the mean?" and "mean: 333.327" in turn
+    assert turn == f"{places[0]['text']}\n\n{places[1]['text']}\n\nWhat is the mean?" and "The mean of mass is 333.327." in turn
     assert store.conversations.read(ANN, conversation)["title"] == "What is the mean?"
 
 
@@ -66,7 +66,7 @@ def test_words_and_tables_of_an_answer_can_be_pointed_at(store: Store):
     table = {"message": reply, "start": ANSWER.index("| river"), "end": len(ANSWER)}
     message = asked(store, conversation, [words, pointed(table, {"kind": "column", "column": 1}, "km")], parent=reply)
     parts = shown(store, conversation)[message]["parts"]
-    assert parts[0]["text"].endswith("> The Danube is long.") and dict(parts[1]["figures"])["mean"] == 2041.5
+    assert parts[0]["text"].endswith("> The Danube is long.") and dict(parts[1]["figures"])["The mean of km is 2041.5."] == 2041.5
     with pytest.raises(DataError, match="reads otherwise"):
         store.places.tell(ANN, words.model_copy(update={"shown": "The Rhine is long."}))
 

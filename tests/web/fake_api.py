@@ -304,7 +304,7 @@ def _told(kept: Kept, given: dict[str, Any]) -> dict[str, Any]:
             if part.selection.kind == "sentence"
             else of_table(table_in(stretch, "a table", limits), part.selection, part.shown)
         )
-    figures = [[one.name, one.value] for one in told.figures]
+    figures = [[one.sentence, one.value] for one in told.figures]
     return {
         "type": "place",
         "source": source,

@@ -23,10 +23,10 @@ _NAME = 80  # characters of a name in a text
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure.
+    """One figure. Told as a sentence of its own, because small models repeat sentences better than lists: see docs/conversations.md.
 
     Attributes:
-        name: what it is, in words.
+        name: what it is, in words that go between "The" and "is".
         text: as it is told.
         value: the number itself, None where it is none.
     """
@@ -34,6 +34,10 @@ class Figure:
     name: str
     text: str
     value: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        return f"The {self.name} is {self.text}."
 
 
 def written(value: float) -> str:
@@ -46,11 +50,11 @@ def written(value: float) -> str:
     return f"{value:.{max(2, 5 - size)}f}".rstrip("0").rstrip(".")
 
 
-def figure(name: str, value: float | None, more: str = "") -> list[Figure]:
+def figure(name: str, value: float | None, more: str = "", unit: str = "") -> list[Figure]:
     """A figure, or nothing where a double cannot hold it."""
     if value is None or not math.isfinite(value):
         return []
-    return [Figure(name, written(value) + more, value)]
+    return [Figure(name, written(value) + unit + more, value)]
 
 
 def name_of(table: Table, column: int) -> str:
@@ -130,25 +134,32 @@ def median(numbers: Sequence[float]) -> float | None:
 
 def of_column(table: Table, index: int, naming: int | None) -> list[Figure]:
     """Figures of a column: of its numbers, else of its words."""
-    column = table.column(index)
+    column, name = table.column(index), name_of(table, index)
     rows = [row for row, value in enumerate(column.values) if value is not None]
     numbers = [value for value in column.values if value is not None]
-    out = figure("number of rows", len(table.rows))
     if not column.numeric:
-        cells = [cell for row in range(len(table.rows)) if (cell := table.cell(row, index))]
-        out += figure("empty cells", len(table.rows) - len(cells))
-        out += figure("cells that are numbers", len(numbers)) if numbers else []
-        counts = Counter(cells)
-        out += figure("different values", len(counts))
-        for word, count in counts.most_common(_COMMON) if len(counts) < len(cells) else ():
-            out += figure(f"rows with {short(word)}", count, f" ({written(100 * count / len(cells))} % of the filled cells)")
-        return out
-    out += figure("missing values", len(table.rows) - len(numbers))
+        return _of_words(table, index, len(numbers))
     lowest, highest = min(rows, key=lambda row: column.values[row] or 0.0), max(rows, key=lambda row: column.values[row] or 0.0)
-    out += figure("sum", summed(numbers)) + figure("mean", mean(numbers)) + figure("median", median(numbers))
-    out += figure("minimum", column.values[lowest], f" ({row_name(table, lowest, naming)})")
-    out += figure("maximum", column.values[highest], f" ({row_name(table, highest, naming)})")
-    return out + _by_group(table, index)
+    out = _by_group(table, index) + figure("number of rows", len(table.rows))
+    out += figure(f"number of missing values of {name}", len(table.rows) - len(numbers))
+    out += (
+        figure(f"sum of {name}", summed(numbers)) + figure(f"mean of {name}", mean(numbers)) + figure(f"median of {name}", median(numbers))
+    )
+    out += figure(f"minimum of {name}", column.values[lowest], f" ({row_name(table, lowest, naming)})")
+    return out + figure(f"maximum of {name}", column.values[highest], f" ({row_name(table, highest, naming)})")
+
+
+def _of_words(table: Table, index: int, numbers: int) -> list[Figure]:
+    name = name_of(table, index)
+    cells = [cell for row in range(len(table.rows)) if (cell := table.cell(row, index))]
+    counts = Counter(cells)
+    out: list[Figure] = []
+    for word, count in counts.most_common(_COMMON) if len(counts) < len(cells) else ():
+        share = written(100 * count / len(cells))
+        out += figure(f"number of rows where {name} is {short(word)}", count, f" ({share} % of the filled cells)")
+    out += figure(f"number of cells of {name} that are numbers", numbers) if numbers else []
+    out += figure("number of rows", len(table.rows)) + figure(f"number of empty cells of {name}", len(table.rows) - len(cells))
+    return out + figure(f"number of different values of {name}", len(counts))
 
 
 def _by_group(table: Table, index: int) -> list[Figure]:
@@ -160,74 +171,87 @@ def _by_group(table: Table, index: int) -> list[Figure]:
     for row, value in enumerate(table.column(index).values):
         if value is not None and (word := table.cell(row, grouping)):
             groups.setdefault(word, []).append(value)
-    by = name_of(table, grouping)
+    name, by = name_of(table, index), name_of(table, grouping)
     return [
         one
         for word, values in groups.items()
-        for one in figure(f"mean where {by} is {short(word)}", mean(values), f" (of {len(values)} rows)")
+        for one in figure(f"mean of {name} where {by} is {short(word)}", mean(values), f" (of {len(values)} rows)")
     ]
 
 
 def of_cell(table: Table, row: int, index: int, naming: int | None) -> list[Figure]:
     """Figures of one cell among those of its column."""
+    return _of_group(table, row, index) + _beside(table, row, index, naming) + _of_value(table, row, index, naming)
+
+
+def _of_value(table: Table, row: int, index: int, naming: int | None) -> list[Figure]:
     column, value = table.column(index), table.column(index).values[row]
-    name = name_of(table, index)
+    name, whose = name_of(table, index), row_name(table, row, naming)
     if value is None:
         return _of_word(table, row, index)
     numbers = [other for other in column.values if other is not None]
     larger, as_large = sum(other > value for other in numbers), sum(other == value for other in numbers)
     ties = f", together with {as_large - 1} of the same size" if as_large > 1 else ""
-    out = [Figure(f"value of {name}", table.cell(row, index), value)]
-    out += [Figure("rank from the largest", f"{larger + 1} of {len(numbers)}{ties}", float(larger + 1))]
-    total = summed(numbers)
+    average, total = mean(numbers), summed(numbers)
+    out = figure(f"mean of {name}", average) + figure(f"median of {name}", median(numbers))
+    out += figure(f"difference of {whose} from the mean of {name}", None if average is None else value - average)
     if total and min(numbers) >= 0:
-        out += [Figure("share of the sum", f"{written(100 * value / total)} %", 100 * value / total)]
-    average = mean(numbers)
-    out += figure(f"mean of {name}", average)
-    out += figure("difference from the mean", None if average is None else value - average)
-    out += figure(f"median of {name}", median(numbers))
+        out += figure(f"share of {whose} in the sum of {name}", 100 * value / total, unit=" %")
+    out += [Figure(f"rank of {whose} by {name}, the largest first,", f"{larger + 1} of {len(numbers)}{ties}", float(larger + 1))]
+    return [*out, Figure(f"{name} of {whose}", table.cell(row, index), value)]
+
+
+def _of_group(table: Table, row: int, index: int) -> list[Figure]:
+    """The mean of the rows that are in the same group as a row."""
+    column, grouping = table.column(index), grouping_column(table, index)
+    if grouping is None or column.values[row] is None or not (group := table.cell(row, grouping)):
+        return []
+    alike = [v for other, v in enumerate(column.values) if v is not None and table.cell(other, grouping) == group]
+    return figure(
+        f"mean of {name_of(table, index)} where {name_of(table, grouping)} is {short(group)}", mean(alike), f" (of {len(alike)} rows)"
+    )
+
+
+def _beside(table: Table, row: int, index: int, naming: int | None) -> list[Figure]:
+    """The cells above and below."""
+    name, values, out = name_of(table, index), table.column(index).values, []
     for word, other in (("before", row - 1), ("after", row + 1)):
-        if 0 <= other < len(table.rows) and (near := column.values[other]) is not None:
-            out += figure(f"value in the row {word}", near, f" ({row_name(table, other, naming)})")
-    grouping = grouping_column(table, index)
-    if grouping is not None and (group := table.cell(row, grouping)):
-        alike = [v for other, v in enumerate(column.values) if v is not None and table.cell(other, grouping) == group]
-        out += figure(f"mean where {name_of(table, grouping)} is {short(group)}", mean(alike), f" (of {len(alike)} rows)")
+        if values[row] is not None and 0 <= other < len(table.rows):
+            out += figure(f"{name} in the row {word}", values[other], f" ({row_name(table, other, naming)})")
     return out
 
 
 def _of_word(table: Table, row: int, index: int) -> list[Figure]:
     """Figures of a cell of words: how often it is there, and what the numbers beside it are like."""
-    word = table.cell(row, index)
+    word, name = table.cell(row, index), name_of(table, index)
     if not word:
-        return [Figure(f"value of {name_of(table, index)}", "empty")]
+        return [Figure(f"value of {name}", "empty")]
     alike = [other for other in range(len(table.rows)) if table.cell(other, index) == word]
-    out = [Figure(f"value of {name_of(table, index)}", short(word))]
-    out += figure("rows with this value", len(alike), f" of {len(table.rows)}")
-    out += [Figure("share of all rows", f"{written(100 * len(alike) / len(table.rows))} %", 100 * len(alike) / len(table.rows))]
-    return out + (_of_rows_beside_others(table, alike, "with this value") if len(alike) > 1 else [])
+    where = f"where {name} is {short(word)}"
+    out = _of_rows_beside_others(table, alike, where) if len(alike) > 1 else []
+    out += figure(f"number of rows {where}", len(alike), f" of {len(table.rows)}")
+    return out + figure(f"share of the rows {where}", 100 * len(alike) / len(table.rows), unit=" %")
 
 
 def of_point(table: Table, row: int, index: int, along: int, naming: int | None) -> list[Figure]:
     """Figures of a point of a chart: those of its cell, and the points beside it along the other axis."""
-    out = [Figure(name_of(table, along), table.cell(row, along) or "empty", table.column(along).values[row])]
-    out += [one for one in of_cell(table, row, index, naming) if not one.name.startswith("value in the row")]
-    values = table.column(index).values
+    name, way = name_of(table, index), name_of(table, along)
+    values, out = table.column(index).values, _of_group(table, row, index)
     ways = table.column(along).values if table.column(along).numeric else tuple(map(float, range(len(table.rows))))
-    drawn = sorted((way, other) for other, way in enumerate(ways) if way is not None and values[other] is not None)
+    drawn = sorted((at, other) for other, at in enumerate(ways) if at is not None and values[other] is not None)
     place = next((at for at, (_, other) in enumerate(drawn) if other == row), None)
-    if place is None:
-        return out
-    for word, at in (("before", place - 1), ("after", place + 1)):
-        if 0 <= at < len(drawn):
+    for word, at in (("before", None if place is None else place - 1), ("after", None if place is None else place + 1)):
+        if at is not None and 0 <= at < len(drawn):
             other = drawn[at][1]
-            out += figure(f"value at the point {word}", values[other], f" ({name_of(table, along)} {short(table.cell(other, along))})")
-    return out
+            out += figure(f"{name} at the point {word}", values[other], f" ({way} {short(table.cell(other, along))})")
+    out += _of_value(table, row, index, naming)
+    return [*out, Figure(f"{way} of this point", table.cell(row, along) or "empty", table.column(along).values[row])]
 
 
 def of_rows(table: Table, rows: Sequence[int]) -> list[Figure]:
     """Figures of some rows beside the others."""
-    return figure("rows selected", len(rows), f" of {len(table.rows)}") + _of_rows_beside_others(table, rows, "of the selected rows")
+    chosen = "of the selected rows"
+    return _of_rows_beside_others(table, rows, chosen) + figure("number of selected rows", len(rows), f" of {len(table.rows)}")
 
 
 def _of_rows_beside_others(table: Table, rows: Sequence[int], which: str) -> list[Figure]:
@@ -237,7 +261,6 @@ def _of_rows_beside_others(table: Table, rows: Sequence[int], which: str) -> lis
         values, name = table.column(index).values, name_of(table, index)
         ours = [value for row, value in enumerate(values) if value is not None and row in chosen]
         others = [value for row, value in enumerate(values) if value is not None and row not in chosen]
-        out += figure(f"sum of {name} {which}", summed(ours)) if len(ours) > 1 else []
-        out += figure(f"mean of {name} {which}", mean(ours)) if len(ours) > 1 else []
         out += figure(f"mean of {name} of the other rows", mean(others)) if others else []
+        out += figure(f"mean of {name} {which}", mean(ours)) + figure(f"sum of {name} {which}", summed(ours)) if len(ours) > 1 else []
     return out

@@ -50,7 +50,7 @@ class Places:
             name, told = self._told(owner, part, conversation)
         finally:
             self._reading.release()
-        figures = tuple((one.name, one.value) for one in told.figures)
+        figures = tuple((one.sentence, one.value) for one in told.figures)
         return PlacePart(
             type="place", source=part.source, selection=part.selection, name=name, label=told.label, text=told.text, figures=figures
         )
