@@ -26,6 +26,8 @@ NAMES = (
     "dola",
     "steering",
     "beam",
+    "uncertainty",
+    "abstain",
     "kv_cache",
     "offload",
     "numerics",

@@ -42,8 +42,8 @@ class Abstain(Lever):
     cost: ClassVar[str] = "That of the measure of confidence; nothing is shown before the whole answer is written."
     main: ClassVar[str] = "calibration"
     identity: ClassVar[dict] = {"calibration": None}
-    maturity: ClassVar = "experimental"
-    evidence: ClassVar = "not shown"
+    maturity: ClassVar = "stable"
+    evidence: ClassVar = "mechanism"
     per_request: ClassVar[bool] = False
 
     calibration: Path | None = Field(None, description="file that `steelyard calibrate --alpha` made for this model; unset: never abstain")

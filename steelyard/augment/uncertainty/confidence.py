@@ -61,8 +61,8 @@ class ConfidenceLever(Lever):
     cost: ClassVar[str] = "None for what reads tokens; two scored words for P(True); `count` more answers for what compares samples."
     main: ClassVar[str] = "measure"
     identity: ClassVar[str] = "The words of an answer never change; what is added is a statement about them."
-    maturity: ClassVar = "experimental"
-    evidence: ClassVar = "not shown"
+    maturity: ClassVar = "stable"
+    evidence: ClassVar = "mechanism"
     per_request: ClassVar[bool] = True
 
     measure: MeasureName = Field("mean_probability", description="how confidence is measured")
@@ -179,6 +179,7 @@ class Confident:
         if self.made is None:
             return False
         plain = settings.repetition_penalty == 1 and not settings.presence_penalty and not settings.frequency_penalty
+        plain = plain and not settings.logit_bias
         return settings.temperature == self.made.temperature and plain and settings.constraint is None
 
     def asking(self, settings: AnswerSettings) -> AnswerSettings:

@@ -25,7 +25,7 @@ from steelyard.core.errors import DataError, ModelFileError, UnsupportedError
 from steelyard.core.protocols import Answerer, Conversation
 from steelyard.generate.steering.directions import logistic
 
-FEWEST = 20
+FEWEST = 10
 """Questions of either kind, answered rightly and wrongly, from which a probe is fitted at least."""
 DECAY = 0.1
 """Weight decay of the probe, on states of unit variance: there are more of their dimensions than questions."""
