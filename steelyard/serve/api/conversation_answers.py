@@ -21,6 +21,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import Field
 
+from steelyard.core.answer_form import AnswerForm
 from steelyard.core.errors import SteelyardError, nearest
 from steelyard.core.protocols import (
     AnswerSettings,
@@ -44,6 +45,7 @@ from steelyard.serve.api.levers import names_of, requested
 from steelyard.serve.api.reading import read_all
 from steelyard.serve.api.streams import begun, sse
 from steelyard.serve.service import Service
+from steelyard.serve.places.place import quoting
 from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.attachments import Attached
 from steelyard.serve.store.rendering import Rendered, rendered
@@ -74,6 +76,10 @@ class Drawn(Part):
     ignore_eos: bool = Field(default=False, description="go on past the end of the answer until `max_tokens`")
     seconds: float | None = Field(default=None, gt=0, description="longest time to the end of the answer, in seconds")
 
+    quote: bool = Field(
+        default=False,
+        description="the answer is one of the figures that went with the turn it answers, word for word; the model says only which",
+    )
 
 class AnswerRequest(Body):
     """A message to answer, and how."""
@@ -105,8 +111,10 @@ def router(service: Service) -> APIRouter:
         settings = _settings(body.settings, service, user)
         read = await _context(service, user, conversation, body.parent)
         answerer = service.engine.answerer(body.model)
-        generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings))
+        generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings, body.settings.quote))
         told = _Told(store if body.store else None, user, conversation, body.parent, generation, body.settings.token_events)
+        if body.settings.quote:
+            settings = dataclasses.replace(settings, constraint=_quoting(read, service))
         if body.levers:
             told.names = await run_in_threadpool(names_of, service, user)
 
@@ -277,7 +285,7 @@ def _settings(drawn: Drawn, service: Service, user: str) -> AnswerSettings:
         raise ApiError(
             f"`settings.alternatives`: {drawn.alternatives}; at most {most}.", param="settings.alternatives", code="invalid_value"
         )
-    given = drawn.model_dump(exclude={"token_events"})
+    given = drawn.model_dump(exclude={"token_events", "quote"})
     most = service.settings.seconds
     return AnswerSettings(
         **given
@@ -292,9 +300,27 @@ def _settings(drawn: Drawn, service: Service, user: str) -> AnswerSettings:
     )
 
 
-def _told(settings: AnswerSettings) -> dict[str, Any]:
+def _quoting(read: Rendered, service: Service) -> AnswerForm:
+    """The form of an answer that is one of the figures of its turn.
+
+    Raises:
+        ApiError: no figures went with it, or so many that holding an answer to them would take too much.
+    """
+    if not read.figures:
+        raise ApiError(
+            "`settings.quote`: no figures went with this turn. Point at a table, or leave it out.",
+            param="settings.quote",
+            code="invalid_value",
+        )
+    form = quoting(read.figures)
+    if len(form.encode()) > service.settings.schema_bytes:
+        raise ApiError(f"`settings.quote`: {len(read.figures)} figures are too many.", param="settings.quote", code="invalid_value")
+    return AnswerForm("regex", form)
+
+
+def _told(settings: AnswerSettings, quote: bool) -> dict[str, Any]:
     """The settings as the record keeps them."""
-    kept = dataclasses.asdict(settings)
+    kept = dataclasses.asdict(settings) | ({"quote": True} if quote else {})
     return {
         name: list(value) if isinstance(value, tuple) else value for name, value in kept.items() if name not in ("tenant", "constraint")
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from steelyard.core.errors import UnsupportedError
@@ -26,10 +27,12 @@ class Rendered:
     Attributes:
         messages: what it reads.
         joined: the ids of messages that became one turn, for each turn of more than one.
+        figures: the sentences of figures that went with the last turn, if it is a person's.
     """
 
     messages: tuple[Message, ...]
     joined: tuple[tuple[str, ...], ...]
+    figures: tuple[str, ...] = ()
 
 
 def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable[[str], Attached]) -> Rendered:
@@ -53,7 +56,10 @@ def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable
         else:
             turns.append((node.role, [text], [node.id]))
     messages = tuple(Message(role, "\n\n".join(texts)) for role, texts, _ in turns)  # type: ignore[arg-type]
-    return Rendered(messages, tuple(tuple(ids) for _, _, ids in turns if len(ids) > 1))
+    last = takewhile(lambda one: one[0].role == "user", reversed(spoken))
+    places = [part for _, parts in reversed([*last]) for part in parts if part["type"] == "place"]
+    figures = dict.fromkeys(sentence for place in places for sentence, _ in place["figures"])
+    return Rendered(messages, tuple(tuple(ids) for _, _, ids in turns if len(ids) > 1), tuple(figures))
 
 
 def _readable(part: dict[str, Any], file: Callable[[str], Attached]) -> str:
