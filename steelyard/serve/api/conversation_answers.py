@@ -44,8 +44,8 @@ from steelyard.serve.api.fields import limit, stops
 from steelyard.serve.api.levers import names_of, requested
 from steelyard.serve.api.reading import read_all
 from steelyard.serve.api.streams import begun, sse
-from steelyard.serve.service import Service
 from steelyard.serve.places.place import quoting
+from steelyard.serve.service import Service
 from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.attachments import Attached
 from steelyard.serve.store.rendering import Rendered, rendered
@@ -73,13 +73,13 @@ class Drawn(Part):
     token_events: bool = Field(
         default=True, description="whether the stream holds tokens; the record always does where the model gives them"
     )
-    ignore_eos: bool = Field(default=False, description="go on past the end of the answer until `max_tokens`")
-    seconds: float | None = Field(default=None, gt=0, description="longest time to the end of the answer, in seconds")
-
     quote: bool = Field(
         default=False,
         description="the answer is one of the figures that went with the turn it answers, word for word; the model says only which",
     )
+    ignore_eos: bool = Field(default=False, description="go on past the end of the answer until `max_tokens`")
+    seconds: float | None = Field(default=None, gt=0, description="longest time to the end of the answer, in seconds")
+
 
 class AnswerRequest(Body):
     """A message to answer, and how."""
@@ -110,11 +110,11 @@ def router(service: Service) -> APIRouter:
         levers = await run_in_threadpool(requested, service, body.model, body.levers, user) if body.levers else ()
         settings = _settings(body.settings, service, user)
         read = await _context(service, user, conversation, body.parent)
+        if body.settings.quote:
+            settings = dataclasses.replace(settings, constraint=_quoting(read, service))
         answerer = service.engine.answerer(body.model)
         generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings, body.settings.quote))
         told = _Told(store if body.store else None, user, conversation, body.parent, generation, body.settings.token_events)
-        if body.settings.quote:
-            settings = dataclasses.replace(settings, constraint=_quoting(read, service))
         if body.levers:
             told.names = await run_in_threadpool(names_of, service, user)
 
