@@ -139,23 +139,43 @@ class EncoderDecoder(nn.Module):
         Raises:
             ContextLengthError: `most` is more than the decoder was made for.
         """
-        if most > self.plan.decoder.context:
-            raise ContextLengthError(f"{most} tokens, but the decoder writes at most {self.plan.decoder.context}", do="Ask for fewer.")
-        rows, border = len(encoded.lengths), self.plan.border
-        state = self.decoder.new_state(rows, most, Dense(device=self.device))
-        last = torch.full((rows, 1), border, device=self.device)
-        written: list[list[int]] = [[] for _ in range(rows)]
-        going = [True] * rows
-        for number in range(most):
-            step = Step(tuple(range(rows)), (number,) * rows, (1,) * rows, 1, self.device, side={SIDE: encoded}, capacity=most)
-            last = self.decoder.logits(last, step, state).argmax(-1)
-            for row, token in enumerate(last.flatten().tolist()):
+        writing, border = Writing(self, encoded, most), self.plan.border
+        rows = len(encoded.lengths)
+        last, written, going = [border] * rows, [[] for _ in range(rows)], [True] * rows
+        for _ in range(most):
+            last = writing(last).argmax(-1).tolist()
+            for row, token in enumerate(last):
                 going[row] = going[row] and token != border
                 if going[row]:
                     written[row].append(token)
             if not any(going):
                 break
         return written
+
+
+class Writing:
+    """Targets on their way, token by token; each call reads one token of every row, the border first.
+
+    Args:
+        encoded: what they look back at.
+        most: tokens that will be read of each.
+
+    Raises:
+        ContextLengthError: `most` is more than the decoder was made for.
+    """
+
+    def __init__(self, model: EncoderDecoder, encoded: Encoded, most: int):
+        if most > model.plan.decoder.context:
+            raise ContextLengthError(f"{most} tokens, but the decoder writes at most {model.plan.decoder.context}", do="Ask for fewer.")
+        self._model, self._encoded, self._most, self._read = model, encoded, most, 0
+        self._state = model.decoder.new_state(len(encoded.lengths), most, Dense(device=model.device))
+
+    def __call__(self, last: Sequence[int]) -> Tensor:
+        """float32 [b, vocabulary]: what follows once these have been read, one token a row."""
+        rows, device = len(last), self._model.device
+        step = Step(tuple(range(rows)), (self._read,) * rows, (1,) * rows, 1, device, side={SIDE: self._encoded}, capacity=self._most)
+        self._read += 1
+        return self._model.decoder.logits(torch.tensor(last, device=device)[:, None], step, self._state)[:, 0]
 
 
 def initialize_both(model: EncoderDecoder, source: DecoderPlan, target: DecoderPlan, seed: int) -> EncoderDecoder:

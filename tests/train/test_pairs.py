@@ -15,7 +15,7 @@ from steelyard.augment.pair_answerer import PairAnswerer
 from steelyard.cli.main import app
 from steelyard.core import recipe as recipes
 from steelyard.core.errors import ContextLengthError, DataError, RecipeError, SteelyardError, UnsupportedError
-from steelyard.core.protocols import AnswerSettings, Done, Message, Text, Usage
+from steelyard.core.protocols import AnswerSettings, Done, Message, Text, Token, Usage
 from steelyard.core.run import Run
 from steelyard.data.generated.toy_language import WORDS, training_pair, translated
 from steelyard.generate.engine import Engine
@@ -70,8 +70,8 @@ def test_it_is_trained_saved_loaded_to_the_bit_and_answers_the_same(made):
         assert torch.equal(one, other), name
     events = answered(again, "abc", max_tokens=12)
     assert events == answered(model, "abc", max_tokens=12)
-    assert isinstance(events[0], Text) and isinstance(events[-2], Usage) and events[-1] == Done("stop")
-    assert events[0].text == "ABC"
+    assert isinstance(events[-2], Usage) and events[-1] == Done("stop") and all(isinstance(event, Text) for event in events[:-2])
+    assert "".join(event.text for event in events[:-2]) == "ABC"
     found = inspect(directory, check=True)
     assert found["problems"] == [] and found["opens_in"] == "Steelyard only" and found["plan"]["kind"] == "encoder_decoder"
     assert found["parameters"] == model.trunk.parameter_count()
@@ -202,8 +202,9 @@ def test_rows_that_are_no_pair_or_too_long_are_refused_with_their_line(tmp_path,
 @pytest.mark.parametrize(
     ("conversation", "settings", "kind"),
     [
-        ([Message("user", "a")], {"temperature": 0.7}, UnsupportedError),
-        ([Message("user", "a")], {"stop": ("x",)}, UnsupportedError),
+        ([Message("user", "a")], {"presence_penalty": 0.7}, UnsupportedError),
+        ([Message("user", "a")], {"constraint": {"regex": "x"}}, UnsupportedError),
+        ([Message("user", "a")], {"temperature": -1.0}, SteelyardError),
         ([Message("system", "be kind"), Message("user", "a")], {}, UnsupportedError),
         ([Message("user", "a" * 17)], {}, ContextLengthError),
         ([], {}, SteelyardError),
@@ -220,6 +221,55 @@ def test_an_answer_is_as_long_as_it_was_allowed_to_be(tmp_path):
     model = new_model(recipes.from_mapping({"new": NEW}).base.plan, Run(tmp_path, 3))
     *_, usage, done = answered(model, "ab", max_tokens=2)
     assert usage.completion_tokens <= 2 and done.reason in ("length", "stop")
+
+
+def test_answers_are_drawn_from_what_its_scores_say(tmp_path):
+    model = new_model(recipes.from_mapping({"new": NEW}).base.plan, Run(tmp_path, 3))
+    border, seen = model.trunk.plan.border, []
+    for seed in range(400):
+        settings = {"max_tokens": 1, "temperature": 1.0, "seed": seed, "token_events": True, "alternatives": 3, "top_k": 4}
+        tokens = [event for event in answered(model, "ab", **settings) if isinstance(event, Token)]
+        assert all(abs(token.logprob) < 30 and len(token.alternatives) == 3 for token in tokens)
+        seen += [token.id for token in tokens] or [border]
+    encoded = model.trunk.encode(torch.tensor([model.tokenizer.encode("ab")]), [2])
+    first = model.trunk.logits(encoded, torch.tensor([[border]]))[0, -1].softmax(-1)
+    kept = first.topk(4)
+    expected = kept.values / kept.values.sum() * len(seen)
+    counts = torch.tensor([float(seen.count(token)) for token in kept.indices.tolist()])
+    assert counts.sum() == len(seen) and ((counts - expected) ** 2 / expected).sum() < 16.3  # chi-square, 3 degrees of freedom, p = 0.001
+    assert answered(model, "ab", temperature=1.0, seed=5) == answered(model, "ab", temperature=1.0, seed=5)
+
+
+@torch.no_grad()
+def test_scores_are_the_sums_of_what_follows_each_token(tmp_path):
+    model = new_model(recipes.from_mapping({"new": NEW}).base.plan, Run(tmp_path, 3))
+    answerer, texts = PairAnswerer(model), ["A", "AB", "xyz!", "AB", *"abcdefghijklmnop"]
+    scores = asyncio.run(answerer.score([Message("user", "ab")], texts))
+    encoded = model.trunk.encode(torch.tensor([model.tokenizer.encode("ab")]), [2])
+    for text, score in zip(texts, scores, strict=True):
+        ids = model.tokenizer.encode(text)
+        logprobs = model.trunk.logits(encoded, torch.tensor([[model.trunk.plan.border, *ids[:-1]]]))[0].log_softmax(-1)
+        assert abs(score.logprob - float(logprobs[range(len(ids)), ids].sum())) < 1e-4
+        assert score.greedy == (logprobs.argmax(-1).tolist() == ids) and (score.tokens, score.bytes) == (len(ids), len(text))
+    with pytest.raises(SteelyardError, match="no tokens"):
+        asyncio.run(answerer.score([Message("user", "ab")], [""]))
+    with pytest.raises(ContextLengthError):
+        asyncio.run(answerer.score([Message("user", "ab")], ["x" * 16]))
+
+
+def test_it_ends_at_a_stop_string_and_when_nobody_listens(made):
+    model, _ = made
+    events = answered(model, "abc", stop=("C",))
+    assert "".join(event.text for event in events[:-2]) == "AB" and events[-1] == Done("stop")
+
+    async def leave():
+        answerer = PairAnswerer(model)
+        events = answerer.answer([Message("user", "abc")], AnswerSettings(max_tokens=15, ignore_eos=True))
+        await anext(events)
+        await events.aclose()
+        return [event async for event in answerer.answer([Message("user", "abc")], AnswerSettings())]
+
+    assert asyncio.run(leave())[-1] == Done("stop")
 
 
 def test_the_toy_language_has_another_word_for_each_of_the_same_length():
