@@ -101,6 +101,7 @@ export class Chat {
     if (this.sending || this.answering || this.queue.waiting.length === 0) return;
     this.sending = true;
     const drafts = this.queue.take();
+    const quote = drafts.some((draft) => draft.quote);
     this.comparison = null;
     const good = await attempt(async () => {
       const id = await this.ensure(drafts[0]?.text ?? "");
@@ -108,7 +109,7 @@ export class Chat {
         await this.add(id, { role: "user", parts: partsOf(draft) });
         drafts.shift(); // stored: a later failure puts back only the rest
       }
-      void this.answer();
+      void this.answer(this.head, quote);
     });
     this.sending = false;
     if (!good) this.queue.putBack(drafts);
@@ -129,18 +130,18 @@ export class Chat {
   private settled: Promise<void> = Promise.resolve();
 
   /** Asks for an answer to what is at `parent` (the head when not said); two answers when two are compared. */
-  answer(parent: string | null = this.head): Promise<void> {
-    this.settled = this.answerOnce(parent);
+  answer(parent: string | null = this.head, quote = false): Promise<void> {
+    this.settled = this.answerOnce(parent, quote);
     return this.settled;
   }
 
-  private async answerOnce(parent: string | null): Promise<void> {
+  private async answerOnce(parent: string | null, quote: boolean): Promise<void> {
     const id = this.id;
     if (id === null || parent === null || this.answering) return;
     this.head = parent;
     await catalog.modelsRead;
     const other = this.settings.other;
-    const asked = [this.settings, ...(other ? [other] : [])].map((how) => new LiveAnswer(id, requestFor(how, parent)));
+    const asked = [this.settings, ...(other ? [other] : [])].map((how) => new LiveAnswer(id, requestFor(how, parent, quote)));
     this.live = asked;
     notices.say(t("live.answering"));
     await Promise.all(asked.map((answer) => answer.run()));
@@ -212,7 +213,7 @@ export class Chat {
   /** Another answer to the same turn. */
   async again(message: Message): Promise<void> {
     const parent = this.tree.parent.get(message.id) ?? null;
-    await this.answer(parent);
+    await this.answer(parent, message.generation?.settings?.quote === true);
   }
 
   private async branch(work: (conversation: string) => Promise<void>, done: string): Promise<void> {
@@ -312,14 +313,14 @@ const partsOf = ({ text, files, places = [] }: Draft): SentPart[] => [
   ...files.map((file) => ({ type: "file" as const, attachment: file.id, name: file.name, ...(file.read ? { read: file.read } : {}) })),
 ];
 
-function requestFor(how: Answering, parent: string): AnswerRequest {
+function requestFor(how: Answering, parent: string, quote: boolean): AnswerRequest {
   const { temperature, top_p, max_tokens, seed } = how.sampling;
   // seed 0 asks for a new one each time, so that "again" gives another answer
   const drawn = seed || 1 + Math.floor(Math.random() * 2 ** 31);
   return {
     parent,
     model: catalog.known(how.model),
-    settings: { temperature, top_p, max_tokens, seed: drawn, alternatives: ALTERNATIVES, token_events: true },
+    settings: { temperature, top_p, max_tokens, seed: drawn, alternatives: ALTERNATIVES, token_events: true, ...(quote ? { quote } : {}) },
     levers: choicesOf($state.snapshot(how.levers)),
     store: true,
   };

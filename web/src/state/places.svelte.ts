@@ -14,6 +14,9 @@ const keyOf = (value: object): string => JSON.stringify(Object.entries(value).so
 
 class Places {
   pending = $state.raw<PlacePart[]>([]);
+  /** Whether the next answer is to be one of the figures. */
+  quote = $state(false);
+  figures = $derived(this.pending.some((place) => place.figures.length > 0));
 
   /** Points at something; pointing at it again takes it out. Returns whether the server could tell of it. */
   async point(pointed: PointedPart): Promise<boolean> {

@@ -11,6 +11,8 @@ export interface Draft {
   text: string;
   files: AttachmentInfo[];
   places?: PlacePart[];
+  /** Whether the answer is to be one of the figures of the places. */
+  quote?: boolean;
 }
 
 const STORE = "steelyard.queue.";
@@ -45,8 +47,8 @@ export class Queue {
     this.keep();
   }
 
-  add(text: string, files: AttachmentInfo[], places: PlacePart[] = []): void {
-    this.waiting.push({ key: crypto.randomUUID(), text, files, places });
+  add(text: string, files: AttachmentInfo[], places: PlacePart[] = [], quote = false): void {
+    this.waiting.push({ key: crypto.randomUUID(), text, files, places, quote });
     this.keep();
     this.wake();
   }

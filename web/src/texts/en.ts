@@ -281,6 +281,8 @@ export const en = entries({
   "place.pointing": "Sentences of this answer: arrow keys walk, Enter chooses, Escape ends",
   "place.onlyPlaces": "Only what you point at is sent, not the whole file",
   "place.whole": "Send the whole file too",
+  "place.quote": "Answer with one of the figures",
+  "place.quoteHint": "The answer is one of the sentences about figures that are sent along, word for word; the model only says which",
   "place.backToChat": "Ask in the conversation",
 
   key: "Key",
