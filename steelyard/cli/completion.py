@@ -14,6 +14,13 @@ def lever_names(incomplete: str) -> list[str]:
     return [f"{before}{comma}{name}" for name in found]
 
 
+def task_names(incomplete: str) -> list[str]:
+    """Tasks that begin so."""
+    from steelyard.core.recipe_parts import task_names as names
+
+    return [name for name in names() if name.startswith(incomplete)]
+
+
 def known_names(incomplete: str) -> list[str]:
     """Everything `steelyard get` knows."""
     from steelyard.core.get_known import KNOWN

@@ -50,7 +50,7 @@ def described(kind: Any) -> dict[str, Any]:
         "cost": kind.cost,
         "presets": {name: dict(settings) for name, (lever, settings) in registry.presets().items() if lever is kind},
         "main": kind.main,
-        "settings": [_setting(key, field) for key, field in kind.model_fields.items()],
+        "settings": settings_of(kind),
         "identity": kind.identity if isinstance(kind.identity, str) else dict(kind.identity),
         "needs": sorted(kind.needs),
         "provides": sorted(kind.provides),
@@ -80,6 +80,11 @@ def results(name: str) -> tuple[list[dict[str, Any]], list[str]]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):  # some other JSON: not a report
             continue
     return cells, notes
+
+
+def settings_of(kind: Any) -> list[dict[str, Any]]:
+    """The settings of a lever or a task as plain data."""
+    return [_setting(key, field) for key, field in kind.model_fields.items()]
 
 
 def _setting(key: str, field: Any) -> dict[str, Any]:
@@ -146,7 +151,6 @@ def _named(row: Mapping[str, Any]) -> str:
 
 
 def _show(facts: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     out = console()
@@ -170,9 +174,17 @@ def _show(facts: dict[str, Any]) -> None:
         _line(out, "result", _result(cell))
     for note in facts["notes"]:
         _line(out, "note", note)
-    if facts["settings"]:
+    settings_table(out, facts["settings"])
+
+
+def settings_table(out: Any, settings: list[dict[str, Any]]) -> None:
+    """Prints settings with their types and defaults; nothing where there are none."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if settings:
         table = Table("setting", "type", "default", "what it is", box=None, header_style="bold", pad_edge=False)
-        for setting in facts["settings"]:
+        for setting in settings:
             default = "required" if setting["required"] else json.dumps(setting["default"], ensure_ascii=False)
             table.add_row(*map(Text, (setting["name"], setting["type"], default, setting["description"])))
         out.print()

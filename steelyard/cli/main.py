@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import steelyard
-from steelyard.cli import calibrate, chat, detect, doctor, get, inspect, levers, make, serve, weigh
+from steelyard.cli import calibrate, chat, detect, doctor, get, inspect, levers, make, serve, tasks, weigh
 from steelyard.core.errors import SteelyardError
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -81,6 +81,7 @@ app.command("make")(make.make)
 app.command("calibrate")(calibrate.calibrate)
 app.command("serve")(serve.serve)
 app.command("levers")(levers.levers)
+app.command("tasks")(tasks.tasks)
 app.command("detect")(detect.detect)
 app.command("doctor")(doctor.doctor)
 

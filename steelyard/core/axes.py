@@ -4,5 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Axis = Literal["quality", "truthfulness", "calibration", "format", "repeatability", "diversity", "speed", "memory", "energy", "money"]
+Axis = Literal[
+    "quality", "truthfulness", "calibration", "format", "fairness", "repeatability", "diversity", "speed", "memory", "energy", "money"
+]
 AXES: tuple[Axis, ...] = get_args(Axis)

@@ -17,7 +17,7 @@ import steelyard
 from steelyard.cli.completion import known_names, lever_names, model_names
 from steelyard.cli.main import app
 
-VERBS = ("get", "inspect", "chat", "weigh", "make", "calibrate", "levers", "detect", "doctor")
+VERBS = ("get", "inspect", "chat", "weigh", "make", "calibrate", "levers", "tasks", "detect", "doctor")
 
 
 @pytest.fixture
@@ -159,6 +159,16 @@ def test_one_lever_as_json_has_its_settings(demo: Path) -> None:
 def test_an_unknown_lever_names_the_nearest(demo: Path) -> None:
     result = run("levers", "demo_resale")
     assert result.exit_code == 2 and "Did you mean `demo_rescale`?" in result.stderr
+
+
+def test_tasks_are_listed_and_one_told_in_full() -> None:
+    listed = " ".join(run("tasks").stdout.split())
+    assert "gsm8k GSM8K: grade-school word problems" in listed and "format-tested" in listed
+    told = " ".join(run("tasks", "gsm8k").stdout.split())
+    assert "#### 72" in told and "right (quality, share, higher is better)" in told and "longest answer, tokens" in told
+    assert {"name": "path", "required": True}.items() <= last_json(run("tasks", "gsm8k", "--json"))["settings"][0].items()
+    wrong = run("tasks", "gsm9k")
+    assert wrong.exit_code == 2 and "gsm8k" in wrong.stderr
 
 
 def test_all_levers_as_json_are_one_line() -> None:

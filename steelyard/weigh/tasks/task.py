@@ -161,14 +161,15 @@ Value = float | tuple[float, float] | None
 class Task(pydantic.BaseModel):
     """Base of all tasks: settings as fields, samples by seed, a scorer over outputs.
 
-    Class variables: `name` as recipes call it, `summary` one sentence, `metrics` in order (the first is the primary one).
-    Entry-point group `steelyard.tasks`.
+    Class variables: `name` as recipes call it, `summary` one sentence, `metrics` in order (the first is the primary one), `evidence` how far
+    it has been tried where not on its own data. Entry-point group `steelyard.tasks`.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     name: ClassVar[str]
     summary: ClassVar[str]
+    evidence: ClassVar[str] = ""
     metrics: ClassVar[tuple[Metric, ...]]
 
     @abc.abstractmethod

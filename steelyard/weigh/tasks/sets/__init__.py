@@ -1,0 +1,1 @@
+"""Ready tasks over published sets of data, one file for each set."""

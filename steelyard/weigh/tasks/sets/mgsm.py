@@ -1,0 +1,41 @@
+"""MGSM: the same word problems in eleven languages (Shi et al., arXiv:2210.03057; CC-BY-4.0, google-research/url-nlp).
+
+Files `LANGUAGE*.tsv` with problem and number, no heading; the path is one of them or their folder. The languages' versions of one
+problem depend on one another and share a cluster; the tag `language` breaks the figures down. Right when the last number of the answer
+is the expected one; digits of any script count.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import ClassVar
+
+from steelyard.weigh.scorers.numbers import read_numbers, same_number
+from steelyard.weigh.tasks.rows import BadValue, Row
+from steelyard.weigh.tasks.sets.asked import AskedSet, text_at
+from steelyard.weigh.tasks.task import Sample
+
+
+class Mgsm(AskedSet):
+    """Word problems in eleven languages."""
+
+    name: ClassVar[str] = "mgsm"
+    summary: ClassVar[str] = "MGSM: the same word problems in eleven languages."
+    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    ending: ClassVar[str] = ".tsv"
+
+    def sample(self, row: Row) -> Sample:
+        question, number = text_at(row.value, "question"), _western(text_at(row.value, "answer")).strip()
+        if len(read_numbers(number)) != 1:
+            raise BadValue("`answer` holds no single number")
+        language = str(row.value.get("set", "")).partition("_")[0]
+        tags = {"language": language, "line": str(row.line)}
+        return Sample(row.id, self.ask(question), reference={"expected": number}, cluster=f"problem {row.line}", tags=tags)
+
+    def right(self, sample: Sample, text: str) -> bool:
+        return same_number(_western(text), sample.reference["expected"])
+
+
+def _western(text: str) -> str:
+    """The text with every script's digits as 0 to 9."""
+    return "".join(str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in text)
