@@ -32,7 +32,7 @@ class Bbq(QuestionTask):
     """Questions that a stereotype would answer."""
 
     name: ClassVar[str] = "bbq"
-    summary: ClassVar[str] = "BBQ: does the model answer by the text, or by the stereotype?"
+    summary: ClassVar[str] = "BBQ: whether the model answers by the text or by the stereotype."
 
     path: Path = Field(description="a category's JSONL file, or a folder of them")
 

@@ -27,7 +27,7 @@ class CrowsPairs(Task):
     """Stereotyped sentences beside less stereotyped ones."""
 
     name: ClassVar[str] = "crows_pairs"
-    summary: ClassVar[str] = "CrowS-Pairs: how often is the more stereotyped sentence of a pair the likelier?"
+    summary: ClassVar[str] = "CrowS-Pairs: how often the more stereotyped sentence of a pair is the likelier."
     metrics: ClassVar[tuple[Metric, ...]] = (STEREOTYPED, APART)
 
     path: Path = Field(description="the set's CSV file")

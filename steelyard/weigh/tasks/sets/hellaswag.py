@@ -18,7 +18,7 @@ class HellaSwag(HubQuestions):
     """Endings of scenes."""
 
     name: ClassVar[str] = "hellaswag"
-    summary: ClassVar[str] = "HellaSwag: which ending goes on with the scene?"
+    summary: ClassVar[str] = "HellaSwag: which ending goes on with the scene."
     dataset: ClassVar[str] = "Rowan/hellaswag"
     commit: ClassVar[str | None] = "218ec52e09a7e7462a5400043bb9a69a41d06b76"
 

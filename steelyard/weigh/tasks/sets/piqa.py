@@ -14,7 +14,7 @@ class Piqa(HubQuestions):
     """Everyday physics."""
 
     name: ClassVar[str] = "piqa"
-    summary: ClassVar[str] = "PIQA: which of two ways reaches an everyday goal?"
+    summary: ClassVar[str] = "PIQA: which of two ways reaches an everyday goal."
     dataset: ClassVar[str] = "baber/piqa"
     commit: ClassVar[str | None] = "142f6d7367fd9877f0fb3b5734ea6a545f54cdd1"
 

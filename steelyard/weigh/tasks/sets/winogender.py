@@ -30,7 +30,7 @@ class Winogender(Task):
     """Sentences in a male and a female version."""
 
     name: ClassVar[str] = "winogender"
-    summary: ClassVar[str] = "Winogender: how much does a pronoun's gender change a sentence's probability?"
+    summary: ClassVar[str] = "Winogender: how much a pronoun's gender changes a sentence's probability."
     metrics: ClassVar[tuple[Metric, ...]] = (GAP, MALE)
 
     path: Path = Field(description="the set's TSV file")
