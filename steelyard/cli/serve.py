@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,6 +45,10 @@ def serve(
         ),
     ] = None,
     documents: Annotated[list[str] | None, typer.Option(help="An index that the levers of clients may search; may be repeated.")] = None,
+    calibration: Annotated[
+        list[str] | None,
+        typer.Option(help="A file that `steelyard calibrate` made: answers tell their chance of being right. May be repeated."),
+    ] = None,
     runs: Annotated[Path, typer.Option(help="Folder whose reports can be read.", file_okay=False)] = Path("runs"),
     name: Annotated[list[str] | None, typer.Option(help="A further name that clients call this server by; may be repeated.")] = None,
     origin: Annotated[list[str] | None, typer.Option(help="A further origin whose pages may ask, https://host; may be repeated.")] = None,
@@ -91,7 +96,8 @@ def serve(
         )
     )
     settings.check()
-    served = [_model(text, tries or [], threads, slots, context) for text in models or [DEFAULT_MODEL]]
+    files = _files(calibration or [])
+    served = [replace(_model(text, tries or [], threads, slots, context), calibrations=files) for text in models or [DEFAULT_MODEL]]
     run(settings, served, say=_note)
 
 
@@ -107,6 +113,13 @@ def _model(text: str, tries: list[str], threads: int | None, slots: int, context
         raise SteelyardError(f"`{text[:80]}` names no model", where="steelyard serve", do="Write PATH or NAME=PATH.")
     levers = tuple(lever for one in tries for lever in parse_try(one))
     return ServedModel(name=name, source=source, levers=levers, threads=threads, slots=slots, context=context)
+
+
+def _files(names: list[str]) -> tuple[str, ...]:
+    """Files as whole paths: the engine's process may have another folder."""
+    if missing := [name for name in names if not Path(name).is_file()]:
+        raise SteelyardError("there is no such file", where=f"--calibration {missing[0]}", do="Make one: `steelyard calibrate MODEL`.")
+    return tuple(str(Path(name).absolute()) for name in names)
 
 
 def _note(line: str) -> None:

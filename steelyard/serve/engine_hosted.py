@@ -24,6 +24,7 @@ from steelyard.core.references import IndexRef, Reference
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine, Prompt, Request
 from steelyard.model.model import Model
+from steelyard.serve.engine_calibration import Calibrated
 from steelyard.serve.engine_documents import Registered
 from steelyard.serve.served import ServedInfo
 from steelyard.weigh.arms import ArmOpener
@@ -51,6 +52,7 @@ class Hosted:
         levers: those that are on, references bound.
         documents: what clients' levers may search, besides what is registered.
         registered: indexes that the server's users made.
+        calibrated: what its answers' confidence is worth, where a calibration is about it with its levers.
     """
 
     info: ServedInfo
@@ -61,6 +63,7 @@ class Hosted:
     documents: frozenset[str] = frozenset()
     registered: Registered = field(default_factory=Registered)
     counts: Counts = field(default_factory=Counts)
+    calibrated: Calibrated | None = None
 
     @property
     def generating(self) -> Engine:

@@ -28,7 +28,9 @@ from steelyard.model.files.strict_json import read_object
 from steelyard.model.load import gguf_config, holds_adapter, load, read_config
 from steelyard.model.model import Model
 from steelyard.model.released import release
+from steelyard.serve.engine_calibration import calibrated
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
+from steelyard.serve.infilling import infilling
 from steelyard.serve.served import ServedInfo, ServedLever
 from steelyard.weigh.arms import ArmOpener
 
@@ -113,7 +115,7 @@ def _open_talker(
         name=asked["name"],
         fingerprint=opened.fingerprint,
         context_length=engine.context,
-        capabilities=frozenset(opened.answerer.capabilities | chat | tools),
+        capabilities=frozenset(opened.answerer.capabilities | chat | tools | ({"infill"} if infilling(engine.model) else set())),
         created=int(path.stat().st_mtime),
         parents=_parents(engine.model),
         levers=_served_levers(levers, offers),
@@ -122,7 +124,15 @@ def _open_talker(
         eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
     )
     bound = tuple(lever.bind(opener.references) for lever in levers)
-    return Hosted(info, engine.model, engine, opener, bound, documents)
+    hosted = Hosted(info, engine.model, engine, opener, bound, documents)
+    try:
+        hosted.calibrated = calibrated(path, asked["source"], asked.get("calibrations", ()), hosted.wraps, engine, say)
+    except SteelyardError:
+        opened.close()
+        raise
+    if hosted.calibrated is not None:
+        hosted.info = dataclasses.replace(info, calibration=hosted.calibrated.told())
+    return hosted
 
 
 def _open_encoder(asked: Mapping[str, Any], path: Path, say: Say) -> Hosted:

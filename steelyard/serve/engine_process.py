@@ -225,4 +225,4 @@ class ServedAnswerer:
 
 def _model_written(model: ServedModel) -> dict[str, Any]:
     fields = {key: getattr(model, key) for key in ("name", "source", "threads", "dtype", "slots", "context")}
-    return fields | {"levers": messages.levers_written(model.levers)}
+    return fields | {"calibrations": list(model.calibrations), "levers": messages.levers_written(model.levers)}

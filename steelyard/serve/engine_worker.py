@@ -31,6 +31,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
 from steelyard.core.threads import apart
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
+from steelyard.serve.engine_calibration import named_once
 from steelyard.serve.engine_documents import Registered
 from steelyard.serve.engine_hosted import Hosted, ServedLocal, Submission, wrapped
 from steelyard.serve.engine_metering import Metered
@@ -149,6 +150,8 @@ class Worker:
             for asked in opening["models"]:
                 self.hosted[asked["name"]] = open_model(asked, opening["queue"], opening["documents"], offers, say)
                 self.hosted[asked["name"]].registered = self.registered
+            for name in {name for asked in opening["models"] for name in asked.get("calibrations", ())}:
+                named_once(name, [hosted.calibrated for hosted in self.hosted.values()])
             self.outbox.put([0, "offers", offers])
 
         try:
@@ -198,7 +201,8 @@ class Worker:
     async def _answer(self, number: int, hosted: Hosted, written: Any, settings: Any, entries: Any, tools: Any) -> None:
         conversation = messages.conversation_read(written)
         asked, drawn = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
-        levers = [*hosted.wraps, *asked]
+        # What a request's own levers make of the model has not been calibrated.
+        levers = hosted.calibrated.among(hosted.wraps) if hosted.calibrated and not asked else [*hosted.wraps, *asked]
         if not levers:
             return await self._submit(number, hosted, lambda: hosted.render(conversation, tools), drawn)
         metered = Metered(self._energy, lambda event: self.outbox.put((number, event)))

@@ -30,6 +30,7 @@ class ServedModel:
         dtype: type of the weights in products (`EngineSpec.dtype`).
         slots: answers written at once.
         context: most tokens of a conversation with its answer; None = the model's.
+        calibrations: files that `steelyard calibrate` made; the first that is about this model is used.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ServedModel:
     dtype: str | None = None
     slots: int = 8
     context: int | None = None
+    calibrations: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class ServedInfo:
         slots: answers written at once.
         vocabulary: rows of its token table: ids are below it.
         eos_ids: tokens that end an answer.
+        calibration: what its confidence was calibrated on (`task`, `n`, `made`, `measure`, `right`, `threshold`, `abstains`), or None.
     """
 
     name: str
@@ -87,3 +90,4 @@ class ServedInfo:
     slots: int = 8
     vocabulary: int = 0
     eos_ids: tuple[int, ...] = ()
+    calibration: Mapping[str, Any] | None = None

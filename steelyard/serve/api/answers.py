@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +62,7 @@ class Whole:
     tokens: list[Token] = field(default_factory=list)
     calls: list[dict[str, str]] = field(default_factory=list)
     citations: list[Citation] = field(default_factory=list)
-    confidence: Confidence | None = None
+    confidence: dict[str, Any] = field(default_factory=dict)
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     energy: list[Energy] = field(default_factory=list)
     reason: str = "stop"
@@ -91,7 +92,7 @@ async def collected(answers: Sequence[AsyncIterator[Piece]], service: Service) -
                 case Citation():
                     whole.citations.append(piece)
                 case Confidence():
-                    whole.confidence = piece
+                    add_confidence(whole.confidence, piece)
                 case Usage():
                     whole.usage = piece
                 case Energy():
@@ -105,6 +106,20 @@ async def collected(answers: Sequence[AsyncIterator[Piece]], service: Service) -
     for whole, text in zip(wholes, texts, strict=True):
         whole.text = "".join(text)
     return wholes
+
+
+def confidence_of(event: Confidence) -> dict[str, Any]:
+    """A statement of confidence as JSON, with its place in the answer where it is about a part."""
+    told = {"value": event.value if math.isfinite(event.value) else None, "kind": event.kind}
+    return told if event.start is None else told | {"start": event.start, "end": event.end}
+
+
+def add_confidence(told: dict[str, Any], event: Confidence) -> None:
+    """Adds a statement to what is told of a whole answer: `value` and `kind`, and `sentences` with their places."""
+    if event.start is None:
+        told.update(confidence_of(event))
+    else:
+        told.setdefault("sentences", []).append({"start": event.start, "end": event.end, "value": confidence_of(event)["value"]})
 
 
 def usage_of(usages: Sequence[Usage], energies: Sequence[Energy]) -> dict[str, Any]:
@@ -133,8 +148,8 @@ def extras(whole: Whole) -> dict[str, Any]:
     told: dict[str, Any] = {}
     if whole.citations:
         told["citations"] = [citation_of(citation) for citation in whole.citations]
-    if whole.confidence is not None:
-        told["confidence"] = {"value": whole.confidence.value, "kind": whole.confidence.kind}
+    if whole.confidence:
+        told["confidence"] = whole.confidence
     if whole.reason == "timeout":
         told["reason"] = "timeout"
     return {"steelyard": told} if told else {}

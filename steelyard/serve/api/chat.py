@@ -321,8 +321,8 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
                     yield await chunk(place, {"tool_calls": [delta]})
                 case Citation():
                     yield await chunk(place, {}, steelyard={"citations": [answers.citation_of(piece)]})
-                case Confidence(value, kind):
-                    yield await chunk(place, {}, steelyard={"confidence": {"value": value, "kind": kind}})
+                case Confidence():
+                    yield await chunk(place, {}, steelyard={"confidence": answers.confidence_of(piece)})
                 case Usage():
                     usages[place] = piece
                 case Energy():

@@ -38,6 +38,7 @@ from steelyard.core.protocols import (
     ToolResult,
     Usage,
 )
+from steelyard.serve.api.answers import add_confidence
 from steelyard.serve.api.bodies import Body, Part, StrictRoute
 from steelyard.serve.api.errors import ApiError, one_line
 from steelyard.serve.api.fields import limit, stops
@@ -52,6 +53,8 @@ from steelyard.serve.store.rendering import Rendered, rendered
 from steelyard.serve.store.store import Store
 from steelyard.serve.users import LOCAL
 
+CALIBRATED, ABSTAINED = "calibrated", "abstained"
+"""Kinds of confidence that a calibration stands behind (`augment/uncertainty/confidence.py`, which is too heavy for this process)."""
 _writing: set[asyncio.Task[Any]] = set()
 """Records being written for clients who have gone; a task that nobody holds may be swept away."""
 
@@ -115,6 +118,8 @@ def router(service: Service) -> APIRouter:
         answerer = service.engine.answerer(body.model)
         generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings, body.settings.quote))
         told = _Told(store if body.store else None, user, conversation, body.parent, generation, body.settings.token_events)
+        if (about := known[body.model].calibration) is not None:
+            told.calibration = dict(about)
         if body.levers:
             told.names = await run_in_threadpool(names_of, service, user)
 
@@ -137,6 +142,7 @@ class _Told:
     generation: Generation
     shows_tokens: bool
     names: dict[str, str] = dataclasses.field(default_factory=dict)  # of indexes, by what the engine knows them by
+    calibration: dict[str, Any] | None = None
     id: str | None = None
     texts: list[str] = dataclasses.field(default_factory=list)
     finished: bool = False
@@ -151,6 +157,13 @@ class _Told:
         self.texts.append(text)
         if self.store is not None and self.id is not None:
             self.store.answers.grow(self.id, text)
+
+    def sure(self, event: Confidence) -> None:
+        """How sure the model is, of the answer or of a sentence; what is calibrated says what on."""
+        confidence = self.generation.confidence = dict(self.generation.confidence or {})
+        add_confidence(confidence, event)
+        if self.calibration is not None and event.kind in (CALIBRATED, ABSTAINED):
+            confidence["calibration"] = self.calibration
 
     async def finish(self, reason: str) -> None:
         """Writes the record once, even while the stream it belongs to is being cancelled."""
@@ -205,8 +218,8 @@ async def _stream(
                         generation.lookups.append(lookup)
                         yield {"type": "lookup"} | lookup
                     case Confidence():
-                        generation.confidence = {"value": _finite(event.value), "kind": event.kind}
-                        yield {"type": "confidence"} | generation.confidence
+                        told.sure(event)
+                        yield {"type": "confidence"} | (generation.confidence or {})
                     case Energy():
                         took = {"energy_joules": dataclasses.asdict(event)}
                     case Usage():

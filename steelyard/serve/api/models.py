@@ -57,6 +57,7 @@ def shown(info: ServedInfo) -> dict[str, Any]:
             "capabilities": sorted(info.capabilities),
             "parents": list(info.parents),
             "levers": [lever.name for lever in info.levers if lever.per_request],
+            "calibration": info.calibration and dict(info.calibration),
             "pulled": [{lever.name: dict(lever.settings)} for lever in info.levers if lever.on],
         },
     }

@@ -205,8 +205,8 @@ async def _events(service: Service, asked: Asked, head: dict[str, Any]) -> Async
                         yield event
                 case Citation():
                     told.setdefault("citations", []).append(answers.citation_of(piece))
-                case Confidence(value, kind):
-                    told["confidence"] = {"value": value, "kind": kind}
+                case Confidence():
+                    answers.add_confidence(told.setdefault("confidence", {}), piece)
                 case Usage():
                     usage = piece
                 case Energy():

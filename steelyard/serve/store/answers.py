@@ -38,7 +38,7 @@ class Generation:
         reason: why it ended, or None while it has not; on the disk that is `interrupted`, until the true end takes its place.
         error: what went wrong, or None.
         usage: tokens read and written, seconds in all and to the first token, joules where they were told.
-        confidence: value and kind of the last statement of certainty.
+        confidence: value and kind of the last statement about all of it, `sentences` with places and values, and what it was calibrated on.
         citations: passages it was given to read.
         lookups: searches in documents, with what they weighed and why.
         tools: calls of tools and their results, in order.
