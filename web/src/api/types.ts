@@ -67,9 +67,23 @@ export interface Energy {
   shared: boolean;
 }
 
+/** What a model's confidence was calibrated on, and what `abstain` promises where it is on. */
+export interface Calibration {
+  task: string;
+  n: number;
+  made: string;
+  measure: string;
+  right: number;
+  abstains?: boolean;
+  threshold: { alpha: number; delta: number; share: number } | null;
+}
+
+/** `kind` is `calibrated`, `abstained`, or the name of a measure whose number is raw. Places are those of the answer's text. */
 export interface Confidence {
-  value: number;
+  value: number | null;
   kind: string;
+  calibration?: Calibration;
+  sentences?: { start: number; end: number; value: number | null }[];
 }
 
 export type LeverChoice = Record<string, Record<string, unknown>>;

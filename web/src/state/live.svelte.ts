@@ -92,8 +92,11 @@ export class LiveAnswer {
         case "citation":
           citations.push(event);
           break;
+        case "lookup":
+          this.lookups = [...this.lookups, event];
+          break;
         case "confidence":
-          this.confidence = { value: event.value, kind: event.kind };
+          this.confidence = event;
           break;
         case "usage":
           this.usage = event;

@@ -43,6 +43,9 @@ export function joules(low: number, high: number): string {
   return from === to ? t("energy.one", { n: to }) : t("energy.range", { low: from, high: to });
 }
 
+const days = new Intl.DateTimeFormat(language, { dateStyle: "medium" });
+export const day = (iso: string): string => (Number.isNaN(Date.parse(iso)) ? "" : days.format(Date.parse(iso)));
+
 export const when = (iso: string | undefined): string => {
   const time = iso ? Date.parse(iso) : Number.NaN;
   return Number.isNaN(time) ? "" : dates.format(time);
