@@ -110,6 +110,7 @@ class ChatStream:
     def _token(self, entry: dict[str, Any]) -> Token:
         plain = self.settings.temperature == 1 and self.settings.top_p == 1
         plain = plain and not self.settings.presence_penalty and not self.settings.frequency_penalty
+        plain = plain and not self.settings.logit_bias
         logprob = float(entry["logprob"])
         others = tuple((-1, float(other["logprob"])) for other in entry.get("top_logprobs") or ())
         return Token(-1, str(entry["token"]), logprob, math.nan, logprob if plain else math.nan, others)

@@ -158,6 +158,8 @@ class EndpointAnswerer:
         if settings.temperature > 0:
             body |= {"top_p": settings.top_p, "seed": settings.seed}
         body |= {name: value for name in ("presence_penalty", "frequency_penalty") if (value := getattr(settings, name))}
+        if settings.logit_bias:
+            body["logit_bias"] = {str(id): bias for id, bias in settings.logit_bias}
         if settings.stop:
             body["stop"] = list(settings.stop)
         if settings.constraint is not None:

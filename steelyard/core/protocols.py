@@ -69,6 +69,7 @@ class AnswerSettings:
         ignore_eos: go on past the end-of-sequence token.
         seconds: most seconds from asking to the end, or None; an answer that takes longer ends as it is, with the reason `timeout`.
         tenant: whose request it is; what was read for one tenant is never used for another.
+        logit_bias: (token id, what is added to its logit) each, from -100, which rules the token out, to 100.
     """
 
     max_tokens: int = 256
@@ -87,6 +88,7 @@ class AnswerSettings:
     ignore_eos: bool = False
     seconds: float | None = None
     tenant: str = ""
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.constraint is not None and not isinstance(self.constraint, AnswerForm):

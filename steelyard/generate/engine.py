@@ -26,8 +26,10 @@ from steelyard.core.threads import apart, compute_alone
 from steelyard.generate import sampling, scoring
 from steelyard.generate.constraints import constraint
 from steelyard.generate.hidden import Reading
+from steelyard.generate.processors import logit_bias
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import FunctionProcessor, Processor
+from steelyard.generate.prompt_tokens import PromptTokens, told
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.scoring import Scoring
 from steelyard.generate.sequences import Generation, Timing, said
@@ -240,7 +242,7 @@ class Engine:
         sampling.check(settings)
         if self.spec.search is not None:
             self.spec.search.check(settings)
-        return constraint.requested(settings, self.spec)
+        return (*constraint.requested(settings, self.spec), *logit_bias.requested(settings, self.model.trunk.plan.inputs.vocabulary))
 
     def _check_program(self, program: SiteProgram | None) -> None:
         """Refuses a request's program that reads sites, or adds where or what this trunk has not."""
@@ -348,6 +350,23 @@ class Engine:
         windows = [scoring.rolled(self._tokenizer, text, window) for text in texts]
         scores = iter(self._score([item for items in windows for item in items]))
         return [scoring.joined([next(scores) for _ in items]) for items in windows]
+
+    def prompt_tokens(self, prompt: Prompt, alternatives: int = 0) -> list[Token]:
+        """The tokens that are read of a prompt, each with its log-probability after those before it (NaN for the first) and the
+        likeliest tokens in its place.
+
+        Raises:
+            ContextLengthError: a prompt longer than the context.
+            SteelyardError: a prompt without tokens, or a closed engine.
+        """
+        ids, decoder = self.encode(prompt), self._tokenizer.stream_decoder()
+        if len(ids) < 2:  # nothing is predicted
+            return told(ids, [], decoder)
+        future: Future[list[Token] | str] = Future()
+        self._enqueue([PromptTokens(ids, alternatives, decoder, future.set_result)])
+        if isinstance(result := future.result(), str):
+            raise SteelyardError(result, where="prompt")
+        return result
 
     def states(self, prompts: Sequence[Prompt]) -> Tensor:
         """What the model holds after the final norm at each prompt's last token, as it is about to answer: float32 [prompts, width].

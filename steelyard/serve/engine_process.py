@@ -18,7 +18,7 @@ from typing import Any
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.levers import Lever
-from steelyard.core.protocols import AnswerSettings, Conversation, Event, Score
+from steelyard.core.protocols import AnswerSettings, Conversation, Event, Score, Token
 from steelyard.serve import engine_messages as messages
 from steelyard.serve.engine_keeper import Keeper
 from steelyard.serve.served import EngineFault, EngineGone, ServedInfo, ServedLever, ServedModel
@@ -130,6 +130,25 @@ class EngineProcess:
     async def tokenize(self, name: str, text: str, special: bool = True) -> list[int]:
         """Token ids of a text; nothing is added. `special`: the strings of special tokens become their ids."""
         return await self.keeper.ask("tokenize", name, text, special)
+
+    async def prompt_tokens(self, name: str, prompt: str | Sequence[int], alternatives: int) -> list[Token]:
+        """The tokens of a prompt, each with its log-probability after those before it (NaN where nothing is before it).
+
+        Raises:
+            ContextLengthError: it is longer than the context.
+            SteelyardError: an encoder; `EngineGone`, `BusyError`.
+        """
+        text = prompt if isinstance(prompt, str) else list(prompt)
+        told = await self.keeper.ask("prompt_tokens", name, text, alternatives, slow=True)
+        return [token for token in (messages.event_read("token", one) for one in told) if isinstance(token, Token)]
+
+    async def infill(self, name: str, prefix: str, suffix: str) -> str:
+        """What to let a model go on with so that it writes what belongs between two texts.
+
+        Raises:
+            UnsupportedError: it was not taught to (no capability `infill`).
+        """
+        return await self.keeper.ask("infill", name, prefix, suffix)
 
     async def detokenize(self, name: str, ids: Sequence[int]) -> str:
         """The text of token ids."""

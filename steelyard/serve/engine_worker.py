@@ -36,6 +36,7 @@ from steelyard.serve.engine_documents import Registered
 from steelyard.serve.engine_hosted import Hosted, ServedLocal, Submission, wrapped
 from steelyard.serve.engine_metering import Metered
 from steelyard.serve.engine_opening import find_model, offered, open_model, read_documents
+from steelyard.serve.infilling import infilling
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,8 @@ class Worker:
             "answer": self._answer,
             "complete": self._complete,
             "score": self._score,
+            "prompt_tokens": self._prompt_tokens,
+            "infill": self._infill,
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
             "pieces": self._pieces,
@@ -226,8 +229,7 @@ class Worker:
                 await close()
 
     async def _complete(self, number: int, hosted: Hosted, prompt: Any, settings: Any, entries: Any) -> None:
-        if not isinstance(prompt, str) and not all(isinstance(id, int) for id in prompt):
-            raise SteelyardError("it is neither a text nor token ids", where="prompt", do="Give one of the two.")
+        _check_prompt(prompt)
         asked, drawn = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
         if asked:
             raise UnsupportedError(f"`{asked[0].name}` acts on conversations, and this is raw text", where="levers", do="Leave it out.")
@@ -262,6 +264,19 @@ class Worker:
         for start in range(0, len(continuations), hosted.info.slots):  # no more at once than there are slots: others wait too
             scores += await answerer.score(conversation, continuations[start : start + hosted.info.slots])
         return [[score.logprob, score.greedy, score.tokens, score.bytes] for score in scores]
+
+    async def _prompt_tokens(self, hosted: Hosted, prompt: Any, alternatives: int) -> list[Any]:
+        """The tokens of a prompt as events, without one that the engine put before the text."""
+        _check_prompt(prompt)
+        tokens = await asyncio.to_thread(hosted.generating.prompt_tokens, prompt, alternatives)
+        own = isinstance(prompt, str) and len(tokens) == len(_tokenizer(hosted).encode(prompt)) + 1
+        return [messages.event_written(token)[1:] for token in tokens[1 if own else 0 :]]
+
+    async def _infill(self, hosted: Hosted, prefix: str, suffix: str) -> str:
+        _check_texts([prefix, suffix], "suffix")
+        if (form := infilling(hosted.model)) is None:
+            raise UnsupportedError(f"`{hosted.info.name}` was not taught to write what belongs between two texts", where="suffix")
+        return form.ask(prefix, suffix)
 
     # Texts, tokens, vectors
 
@@ -323,6 +338,11 @@ def _check_texts(texts: Any, where: str) -> None:
         raise SteelyardError(f"{texts!r:.80} holds something that is no text", where=where, do="Give strings.")
     if broken := [number for number, text in enumerate(texts, 1) if SURROGATE.search(text)]:
         raise DataError(f"text {broken[0]} holds half of a surrogate pair", where=where, do="Read it with its right encoding.")
+
+
+def _check_prompt(prompt: Any) -> None:
+    if not isinstance(prompt, str) and not all(isinstance(id, int) for id in prompt):
+        raise SteelyardError("it is neither a text nor token ids", where="prompt", do="Give one of the two.")
 
 
 def _checked(ids: Any) -> list[int]:

@@ -68,7 +68,8 @@ class ServedInfo:
         name: what clients call it.
         fingerprint: hex digest over all that can change an answer, levers included.
         context_length: most tokens of a conversation with its answer; of an encoder, of a text.
-        capabilities: `logprobs`, `score`, ...; `chat` where it has a chat template, `tools` where that has a place for tools.
+        capabilities: `logprobs`, `score`, ...; `chat` where it has a chat template, `tools` where that has a place for tools,
+            `infill` where it was taught to write what belongs between two texts.
         created: when the model's files were last changed, seconds since 1970.
         parents: names of the models it was made from.
         kind: `chat` generates text, `embedding` turns texts into vectors.

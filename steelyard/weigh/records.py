@@ -69,7 +69,7 @@ class Key:
         return hashlib.sha256(value.encode()).hexdigest()[:32]
 
 
-LATER = {"constraint": None, "seconds": None, "tenant": ""}
+LATER = {"constraint": None, "seconds": None, "tenant": "", "logit_bias": ()}
 """Settings that answers got later, and their usual values: records from before there were any still count."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from steelyard.data.fim import TOKENS
 from steelyard.serve.engine_process import ServedModel
 from tests.serve.live_server import LiveServer
 from tests.serve.store_fixtures import place, postgresql, store  # noqa: F401  # fixtures
@@ -17,10 +18,10 @@ TOOLED = "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}" +
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """`tiny` (a chat model), `tooled` (one whose template takes tools), `encoder`."""
+    """`tiny` (a chat model), `tooled` (one whose template takes tools, and that can fill in a middle), `encoder`."""
     folder = tmp_path_factory.mktemp("api")
     saved_talker(folder / "tiny", max_position_embeddings=2048)
-    saved_talker(folder / "tooled", template=TOOLED, max_position_embeddings=2048)
+    saved_talker(folder / "tooled", template=TOOLED, special=TOKENS, max_position_embeddings=2048)
     saved_encoder(folder / "encoder")
     models = [
         ServedModel("tiny", str(folder / "tiny"), slots=2, threads=1),

@@ -33,7 +33,7 @@ def test_what_a_model_cannot_do_is_told(server: LiveServer) -> None:
         ("/v1/embeddings", {"model": "encoder", "input": []}),
         ("/v1/completions", {"model": "tiny", "prompt": [10**9]}),
         ("/v1/completions", {"model": "tiny", "prompt": ["a"] * 65}),
-        ("/v1/completions", {"model": "tiny", "prompt": "a", "echo": True, "logprobs": 1}),
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "suffix": "b"}),
         ("/v1/completions", {"model": "tiny", "prompt": "a", "best_of": 3}),
         ("/v1/responses", {"model": "tiny", "input": "hi", "previous_response_id": "resp_1"}),
         ("/v1/responses", {"model": "tiny", "input": [{"type": "item_reference", "id": "x"}]}),

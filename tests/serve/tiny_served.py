@@ -19,9 +19,13 @@ from tests.tiny_talker import tiny_talker, tiny_tokenizer
 T = TypeVar("T")
 
 
-def saved_talker(folder: Path, serve: Sequence[dict[str, Any]] = (), **config: Any) -> Path:
-    """A random llama of 256 tokens in a directory whose `steelyard.json` asks for levers."""
-    tiny_talker(**config).save(folder)
+def saved_talker(folder: Path, serve: Sequence[dict[str, Any]] = (), special: Sequence[str] = (), **config: Any) -> Path:
+    """A random llama of 256 tokens in a directory whose `steelyard.json` asks for levers; `special` are tokens beside the usual ones."""
+    more = {"vocab_size": tiny_tokenizer().vocabulary_size + len(special)} if special else {}
+    model = tiny_talker(**more, **config)
+    assert model.tokenizer is not None
+    model.tokenizer.backend.add_special_tokens(list(special))
+    model.save(folder)
     record = json.loads((folder / "steelyard.json").read_text()) | {"serve": list(serve), "parents": [{"name": "tiny-parent"}]}
     (folder / "steelyard.json").write_text(json.dumps(record))
     return folder

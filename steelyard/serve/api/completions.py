@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
@@ -19,6 +20,7 @@ from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, TextCompletion
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.api.streams import Frame, closing
+from steelyard.serve.served import ServedInfo
 from steelyard.serve.service import Service
 
 DEFAULT_TOKENS = 16
@@ -29,13 +31,13 @@ class CompletionRequest(fields.Sampling):
     """A request to go on with a text."""
 
     prompt: str | list[str] | list[int] | list[list[int]] = Field(description="one or several texts, or token ids of one or several")
-    max_tokens: int | None = Field(None, ge=1, description=f"most tokens of each continuation; {DEFAULT_TOKENS} unless told")
+    max_tokens: int | None = Field(None, ge=0, description=f"most tokens of each continuation; {DEFAULT_TOKENS} unless told; 0 with `echo`")
     logprobs: int | None = Field(None, ge=0, description="give each token with its log-probability and so many alternatives")
-    echo: bool = Field(False, description="begin each continuation with its prompt; not together with `logprobs`")
+    echo: bool = Field(False, description="begin each continuation with its prompt; with `logprobs` its tokens come with theirs")
+    suffix: str | None = Field(None, description="what comes after the continuation, for a model with the capability `infill`")
     best_of: int | None = Field(None, ge=1, description="only the value of `n`: all that are drawn are given")
 
     inert: ClassVar[Mapping[str, str]] = {"user": fields.NOT_KEPT}
-    refused: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = fields.REFUSED_COMPLETIONS
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,24 @@ class Asked:
     levers: tuple[Lever, ...]
     alternatives: int | None
     echo: bool
+    suffix: str = ""
+
+    async def ready(self, service: Service) -> Asked:
+        """The same with the prompts as the model reads them, where they have a suffix.
+
+        Raises:
+            ApiError: one of the texts holds a token that marks the middle.
+        """
+        if not self.suffix:
+            return self
+        prompts = [await service.engine.infill(self.model, str(prompt), self.suffix) for prompt in self.prompts]
+        return replace(self, prompts=prompts)
 
     def answers(self, service: Service) -> list[AsyncIterator[Event]]:
         """The continuations, none of them begun."""
         answerer = service.engine.answerer(self.model)
+        if not self.settings[0].max_tokens:
+            return [_nothing(service, self.model, prompt) for prompt in self.prompts for _ in self.settings]
         return [answerer.complete(prompt, settings, levers=self.levers) for prompt in self.prompts for settings in self.settings]
 
     async def echoes(self, service: Service) -> list[str]:
@@ -60,6 +76,20 @@ class Asked:
             return [""] * (len(self.prompts) * len(self.settings))
         texts = [prompt if isinstance(prompt, str) else await service.engine.detokenize(self.model, prompt) for prompt in self.prompts]
         return [text for text in texts for _ in self.settings]
+
+    async def repeated(self, service: Service) -> list[Sequence[Token]]:
+        """The prompt's tokens that each continuation begins with."""
+        if not self.echo or self.alternatives is None:
+            return [()] * (len(self.prompts) * len(self.settings))
+        told = [await service.engine.prompt_tokens(self.model, prompt, self.alternatives) for prompt in self.prompts]
+        return [tokens for tokens in told for _ in self.settings]
+
+
+async def _nothing(service: Service, model: str, prompt: str | list[int]) -> AsyncIterator[Event]:
+    """A continuation of no tokens."""
+    ids = await service.engine.tokenize(model, prompt) if isinstance(prompt, str) else prompt
+    yield Usage(len(ids), 0)
+    yield Done("length")
 
 
 def understood(body: CompletionRequest, service: Service, user: str) -> Asked:
@@ -84,15 +114,30 @@ def understood(body: CompletionRequest, service: Service, user: str) -> Asked:
         raise ApiError(
             "`best_of` other than `n` is not supported: all that are drawn are given.", param="best_of", code="unsupported_field"
         )
-    if body.echo and body.logprobs is not None:
-        raise ApiError("`echo` with `logprobs` is not supported: prompts are not scored here.", param="echo", code="unsupported_field")
+    if body.max_tokens == 0 and not body.echo:
+        raise ApiError("`max_tokens`: 0 tokens of nothing; with `echo` it gives the prompt.", param="max_tokens", code="invalid_value")
+    if body.suffix:
+        _check_suffix(body, prompts, info)
     if body.stream_options is not None and not body.stream:
         raise ApiError("`stream_options` needs `stream`: true.", param="stream_options", code="invalid_value")
     alternatives = None if body.logprobs is None else checked_alternatives(body.logprobs, service, "logprobs")
     most = fields.limit(body.max_tokens, service, "max_tokens", DEFAULT_TOKENS)
     settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives)
     pulled = levers.requested(service, info.name, body.steelyard.levers, user)
-    return Asked(info.name, prompts, settings, pulled, alternatives, body.echo)
+    return Asked(info.name, prompts, settings, pulled, alternatives, body.echo, body.suffix or "")
+
+
+def _check_suffix(body: CompletionRequest, prompts: Sequence[str | list[int]], info: ServedInfo) -> None:
+    if "infill" not in info.capabilities:
+        raise ApiError(
+            f"`suffix`: {info.name} was not taught to write what belongs between two texts; models with the capability `infill` were.",
+            param="suffix",
+            code="unsupported_field",
+        )
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise ApiError("`suffix` goes with prompts that are texts.", param="suffix", code="invalid_value")
+    if body.echo:
+        raise ApiError("`echo` with `suffix`: the middle does not stand after the prompt alone.", param="echo", code="unsupported_field")
 
 
 def _prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> list[str | list[int]]:
@@ -111,6 +156,7 @@ def router(service: Service, streams: Streams) -> APIRouter:
     async def completions(body: CompletionRequest, request: Request) -> Response:
         """Continuations of raw text; with `stream` as server-sent events of `text_completion` objects."""
         asked = await levers.understood(lambda: understood(body, service, request.state.user), body.steelyard.levers)
+        asked = await asked.ready(service)
         head = Head.new(service, asked.model, "cmpl")
         return await replied(
             request, body, streams, head, lambda: _whole(service, asked, head), lambda counted: _chunks(service, asked, head, counted)
@@ -120,10 +166,12 @@ def router(service: Service, streams: Streams) -> APIRouter:
 
 
 async def _whole(service: Service, asked: Asked, head: Head) -> dict[str, Any]:
+    repeated = await asked.repeated(service)
     wholes = await answers.collected(asked.answers(service), service)
     choices = []
     for place, (whole, echo) in enumerate(zip(wholes, await asked.echoes(service), strict=True)):
-        logprobs = None if asked.alternatives is None else (await _likelihoods(service, asked, whole.tokens, 0))[0]
+        tokens = [*repeated[place], *whole.tokens]
+        logprobs = None if asked.alternatives is None else (await _likelihoods(service, asked, tokens, 0))[0]
         choice = {"index": place, "text": echo + whole.text, "logprobs": logprobs, "finish_reason": answers.finish_reason(whole.reason)}
         choices.append(choice | answers.extras(whole))
     usage = _usage([whole.usage for whole in wholes], len(asked.settings))
@@ -138,7 +186,7 @@ def _usage(usages: Sequence[Usage], each: int) -> dict[str, Any]:
 
 
 async def _likelihoods(service: Service, asked: Asked, tokens: Sequence[Token], offset: int) -> tuple[dict[str, Any], int]:
-    """Tokens in the form of completions, and where the next begins.
+    """Tokens in the form of completions, and where the next begins. Of a token that nothing is told of, there are nulls.
 
     Args:
         offset: where in the continuation's text the first of them begins, in characters.
@@ -148,10 +196,12 @@ async def _likelihoods(service: Service, asked: Asked, tokens: Sequence[Token], 
     for token in tokens:
         offsets.append(offset)
         offset += len(token.text)
+    known = [not math.isnan(token.logprob) for token in tokens]
+    tops = [{other["token"]: other["logprob"] for other in one["top_logprobs"]} for one in told]
     return {
         "tokens": [one["token"] for one in told],
-        "token_logprobs": [one["logprob"] for one in told],
-        "top_logprobs": [{other["token"]: other["logprob"] for other in one["top_logprobs"]} for one in told],
+        "token_logprobs": [one["logprob"] if there else None for one, there in zip(told, known, strict=True)],
+        "top_logprobs": [top if there else None for top, there in zip(tops, known, strict=True)],
         "text_offset": offsets,
     }, offset
 
@@ -161,7 +211,7 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
     usages: dict[int, Usage] = {}
     energies: list[Energy] = []
     count = len(asked.prompts) * len(asked.settings)
-    tokens: list[list[Token]] = [[] for _ in range(count)]
+    tokens: list[list[Token]] = [list(one) for one in await asked.repeated(service)]
     offsets, echoes = [0] * count, await asked.echoes(service)
     shared: dict[str, Any] = {"usage": None} if counted else {}
 

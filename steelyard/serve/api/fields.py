@@ -38,17 +38,12 @@ TEXT_ONLY = "The models here read and write text."
 REFUSED_CHAT: dict[str, tuple[tuple[Any, ...], str]] = {
     "audio": ((), TEXT_ONLY),
     "modalities": ((["text"],), TEXT_ONLY),
-    "logit_bias": (({},), "Use `response_format`, or a lever."),
     "functions": (([],), "Use `tools`."),
     "function_call": (("none",), "Use `tool_choice`."),
     "reasoning_effort": (("none",), "Leave it out."),
     "verbosity": (("medium",), "Say in the prompt how long the answer should be."),
     "web_search_options": ((), "Nothing is fetched from the web."),
     "moderation": ((), "Nothing is moderated."),
-}
-REFUSED_COMPLETIONS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "suffix": (("",), "Put it into the prompt, in the form the model was trained for."),
-    "logit_bias": (({},), "Use a lever."),
 }
 REFUSED_RESPONSES: dict[str, tuple[tuple[Any, ...], str]] = {
     "previous_response_id": ((), "This API keeps nothing: send the whole conversation in `input`."),
@@ -66,6 +61,10 @@ REFUSED_RESPONSES: dict[str, tuple[tuple[Any, ...], str]] = {
     "access_programs": ((), "Leave it out."),
 }
 INERT_RESPONSES = {**INERT, "max_tool_calls": "it counts calls of built-in tools, and there are none"}
+
+
+BIASED = 1024
+"""Tokens of one request whose logits may be biased."""
 
 
 class Extension(Part):
@@ -110,6 +109,9 @@ class Sampling(Body):
     repetition_penalty: float = Field(1.0, ge=0.01, le=100, description="above 1, tokens seen become less likely (beyond OpenAI's API)")
     presence_penalty: float = Field(0.0, ge=-2, le=2, description="subtracted once from the logits of generated tokens")
     frequency_penalty: float = Field(0.0, ge=-2, le=2, description="subtracted per occurrence from the logits of generated tokens")
+    logit_bias: dict[str, float] = Field(
+        default_factory=dict, description="token ids, each with what is added to its logit: -100 rules it out, 100 all but forces it"
+    )
     seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="the same seed gives the same answer; answer i of n has seed + i")
     stop: str | list[str] | None = Field(None, description="texts that end the answer and are no part of it")
     n: int = Field(1, ge=1, description="answers to give")
@@ -133,6 +135,22 @@ def stops(given: str | list[str] | None, service: Service) -> tuple[str, ...]:
     if not all(told) or any(len(stop) > 1024 for stop in told):
         raise ApiError("`stop`: each text has 1 to 1024 characters.", param="stop", code="invalid_value")
     return told
+
+
+def biases(given: Mapping[str, float], vocabulary: int) -> tuple[tuple[int, float], ...]:
+    """The biases of a request by token id.
+
+    Raises:
+        ApiError: too many, an id that is none of the model's, or a bias beyond -100 to 100.
+    """
+    if len(given) > BIASED:
+        raise ApiError(f"`logit_bias`: {len(given)} tokens; at most {BIASED}.", param="logit_bias", code="invalid_value")
+    for text, bias in given.items():
+        if not (text.isascii() and text.isdigit() and str(int(text[:12])) == text and int(text) < vocabulary):
+            raise ApiError(f"`logit_bias`: `{text[:40]}` is no token id below {vocabulary}.", param="logit_bias", code="invalid_value")
+        if not -100 <= bias <= 100:
+            raise ApiError(f"`logit_bias`: {bias:g} for token {text}; from -100 to 100.", param="logit_bias", code="invalid_value")
+    return tuple((int(text), float(bias)) for text, bias in given.items())
 
 
 def limit(asked: int | None, service: Service, param: str, default: int | None = None) -> int:
@@ -167,6 +185,7 @@ def answer_settings(
     if body.ignore_eos and constraint is not None:
         raise ApiError("`ignore_eos` under a form of the answer: where it is complete nothing can follow.", param="ignore_eos")
     seed = secrets.randbits(62) if body.seed is None else body.seed
+    biased = biases(body.logit_bias, service.engine.models[body.model].vocabulary)
     return [
         AnswerSettings(
             max_tokens=most,
@@ -185,6 +204,7 @@ def answer_settings(
             ignore_eos=body.ignore_eos,
             seconds=seconds(body.steelyard, service),
             tenant="" if user == LOCAL else user,
+            logit_bias=biased,
         )
         for place in range(body.n)
     ]
