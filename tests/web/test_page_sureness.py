@@ -50,7 +50,7 @@ def test_a_model_that_keeps_silent_says_so_and_what_it_promises(tab, server, kep
     confidence = {"value": 0.3, "kind": "abstained", "calibration": {**BASIS, "abstains": True}}
     answer = shown(tab, server, kept, confidence, "I am not sure.")
     expect(answer.get_by_text("The model says: I am not sure")).to_be_visible()
-    expect(answer).to_contain_text("at most 10% of its answers are wrong, with probability 95%: 38% of such questions.")
+    expect(answer).to_contain_text("At most 10% of what it answers is wrong, with probability 95%; it answers 38% of such questions.")
 
 
 @pytest.mark.parametrize("confidence", [{"value": 0.64, "kind": "entropy"}, None])

@@ -145,7 +145,7 @@ export const en = entries({
   "confidence.notSure": "The model says: I am not sure",
   "confidence.calibrated": "Calibrated chance of being right: {share}",
   "confidence.basis": "Measured on {n} judged answers to {task} on {day}, by {measure}; it holds for questions like those.",
-  "confidence.limit": "It answers only where at most {alpha} of its answers are wrong, with probability {sure}: {share} of such questions.",
+  "confidence.limit": "At most {alpha} of what it answers is wrong, with probability {sure}; it answers {share} of such questions.",
   "confidence.sentences": "Sentence by sentence",
   "confidence.rawMean": "raw: {share} per token on average",
   "confidence.rawKind": "raw: {share} ({kind})",
