@@ -111,7 +111,15 @@ CHALLENGES = (
             Figure("planted_defect", "wrong_template", "right", "facts right under a planted defect, which must come out worse"),
         ),
     ),
-    Challenge("Uncertainty", "Does confidence mean anything?"),
+    Challenge(
+        "Uncertainty",
+        "Does confidence mean anything?",
+        (
+            Figure("uncertainty", "joint_probability", "auroc", "AUROC of planted facts beside guesses, by the tokens' probability"),
+            Figure("uncertainty", "p_ik", "auroc", "AUROC of a probe on the hidden state, on facts it was not fitted on"),
+            Figure("abstain", "abstain", "limits broken", "of random splits broke a limit that 10% may break"),
+        ),
+    ),
     Challenge("Bias", "Whom do errors hit?"),
     Challenge(
         "Generalisation",

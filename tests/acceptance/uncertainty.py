@@ -57,7 +57,7 @@ def run(bench: Bench) -> Finding:
             *(Claim(f"{name.replace('_', ' ')} tells right answers from guesses", cell, ("better",)) for name, cell in cells.items()),
             Claim("a confidence dealt out by chance does not", judged("shuffled", shuffled, told, 0.5), NOTHING_SHOWN, control=True),
         ],
-        {"confidence": [ConfidenceLever.model_validate({"measure": "mean_probability"})]},
+        {name: [ConfidenceLever.model_construct(**{"measure": name})] for name in cells},  # p_ik would ask for a file
         notes=(
             "Share right by how often a fact was shown: " + ", ".join(f"{n} times {sum(r) / len(r):.2f}" for n, r in by.items()) + ".",
             f"The probe was fitted on {half} facts and judged on the other {len(told) - half}.",
