@@ -61,8 +61,10 @@ def test_a_column_of_an_attached_table_is_asked_about_and_what_is_sent_is_shown(
     tab.get_by_role("button", name="Do not send moons of Saturn in planets.csv").click()
     expect(chips(tab)).to_have_count(1)
     expect(tab.get_by_role("button", name="Send the whole file too")).to_have_attribute("aria-pressed", "false")
+    tab.get_by_label("Answer with one of the figures").check()
     say(tab, "What is the mean?")
     expect(answers(tab).last).to_contain_text("Danube")
+    assert kept.asked[0]["settings"]["quote"] is True
     (message,) = [m for c in kept.conversations.values() for m in c["messages"] if m["role"] == "user"]
     place, text, file = message["parts"]
     assert place["text"] == sent and text["text"] == "What is the mean?" and file["read"] == "none"
