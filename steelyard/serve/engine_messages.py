@@ -244,5 +244,6 @@ def info_read(written: Mapping[str, Any]) -> ServedInfo:
         "parents": tuple(written["parents"]),
         "levers": tuple(ServedLever(**lever) for lever in written["levers"]),
         "eos_ids": tuple(written["eos_ids"]),
+        "tool_forms": tuple(written["tool_forms"]),
     }
     return ServedInfo(**{**written, **changes})

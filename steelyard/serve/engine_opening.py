@@ -32,6 +32,7 @@ from steelyard.serve.engine_calibration import calibrated
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
 from steelyard.serve.infilling import infilling
 from steelyard.serve.served import ServedInfo, ServedLever
+from steelyard.serve.tool_forms import taught
 from steelyard.weigh.arms import ArmOpener
 
 Say = Callable[[str], None]
@@ -122,6 +123,7 @@ def _open_talker(
         slots=engine.spec.slots,
         vocabulary=engine.model.trunk.plan.inputs.vocabulary,
         eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
+        tool_forms=taught(template.named.get("tool_use") or template.source) if template is not None and with_tools else (),
     )
     bound = tuple(lever.bind(opener.references) for lever in levers)
     hosted = Hosted(info, engine.model, engine, opener, bound, documents)

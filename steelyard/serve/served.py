@@ -77,6 +77,7 @@ class ServedInfo:
         slots: answers written at once.
         vocabulary: rows of its token table: ids are below it.
         eos_ids: tokens that end an answer.
+        tool_forms: the forms in which its chat template teaches it to write calls of tools (`tool_forms.py`).
         calibration: what its confidence was calibrated on (`task`, `n`, `made`, `measure`, `right`, `threshold`, `abstains`), or None.
     """
 
@@ -91,4 +92,5 @@ class ServedInfo:
     slots: int = 8
     vocabulary: int = 0
     eos_ids: tuple[int, ...] = ()
+    tool_forms: tuple[str, ...] = ()
     calibration: Mapping[str, Any] | None = None

@@ -24,8 +24,16 @@ async def _events(pieces: Sequence[str], reason: str = "stop") -> AsyncIterator[
 
 
 def _read(pieces: Sequence[str], most: int | None = None, reason: str = "stop") -> tuple[str, list[tuple[str, str]], str]:
+    return read_in(["hermes"], pieces, most, reason)
+
+
+def read_in(
+    forms: Sequence[str], pieces: Sequence[str], most: int | None = None, reason: str = "stop"
+) -> tuple[str, list[tuple[str, str]], str]:
+    """Text, calls and the reason for the end, as a model with these forms is read."""
+
     async def all_of() -> list[Piece]:
-        return [piece async for piece in chosen(_events(pieces, reason), NAMES, most)]
+        return [piece async for piece in chosen(_events(pieces, reason), NAMES, most, forms)]
 
     return _sorted(asyncio.run(all_of()))
 

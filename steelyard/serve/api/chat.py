@@ -99,12 +99,13 @@ class Asked:
         """The answers, none of them begun."""
         answerer = service.engine.answerer(self.model)
         drawn: list[AsyncIterator[tool_calls.Piece]] = []
+        forms = service.engine.models[self.model].tool_forms
         for settings in self.settings:
             events = answerer.answer(self.conversation, settings, levers=self.levers, tools=self.tools)
             if self.forced:
                 drawn.append(tool_calls.forced(events))
             else:
-                drawn.append(tool_calls.chosen(events, self.names, self.calls) if self.names else events)
+                drawn.append(tool_calls.chosen(events, self.names, self.calls, forms) if self.names else events)
         return drawn
 
 

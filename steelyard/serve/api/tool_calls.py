@@ -1,9 +1,9 @@
 """Function tools: what the model is shown, the grammar of a call that must come, and calls found in what it wrote.
 
 A call that must come (`required`, or a named function) is written under a grammar: the whole answer is
-`{"name": <one of the functions>, "arguments": <matching its schema>}`. Where the model chooses (`auto`), its text is read for the two
-forms that published chat templates teach: `<tool_call>{...}</tool_call>` (Hermes, Qwen, SmolLM3) and an answer that is nothing but the
-JSON of a call or a list of them (Llama 3, Mistral). Text that looks like a call but is none stays text.
+`{"name": <one of the functions>, "arguments": <matching its schema>}`. Where the model chooses (`auto`), its text is read for the forms
+that its chat template teaches (`tool_forms.py`), and for an answer that is nothing but the JSON of a call or a list of them. Text that
+looks like a call but is none stays text.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 
 from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
 from steelyard.serve.api.streams import closing
+from steelyard.serve.tool_forms import BY_NAME, USUAL, Form, json_calls
 
-OPENING, CLOSING = "<tool_call>", "</tool_call>"
 SHOWN = (
     "You can call these functions:\n{functions}\n"
     'To call one, answer with JSON and nothing else: {{"name": <name of the function>, "arguments": <object>}}'
@@ -141,8 +141,9 @@ class _Reader:
     """Reads text for calls as it comes."""
 
     names: Collection[str]
+    forms: Sequence[Form]
     held: str = ""
-    within: bool = False
+    within: Form | None = None
     said: bool = False
     speaking: bool = False  # text was said since the last call: white space that follows belongs to it
     calls: int = 0
@@ -154,22 +155,22 @@ class _Reader:
             pass
 
     def _step(self) -> bool:
-        if self.within:
-            end = self.held.find(CLOSING)
+        if (form := self.within) is not None:
+            end = self.held.find(form.closing or form.opening)
             if end < 0:
                 return False
-            inside, self.held, self.within = self.held[:end], self.held[end + len(CLOSING) :], False
-            self._call(inside, f"{OPENING}{inside}{CLOSING}")
+            inside, self.held, self.within = self.held[:end], self.held[end + len(form.closing) :], None
+            self._call(form, inside, f"{form.opening}{inside}{form.closing}")
             return True
-        start = self.held.find(OPENING)
-        if start >= 0:
-            before, self.held, self.within = self.held[:start], self.held[start + len(OPENING) :], True
+        openings = [(start, form) for form in self.forms if form.opening and (start := self.held.find(form.opening)) >= 0]
+        if openings:
+            start, self.within = min(openings, key=lambda one: one[0])
+            before, self.held = self.held[:start], self.held[start + len(self.within.opening) :]
             self._say(before if before.strip() or self.speaking else "")
             return True
         if not self.said and self.held.lstrip()[:1] in ("", "{", "["):
             return False  # it may be nothing but a call
-        keep = next((size for size in range(min(len(OPENING) - 1, len(self.held)), 0, -1) if self.held.endswith(OPENING[:size])), 0)
-        cut = len(self.held) - keep
+        cut = len(self.held) - max((_begun(self.held, form.opening) for form in self.forms), default=0)
         if not self.held[:cut].strip() and self.calls and not self.speaking:
             return False  # white space between calls, or after the last
         self._say(self.held[:cut])
@@ -179,10 +180,10 @@ class _Reader:
     def end(self) -> None:
         """What is held when nothing more comes."""
         held, self.held = self.held, ""
-        if self.within:
-            self._call(held, f"{OPENING}{held}")
+        if self.within is not None:
+            self._call(self.within, held, f"{self.within.opening}{held}")
         elif not self.said and not self.calls and held.lstrip()[:1] in ("{", "["):
-            self._call(held, held)
+            self._call(None, held, held)
         elif held.strip() or not self.calls or self.speaking:
             self._say(held)
 
@@ -191,8 +192,10 @@ class _Reader:
             self.said = self.speaking = True
             self.out.append(Text(text))
 
-    def _call(self, inside: str, written: str) -> None:
-        found = _calls(inside, self.names)
+    def _call(self, form: Form | None, inside: str, written: str) -> None:
+        """What stands in the place of a call; `form` is None where no marks are around it, and then JSON is one in any case."""
+        readers = [form.read] if form is not None else [json_calls, *(one.read for one in self.forms if one.bare)]
+        found = next((calls for read in readers if (calls := read(inside, self.names))), [])
         if not found:
             return self._say(written)
         self.speaking = False
@@ -201,29 +204,21 @@ class _Reader:
             self.calls += 1
 
 
-def _calls(text: str, names: Collection[str]) -> list[tuple[str, str]]:
-    """The calls in a JSON text; none where it holds anything else, or asks for a function that was not offered."""
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return []
-    found = []
-    for call in value if isinstance(value, list) else [value]:
-        if not isinstance(call, dict) or call.get("name") not in names:
-            return []
-        arguments = call.get("arguments", call.get("parameters", {}))
-        if isinstance(arguments, str):  # some models write the JSON of the arguments as a text; it is passed on as it is
-            found.append((call["name"], arguments))
-        elif isinstance(arguments, dict):
-            found.append((call["name"], json.dumps(arguments, ensure_ascii=False)))
-        else:
-            return []
-    return found
+def _begun(text: str, mark: str) -> int:
+    """How many characters at a text's end may be the beginning of a mark."""
+    return next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0)
 
 
-async def chosen(events: AsyncIterator[Event], names: Collection[str], most: int | None = None) -> AsyncIterator[Piece]:
-    """The events of an answer whose text may hold calls, with those as calls; after `most` of them the answer ends."""
-    reader = _Reader(names)
+async def chosen(
+    events: AsyncIterator[Event], names: Collection[str], most: int | None = None, forms: Sequence[str] = USUAL
+) -> AsyncIterator[Piece]:
+    """The events of an answer whose text may hold calls, with those as calls; after `most` of them the answer ends.
+
+    Args:
+        names: of the functions that were offered.
+        forms: names of those in which the model writes calls (`tool_forms.FORMS`).
+    """
+    reader = _Reader(names, [BY_NAME[name] for name in forms])
     async with closing(events):
         async for event in events:
             done = isinstance(event, Done)

@@ -1,0 +1,201 @@
+"""The forms in which models write calls of tools: what opens one, what closes it, and how its inside is read.
+
+A model writes calls as its chat template taught it, so the template says which forms its answers are read for: those whose marks stand
+in it. What stands between the marks must be nothing but calls of functions that were offered, or it stays the text it was. No code is
+ever run: where a model writes calls as Python does, names and literals are read and everything else is refused.
+
+    hermes     <tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen, SmolLM3
+    python tag <|python_tag|>{"name": ..., "parameters": {...}}; {...}         Llama 3.1 to 3.3; also NAME.call(key="value"); the tag
+                                                                               may be missing where calls are the whole answer
+    mistral    [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]           Mistral 7B v0.3, Nemo
+               [TOOL_CALLS]NAME[ARGS]{...}                                     Mistral Small and later
+    function   <function=NAME>{...}</function>                                 Functionary 3.1
+    pythonic   [NAME(key="value"), NAME()] as the whole answer                 ToolACE, Llama 4
+    lfm        <|tool_call_start|>[NAME(key="value")]<|tool_call_end|>         LFM2
+    phi        <|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>  Phi-4-mini
+
+An answer that is nothing but the JSON of a call, or of a list of them (Llama 3, xLAM), is one whatever the template. A template without
+any of these marks is read for the first form.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+Calls = list[tuple[str, str]]
+"""Names, each with the JSON text of its arguments."""
+
+LONGEST = 50_000
+"""Characters of a call; more is text."""
+WORDS = {"true": True, "false": False, "null": None}
+MISTRAL = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})(?:\[CALL_ID\][A-Za-z0-9]{1,64})?\s*(?:\[ARGS\])?\s*(\{.*)", re.DOTALL)
+FUNCTION = re.compile(r"([A-Za-z0-9_.-]{1,64})>(.*)", re.DOTALL)
+
+
+def json_calls(text: str, names: Collection[str]) -> Calls:
+    """The calls in a JSON text; none where it holds anything else, or asks for a function that was not offered."""
+    value = _json(text)
+    found = []
+    for call in value if isinstance(value, list) else [value]:
+        if not isinstance(call, dict) or call.get("name") not in names:
+            return []
+        arguments = call.get("arguments", call.get("parameters", {}))
+        if isinstance(arguments, str):  # some models write the JSON of the arguments as a text; it is passed on as it is
+            found.append((call["name"], arguments))
+        elif isinstance(arguments, dict):
+            found.append((call["name"], json.dumps(arguments, ensure_ascii=False)))
+        else:
+            return []
+    return found
+
+
+def python_calls(text: str, names: Collection[str]) -> Calls:
+    """The calls in a text that is a call as Python writes them, with keywords and literals, or a list of calls."""
+    if len(text) > LONGEST:
+        return []
+    try:
+        body = ast.parse(text.strip(), mode="eval").body
+        calls = body.elts if isinstance(body, ast.List | ast.Tuple) else [body]
+        return [_python_call(call, names) for call in calls]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # a model wrote it: it may be anything
+        return []
+
+
+def tagged_python_calls(text: str, names: Collection[str]) -> Calls:
+    """What Llama writes after its tag: JSON objects with semicolons between them, or calls as Python writes them."""
+    found: Calls = []
+    decoder, place, stripped = json.JSONDecoder(parse_constant=_no_constant), 0, text.strip()
+    if not stripped.startswith("{"):
+        return json_calls(stripped, names) or python_calls(stripped, names)
+    try:
+        while place < len(stripped):
+            value, end = decoder.raw_decode(stripped, place)
+            calls = json_calls(json.dumps(value), names)
+            if not calls:
+                return []
+            found += calls
+            place = end + len(stripped[end:]) - len(stripped[end:].lstrip("; \n\t\r"))
+    except (ValueError, RecursionError):
+        return []
+    return found
+
+
+def mistral_calls(text: str, names: Collection[str]) -> Calls:
+    """A JSON list of calls, or a name and its arguments."""
+    if text.lstrip().startswith(("[", "{")):
+        return json_calls(text, names)
+    found = MISTRAL.match(text)
+    return _named(found, names)
+
+
+def function_calls(text: str, names: Collection[str]) -> Calls:
+    """`NAME>{...}`: what stands between `<function=` and `</function>`."""
+    return _named(FUNCTION.match(text), names)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form.
+
+    Attributes:
+        name: as above.
+        mark: what stands in the chat templates of models that write it.
+        opening: what begins a call; empty where the whole answer is one.
+        closing: what ends it; empty where the next opening or the end of the answer does.
+        read: gives the calls between them.
+        bare: whether the marks may be missing where calls are the whole answer.
+    """
+
+    name: str
+    mark: str
+    opening: str
+    closing: str
+    read: Callable[[str, Collection[str]], Calls]
+    bare: bool = False
+
+
+FORMS = (
+    Form("hermes", "<tool_call>", "<tool_call>", "</tool_call>", json_calls),
+    Form("python tag", "<|python_tag|>", "<|python_tag|>", "", tagged_python_calls, bare=True),
+    Form("mistral", "[TOOL_CALLS]", "[TOOL_CALLS]", "", mistral_calls),
+    Form("function", "<function=", "<function=", "</function>", function_calls),
+    Form("pythonic", "func_name1(", "", "", python_calls, bare=True),
+    Form("lfm", "<|tool_call_start|>", "<|tool_call_start|>", "<|tool_call_end|>", python_calls),
+    Form("phi", "<|tool_call|>", "<|tool_call|>", "<|/tool_call|>", json_calls),
+)
+BY_NAME = {form.name: form for form in FORMS}
+USUAL = ("hermes",)
+"""What answers are read for where a template has none of the marks."""
+
+
+def taught(template: str) -> tuple[str, ...]:
+    """The names of the forms that a chat template teaches."""
+    return tuple(form.name for form in FORMS if form.mark in template) or USUAL
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON text; None where it is none."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError):  # a model wrote it: it may be anything
+        return None
+
+
+def _no_constant(word: str) -> Any:
+    raise ValueError(word)
+
+
+def _named(found: re.Match[str] | None, names: Collection[str]) -> Calls:
+    """The call of a name and the JSON object of its arguments."""
+    if found is None or found[1] not in names:
+        return []
+    arguments = _json(found[2])
+    return [(found[1], json.dumps(arguments, ensure_ascii=False))] if isinstance(arguments, dict) else []
+
+
+def _python_call(call: ast.expr, names: Collection[str]) -> tuple[str, str]:
+    """A call's name and arguments.
+
+    Raises:
+        ValueError: it is no call of an offered function with literals by name.
+    """
+    if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+        raise ValueError("no call with keywords")
+    name = ast.unparse(call.func) if isinstance(call.func, ast.Name | ast.Attribute) else ""
+    name = name if name in names else name.removesuffix(".call")
+    if name not in names:
+        raise ValueError("not offered")
+    arguments = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
+    return name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+
+
+def _literal(node: ast.expr) -> Any:
+    """The value of a literal that JSON has too.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match node:
+        case ast.Constant(str() | bool() | int() | float() | None as value):
+            return value
+        case ast.UnaryOp(ast.USub(), ast.Constant(int() | float() as value)) if not isinstance(value, bool):
+            return -value
+        case ast.List(parts) | ast.Tuple(parts):
+            return [_literal(part) for part in parts]
+        case ast.Dict(keys, values):
+            return {_key(key): _literal(value) for key, value in zip(keys, values, strict=True)}
+        case ast.Name(word) if word in WORDS:
+            return WORDS[word]
+        case _:
+            raise ValueError("no literal")
+
+
+def _key(node: ast.expr | None) -> str:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    raise ValueError("a key that is no text")
