@@ -90,7 +90,7 @@ class World:
         return self.client.post("/api/attachments", content=b"a,b\n1,2\n3,4\n", headers={"X-Name": "table.csv"}).json()["id"]
 
     def _index(self) -> str:
-        return self.post("/api/indexes", {"name": "Of one user"})["id"]
+        return self.post("/api/indexes", {"name": f"Of {self['attachment']}"})["id"]
 
     def _document(self) -> str:
         return self.post(f"/api/indexes/{self['index']}/documents", {"attachment": self["attachment"]})["id"]

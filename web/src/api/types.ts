@@ -1,5 +1,7 @@
 /** What the server's API says and takes, as the page reads it. All ids are opaque; times are ISO 8601, UTC. */
 
+import type { Lookup, ReadText } from "./documents";
+
 export type Role = "system" | "user" | "assistant" | "tool";
 
 /** Where a place is: in an attached file, or characters `start` to `end` (code points) of a message's text. */
@@ -49,6 +51,8 @@ export interface Citation {
   title: string;
   text: string;
   score: number;
+  /** The index it was found in, where the page knows. */
+  index?: string;
 }
 
 export interface Usage {
@@ -98,6 +102,7 @@ export interface Generation {
   tokens?: Token[];
   usage?: Usage | null;
   citations?: Citation[];
+  lookups?: Lookup[];
   confidence?: Confidence | null;
 }
 
@@ -183,6 +188,7 @@ export type AnswerEvent =
   | { type: "text"; text: string }
   | ({ type: "token" } & Token)
   | ({ type: "citation" } & Citation)
+  | ({ type: "lookup" } & Lookup)
   | ({ type: "confidence" } & Confidence)
   | ({ type: "usage" } & Usage)
   | { type: "error"; message: string }
@@ -223,4 +229,8 @@ export interface AttachmentInfo {
   read?: "whole" | "none";
   type?: string;
   size?: number;
+  /** What was read of it when it came. */
+  text?: ReadText;
+  /** The index that is searched for it, because it is too long to be read whole. */
+  index?: string;
 }

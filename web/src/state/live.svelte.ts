@@ -1,6 +1,7 @@
 /** One answer while it comes: events are gathered as they arrive and shown once per animation frame. */
 
 import { answerEvents } from "../api/streams";
+import type { Lookup } from "../api/documents";
 import type { AnswerEvent, AnswerRequest, Citation, Confidence, Generation, LeverChoice, Message, Token, Usage } from "../api/types";
 import { wording } from "./notices.svelte";
 
@@ -11,6 +12,7 @@ export class LiveAnswer {
   text = $state("");
   tokens = $state.raw<Token[]>([]);
   citations = $state.raw<Citation[]>([]);
+  lookups = $state.raw<Lookup[]>([]);
   confidence = $state.raw<Confidence | null>(null);
   usage = $state.raw<Usage | null>(null);
   failure = $state("");
@@ -136,6 +138,7 @@ export class LiveAnswer {
       tokens: this.tokens,
       usage: this.usage,
       citations: this.citations,
+      lookups: this.lookups,
       confidence: this.confidence,
     };
     return {

@@ -4,13 +4,14 @@ export type Route =
   | { view: "chat"; conversation: string | null }
   | { view: "reports"; report: string | null }
   | { view: "feedback" }
-  | { view: "charts" };
+  | { view: "charts" }
+  | { view: "documents" };
 
 function parse(hash: string): Route {
   const [view, rest] = hash.replace(/^#\/?/, "").split("/", 2);
   const name = rest ? decodeURIComponent(rest) : null;
   if (view === "reports") return { view, report: name };
-  if (view === "feedback" || view === "charts") return { view };
+  if (view === "feedback" || view === "charts" || view === "documents") return { view };
   return { view: "chat", conversation: view === "c" ? name : null };
 }
 

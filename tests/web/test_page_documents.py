@@ -1,0 +1,123 @@
+"""Documents on the page over the real server: read when attached, indexed beside the answers, searched, and shown with the reasons."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steelyard.serve import page
+from steelyard.serve.engine_process import ServedModel
+from tests.serve.live_server import LiveServer
+from tests.serve.tiny_served import saved_talker
+from tests.web.test_page_chat import answers, say
+from tests.written_documents import docx, pdf
+
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
+expect.set_options(timeout=15_000)
+
+RIVERS = (
+    "# Rivers of Orvia\n\nThe Zvarna is a river in Orvia. It is 412 km long and ends in Lake Tessel.\n\n" + "Rivers carry water. " * 300
+)
+
+
+@pytest.fixture(scope="module")
+def running(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A real server with a tiny random model that reads 2048 tokens."""
+    folder = tmp_path_factory.mktemp("documents")
+    before, page.BUILT = page.BUILT, built
+    model = ServedModel("tiny", str(saved_talker(folder / "tiny", max_position_embeddings=2048)), slots=2, threads=1)
+    server = LiveServer([model], store=folder / "store.sqlite", runs=folder / "runs")
+    yield server
+    server.close()
+    page.BUILT = before
+
+
+@pytest.fixture
+def server(running: LiveServer) -> str:
+    return running.url
+
+
+def file(name: str, content: bytes) -> dict[str, Any]:
+    return {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+
+
+def attach(tab: Any, *files: dict[str, Any]) -> None:
+    tab.locator(".composer input[type=file]").set_input_files(list(files))
+
+
+def test_a_person_makes_an_index_asks_it_and_sees_what_was_retrieved_and_why(tab, server):
+    tab.goto(server + "/#/documents")
+    tab.get_by_label("Name of a new index").fill("Orvia")
+    tab.get_by_role("button", name="New index").click()
+    index = tab.get_by_role("group", name="Orvia")
+    index.locator("input[type=file]").set_input_files(
+        [
+            file("rivers.md", RIVERS.encode()),
+            file("bad.docx", docx([("Normal", "&b;")], before='<!DOCTYPE x [<!ENTITY b "ha">]>')),
+            file("rivers.md", RIVERS.encode()),
+        ]
+    )
+    row = index.get_by_role("row").filter(has_text="rivers.md")
+    expect(row.locator(".number")).to_have_text(re.compile(r"[1-9]"))
+    expect(index.get_by_role("row").filter(has_text="bad.docx")).to_contain_text("Could not be read: it declares XML entities")
+    expect(index.get_by_role("status")).to_contain_text("rivers.md: it is in the index already")
+    index.get_by_role("button", name="Ask it").click()
+    say(tab, "How long is the Zvarna?")
+    answer = answers(tab).last
+    expect(answer.get_by_role("group", name="Sources").get_by_role("button")).to_contain_text("Rivers of Orvia")
+    expect(answer.get_by_role("button", name="Good answer")).to_be_attached()  # it is stored, and no longer the one that came
+    answer.get_by_text("What was retrieved and why").click()
+    table = answer.get_by_role("table")
+    expect(table).to_contain_text("The Zvarna is a river in Orvia.")
+    expect(table.get_by_role("row").nth(1)).to_contain_text("yes")
+    answer.get_by_role("group", name="Sources").get_by_role("button").first.click()
+    place = tab.get_by_role("complementary", name="Source").locator("mark")
+    expect(place).to_contain_text("The Zvarna is a river in Orvia.")
+    expect(tab.get_by_role("complementary", name="Source")).to_contain_text("In rivers.md")
+    if shots := os.environ.get("STEELYARD_SHOTS"):
+        tab.screenshot(path=f"{shots}/documents_why.png")
+    tab.reload()  # it is all kept
+    expect(answers(tab).last.get_by_text("What was retrieved and why")).to_be_visible()
+    tab.get_by_role("button", name="How it answers").click()
+    expect(tab.get_by_label("Documents to search before answering")).to_have_value("Orvia")
+    tab.get_by_label("Documents to search before answering").select_option("")
+    tab.goto(server + "/#/documents")
+    row.get_by_role("button", name="Take out rivers.md").click()
+    expect(row).to_have_count(0)
+    tab.on("dialog", lambda dialog: dialog.accept())
+    index.get_by_role("button", name="Delete").click()
+    expect(index).to_have_count(0)
+
+
+def test_what_was_read_of_a_file_is_told_and_shown_before_it_is_sent(tab, server):
+    pytest.importorskip("pypdfium2")
+    tab.goto(server)
+    attach(tab, file("two.pdf", pdf(["The Danube is long.", "So is the Rhine."])), file("broken.pdf", b"%PDF-1.7 nothing"))
+    composer = tab.get_by_role("region", name="Write")
+    expect(composer).to_contain_text("characters of text")
+    expect(composer).to_contain_text("Could not be read: a damaged PDF. The model is told its name alone.")
+    composer.get_by_role("button", name="Show the text").click()
+    shown = tab.get_by_role("dialog", name="Text of two.pdf")
+    expect(shown).to_contain_text("page 2")
+    expect(shown).to_contain_text("So is the Rhine.")
+    shown.get_by_role("button", name="Close").click()
+    composer.get_by_role("button", name="Leave its text out").click()
+    composer.get_by_role("button", name="Give its text too").click()
+    say(tab, "What are they?")
+    expect(answers(tab).last).to_contain_text(re.compile(r"\d+ tokens?"))
+
+
+def test_a_document_too_long_for_the_model_is_searched_instead(tab, server):
+    tab.goto(server)
+    attach(tab, file("long.txt", ("Filling words stand here. " * 1500 + "The Mirl is 33 km long.").encode()))
+    composer = tab.get_by_role("region", name="Write")
+    expect(composer).to_contain_text(re.compile(r"About [\d,]+ tokens; this model reads 2,048\."))
+    composer.get_by_role("button", name="Search it instead").click()
+    expect(composer).to_contain_text("this conversation searches it, as “long”")
+    say(tab, "How long is the Mirl?")
+    expect(answers(tab).last.get_by_role("group", name="Sources").get_by_role("button").first).to_contain_text("long")
