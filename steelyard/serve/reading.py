@@ -7,17 +7,19 @@ it, a crash too, becomes a reason that is shown beside the file. The server itse
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
 
-from steelyard.core.errors import SteelyardError
+from steelyard.core.errors import DataError, SteelyardError
 from steelyard.data.documents.reading import VERSION, ReadLimits, Section, whole
 
 MEBIBYTE = 1024 * 1024
@@ -35,6 +37,11 @@ class ReadingLimits(pydantic.BaseModel):
     memory_bytes: int = Field(
         default=2048 * MEBIBYTE, ge=128 * MEBIBYTE, description="most memory to read a file, in bytes of address space"
     )
+    picture_seconds: float = Field(default=120.0, gt=0, description="longest time to recognise the text in a picture, in seconds")
+    picture_memory_bytes: int = Field(
+        default=6144 * MEBIBYTE, ge=256 * MEBIBYTE, description="most memory for that, in bytes of address space"
+    )
+    picture_pixels: int = Field(default=64_000_000, ge=1, description="most pixels of a picture that is decoded")
     at_once: int = Field(default=2, ge=1, description="files that are read at once; more wait")
     document: ReadLimits = Field(default=ReadLimits(), description="how much a document may be")
 
@@ -74,27 +81,44 @@ class Readers:
 
     async def read(self, what: What, content: bytes, name: str) -> Reading:
         """The text of a file. It never fails: what stands in the way is the reading's reason."""
-        limits = self.limits
-        asked = {"what": what, "name": name, "memory_bytes": limits.memory_bytes, "seconds": limits.seconds}
-        header = json.dumps(asked | {"limits": limits.document.model_dump()}).encode()
+        reply = await self._asked({"what": what, "name": name, "limits": self.limits.document.model_dump()}, content)
+        sections = tuple(Section(title, text) for title, text in reply["sections"])
+        return Reading(reply["reader"], sections, reply["reason"], reply["lasting"])
+
+    async def crop(self, content: bytes, name: str, rectangle: Sequence[int]) -> bytes:
+        """A piece of a picture as a PNG; the rectangle is left, top, width and height in pixels of the upright picture.
+
+        Raises:
+            DataError: why there is none.
+        """
+        reply = await self._asked({"what": "crop", "name": name, "rectangle": list(rectangle)}, content)
+        if reply["reason"] is not None:
+            raise DataError(reply["reason"], where=name, do="Choose another piece, or save the picture anew.")
+        return base64.b64decode(reply["content"])
+
+    async def _asked(self, asked: dict[str, Any], content: bytes) -> dict[str, Any]:
+        """What a process of its own says of a file."""
+        limits, what = self.limits, asked["what"]
+        seconds, memory = (
+            (limits.seconds, limits.memory_bytes) if what == "document" else (limits.picture_seconds, limits.picture_memory_bytes)
+        )
+        header = json.dumps(asked | {"memory_bytes": memory, "seconds": seconds, "pixels": limits.picture_pixels}).encode()
+        failed = {"reader": f"{what} {VERSION}", "sections": [], "lasting": False}
         async with self._turns:
             try:
-                status, out, told = await asyncio.wait_for(_run(header + b"\n" + content), limits.seconds)
+                status, out, told = await asyncio.wait_for(_run(header + b"\n" + content), seconds)
             except TimeoutError:
-                return Reading(f"{what} {VERSION}", reason=f"reading it took longer than {limits.seconds:g} s", lasting=False)
+                return failed | {"reason": f"reading it took longer than {seconds:g} s"}
         if status == 0 and len(out) <= LONGEST_REPLY:
-            reply: dict[str, Any] = json.loads(out)
-            return Reading(
-                reply["reader"], tuple(Section(title, text) for title, text in reply["sections"]), reply["reason"], reply["lasting"]
-            )
-        return Reading(f"{what} {VERSION}", reason=_fate(status, told, limits), lasting=False)
+            return json.loads(out)
+        return failed | {"reason": _fate(status, told, seconds, memory)}
 
 
-def _fate(status: int, told: bytes, limits: ReadingLimits) -> str:
+def _fate(status: int, told: bytes, seconds: float, most: int) -> str:
     """Why a reader ended without a word. What it said may hold paths, and is not passed on."""
-    memory = f"it needs more than {limits.memory_bytes // MEBIBYTE:,} MB to be read"
+    memory = f"it needs more than {most // MEBIBYTE:,} MB to be read"
     if status in (-signal.SIGXCPU, -signal.SIGKILL):
-        return f"reading it took longer than {limits.seconds:g} s, or {memory}"
+        return f"reading it took longer than {seconds:g} s, or {memory}"
     if b"MemoryError" in told or b"bad_alloc" in told or b"ut of memory" in told:
         return memory
     return f"it is damaged so that its reader crashed, or {memory}"

@@ -6,6 +6,7 @@ limits hold from before the first byte of the file is looked at.
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -35,19 +36,29 @@ def confine(memory_bytes: int, seconds: float) -> None:
             continue
 
 
-def document(content: bytes, asked: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    """What read it, and its sections."""
-    from steelyard.data.documents.reading import VERSION, ReadLimits, read
+def document(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
+    """The sections of a document."""
+    from steelyard.data.documents.reading import ReadLimits, read
 
-    return f"document {VERSION}", [(section.title, section.text) for section in read(content, asked["name"], ReadLimits(**asked["limits"]))]
-
-
-def picture(content: bytes, asked: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
-    """The text in a picture, which needs optical character recognition."""
-    raise UnsupportedError("it is a picture, and nothing here reads the text in pictures", where=asked["name"])
+    return {"sections": [(section.title, section.text) for section in read(content, asked["name"], ReadLimits(**asked["limits"]))]}
 
 
-READS = {"document": document, "picture": picture}
+def picture(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
+    """The text in a picture, and what recognised it."""
+    from steelyard.data.documents.pictures import recognised
+
+    reader, sections = recognised(content, asked["name"], asked["pixels"])
+    return {"reader": reader, "sections": [(section.title, section.text) for section in sections]}
+
+
+def crop(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
+    """A piece of a picture."""
+    from steelyard.data.documents.pictures import cropped
+
+    return {"content": base64.b64encode(cropped(content, asked["name"], asked["rectangle"], asked["pixels"])).decode("ascii")}
+
+
+READS = {"document": document, "picture": picture, "crop": crop}
 
 
 def main() -> None:
@@ -60,16 +71,15 @@ def main() -> None:
     from steelyard.data.documents.reading import VERSION
     from steelyard.serve.reading import reason_of
 
-    reader = f"{asked['what']} {VERSION}"
+    said: dict[str, Any] = {"reader": f"{asked['what']} {VERSION}", "sections": [], "reason": None, "lasting": True}
     try:
-        reader, sections = READS[asked["what"]](content, asked)
-        said = {"reader": reader, "sections": sections, "reason": None, "lasting": True}
+        said |= READS[asked["what"]](content, asked)
     except SteelyardError as error:
         lasting = not isinstance(error, UnsupportedError)  # what is not installed may be tomorrow
-        said = {"reader": reader, "sections": [], "reason": reason_of(error), "lasting": lasting}
+        said |= {"reason": reason_of(error), "lasting": lasting}
     except (MemoryError, RecursionError) as error:
         what = "memory" if isinstance(error, MemoryError) else "levels within one another"
-        said = {"reader": reader, "sections": [], "reason": f"it needs more {what} than is allowed", "lasting": False}
+        said |= {"reason": f"it needs more {what} than is allowed", "lasting": False}
     reply.write(json.dumps(said).encode())
     reply.flush()
     os._exit(0)  # libraries have nothing to say at their end

@@ -7,23 +7,37 @@ type with `nosniff`; only pictures may be shown in place, everything else is a d
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from pydantic import Field
 
+from steelyard.core.errors import DataError
+from steelyard.serve.api.bodies import Body, StrictRoute
 from steelyard.serve.api.conversations import stored
 from steelyard.serve.api.reading import read_attachment, told
 from steelyard.serve.service import Service
+from steelyard.serve.store.attachments import Piece
 from steelyard.serve.store.errors import TooLargeError
 from steelyard.serve.store.sniffing import PICTURES
+
+
+class Rectangle(Body):
+    """A piece of a picture, in pixels of the picture as it is seen upright."""
+
+    left: int = Field(ge=0, le=100_000, description="pixels from the left edge")
+    top: int = Field(ge=0, le=100_000, description="pixels from the top edge")
+    width: int = Field(ge=1, le=100_000, description="pixels")
+    height: int = Field(ge=1, le=100_000, description="pixels")
 
 
 def router(service: Service) -> APIRouter:
     """The routes of attachments."""
     store = stored(service)
-    routes = APIRouter(prefix="/api", tags=["attachments"])
+    routes = APIRouter(prefix="/api", tags=["attachments"], route_class=StrictRoute)
 
     @routes.post("/attachments")
     async def attach(request: Request) -> dict[str, Any]:
@@ -48,6 +62,22 @@ def router(service: Service) -> APIRouter:
         }
         media_type = f"{file.type}; charset=utf-8" if file.type.startswith("text/") else file.type
         return Response(file.content, media_type=media_type, headers=headers)
+
+    @routes.post("/attachments/{attachment}/pieces")
+    async def cut(request: Request, attachment: str, body: Rectangle) -> dict[str, Any]:
+        """Cuts a piece out of a picture: an attachment of its own, with the text that was recognised in it under `text`, the picture's
+        id under `origin` and the piece's `rectangle`."""
+        user = request.state.user
+        whole = await run_in_threadpool(store.attachments.read, user, attachment)
+        if whole.type not in PICTURES:
+            raise DataError(f"it is {whole.type}, no picture", where=whole.name, do="Choose a picture.")
+        rectangle = (body.left, body.top, body.width, body.height)
+        content = await service.readers.crop(whole.content, whole.name, rectangle)
+        name = f"{PurePath(whole.name).stem[:180]} {body.width}x{body.height}+{body.left}+{body.top}.png"
+        kept = await run_in_threadpool(store.attachments.add, user, name, content, Piece(attachment, whole.name, rectangle))
+        attached, reading = await read_attachment(service, user, kept["id"])
+        text = await run_in_threadpool(told, attached, reading)
+        return kept | {"text": text, "origin": attachment, "rectangle": body.model_dump()}
 
     @routes.get("/attachments/{attachment}/text")
     async def read_text(request: Request, attachment: str) -> dict[str, Any]:

@@ -22,11 +22,20 @@ from steelyard.serve.store.errors import TooLargeError
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.readings import needs, reading_of
 from steelyard.serve.store.sniffing import sniff
-from steelyard.serve.store.values import known_id, missing, new_id, now, said
+from steelyard.serve.store.values import dump, known_id, load, missing, new_id, now, said
 
 _TABLE, _BLOBS = tables.attachments, tables.blobs
 _HOLDERS = (tables.message_attachments, tables.index_documents)
 _NAME = 255  # characters of a name
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Where a picture was cut out: the picture's id, its name where it is still there, and left, top, width, height in its pixels."""
+
+    origin: str
+    name: str | None
+    rectangle: tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Attached:
         content: its bytes.
         sha256: their digest.
         reading: what was read of it, or None where nothing was yet or nothing is to be.
+        piece: which part of which picture it is, or None where it is none.
     """
 
     name: str
@@ -46,6 +56,7 @@ class Attached:
     content: bytes
     sha256: str = ""
     reading: Reading | None = None
+    piece: Piece | None = None
 
     @property
     def needs(self) -> What | None:
@@ -59,8 +70,8 @@ class Attachments:
     def __init__(self, database: Database, limits: StoreLimits):
         self._database, self._limits = database, limits
 
-    def add(self, owner: str, name: str, content: bytes) -> dict[str, Any]:
-        """Keeps a file; returns id, name, sniffed type and size.
+    def add(self, owner: str, name: str, content: bytes, piece: Piece | None = None) -> dict[str, Any]:
+        """Keeps a file; returns id, name, sniffed type and size. `piece`: which part of another of the person's pictures it is.
 
         Raises:
             DataError: it is of no kind that is taken.
@@ -72,6 +83,9 @@ class Attachments:
         with self._database.writing() as connection:
             self._drop_unused(connection, _TABLE.c.owner == owner)
             id = keep(connection, self._database, owner, name, kind, content)
+            if piece is not None:
+                values = {"origin": piece.origin, "rectangle": dump(list(piece.rectangle))}
+                connection.execute(_TABLE.update().where(_TABLE.c.id == id).values(values))
             if (total := held_bytes(connection, owner)) > self._limits.owner_bytes:
                 what = f"with it your files have {total:,} bytes; {self._limits.owner_bytes:,} are allowed"
                 raise TooLargeError(what, where=name, do="Erase conversations with files you no longer need.")
@@ -118,21 +132,17 @@ def read(connection: Connection, owner: str, id: str) -> Attached:
     Raises:
         NotFoundError: there is none of this id.
     """
-    texts = tables.readings
-    columns = (
-        _TABLE.c.name,
-        _TABLE.c.sha256,
-        _BLOBS.c.type,
-        _BLOBS.c.content,
-        texts.c.reader,
-        texts.c.reason,
-        texts.c.content.label("read"),
-    )
-    query = sa.select(*columns).select_from(_TABLE.join(_BLOBS).outerjoin(texts, texts.c.sha256 == _TABLE.c.sha256))
-    row = connection.execute(query.where(_TABLE.c.id == known_id(id, "attachment"), _TABLE.c.owner == owner)).first()
+    texts, origins = tables.readings, _TABLE.alias()
+    mine = (_TABLE.c.name, _TABLE.c.sha256, _TABLE.c.origin, _TABLE.c.rectangle, origins.c.name.label("whole"))
+    columns = (*mine, _BLOBS.c.type, _BLOBS.c.content, texts.c.reader, texts.c.reason, texts.c.content.label("read"))
+    joined = _TABLE.join(_BLOBS).outerjoin(texts, texts.c.sha256 == _TABLE.c.sha256).outerjoin(origins, origins.c.id == _TABLE.c.origin)
+    chosen = sa.and_(_TABLE.c.id == known_id(id, "attachment"), _TABLE.c.owner == owner)
+    row = connection.execute(sa.select(*columns).select_from(joined).where(chosen)).first()
     if row is None:
         raise missing("attachment")
-    return Attached(row.name, row.type, bytes(row.content), row.sha256, reading_of(row.reader, row.reason, row.read))
+    left, top, width, height = load(row.rectangle) or (0, 0, 0, 0)
+    piece = None if row.origin is None else Piece(row.origin, row.whole, (left, top, width, height))
+    return Attached(row.name, row.type, bytes(row.content), row.sha256, reading_of(row.reader, row.reason, row.read), piece)
 
 
 def remove_unused(connection: Connection, ids: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from steelyard.core.errors import UnsupportedError
 from steelyard.core.protocols import Message
 from steelyard.serve.store.attachments import Attached
-from steelyard.serve.store.sniffing import TEXT
+from steelyard.serve.store.sniffing import PICTURES, TEXT
 from steelyard.serve.store.tree import Node
 
 
@@ -77,4 +77,15 @@ def _readable(part: dict[str, Any], file: Callable[[str], Attached]) -> str:
             where=attached.name,
             do="Hide the message it is in from the context, or put what matters of it into words.",
         )
+    if attached.type in PICTURES:
+        return f"{_recognised(attached, attached.reading.reader)}\n\n{attached.reading.text}"
     return f"File {attached.name}:\n\n{attached.reading.text}"
+
+
+def _recognised(attached: Attached, reader: str) -> str:
+    """What the text of a picture is headed with: of which picture, which part of it, and who read it."""
+    part = ""
+    if (piece := attached.piece) is not None:
+        left, top, width, height = piece.rectangle
+        part = f", a piece of {piece.name or 'a picture'} ({width} x {height} pixels, {left} from its left, {top} from its top)"
+    return f"OCR text of the picture {attached.name}{part}, read by {reader}; it may hold errors, and the picture itself is not seen:"
