@@ -44,7 +44,9 @@ def serve(
             "--try", help='Levers pulled on every answer, in order: prompt_lookup,"prompt:Be concise".', autocompletion=lever_names
         ),
     ] = None,
-    documents: Annotated[list[str] | None, typer.Option(help="An index that the levers of clients may search; may be repeated.")] = None,
+    documents: Annotated[
+        list[str] | None, typer.Option(help="An index that everybody's levers may search, besides their own documents; may be repeated.")
+    ] = None,
     calibration: Annotated[
         list[str] | None,
         typer.Option(help="A file that `steelyard calibrate` made: answers tell their chance of being right. May be repeated."),

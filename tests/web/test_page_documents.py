@@ -12,6 +12,7 @@ import pytest
 
 from steelyard.serve import page
 from steelyard.serve.engine_process import ServedModel
+from tests.serve.drawn import picture
 from tests.serve.live_server import LiveServer
 from tests.serve.tiny_served import saved_talker
 from tests.web.test_page_chat import answers, say
@@ -46,6 +47,12 @@ def file(name: str, content: bytes) -> dict[str, Any]:
     return {"name": name, "mimeType": "application/octet-stream", "buffer": content}
 
 
+def shot(tab: Any, name: str) -> None:
+    """A picture of the tab, for whoever wants to look: in the folder that the environment names."""
+    if folder := os.environ.get("STEELYARD_SHOTS"):
+        tab.screenshot(path=f"{folder}/documents_{name}.png")
+
+
 def attach(tab: Any, *files: dict[str, Any]) -> None:
     tab.locator(".composer input[type=file]").set_input_files(list(files))
 
@@ -66,6 +73,7 @@ def test_a_person_makes_an_index_asks_it_and_sees_what_was_retrieved_and_why(tab
     expect(row.locator(".number")).to_have_text(re.compile(r"[1-9]"))
     expect(index.get_by_role("row").filter(has_text="bad.docx")).to_contain_text("Could not be read: it declares XML entities")
     expect(index.get_by_role("status")).to_contain_text("rivers.md: it is in the index already")
+    shot(tab, "indexes")
     index.get_by_role("button", name="Ask it").click()
     say(tab, "How long is the Zvarna?")
     answer = answers(tab).last
@@ -79,8 +87,7 @@ def test_a_person_makes_an_index_asks_it_and_sees_what_was_retrieved_and_why(tab
     place = tab.get_by_role("complementary", name="Source").locator("mark")
     expect(place).to_contain_text("The Zvarna is a river in Orvia.")
     expect(tab.get_by_role("complementary", name="Source")).to_contain_text("In rivers.md")
-    if shots := os.environ.get("STEELYARD_SHOTS"):
-        tab.screenshot(path=f"{shots}/documents_why.png")
+    shot(tab, "why")
     tab.reload()  # it is all kept
     expect(answers(tab).last.get_by_text("What was retrieved and why")).to_be_visible()
     tab.get_by_role("button", name="How it answers").click()
@@ -101,6 +108,7 @@ def test_what_was_read_of_a_file_is_told_and_shown_before_it_is_sent(tab, server
     composer = tab.get_by_role("region", name="Write")
     expect(composer).to_contain_text("characters of text")
     expect(composer).to_contain_text("Could not be read: a damaged PDF. The model is told its name alone.")
+    shot(tab, "attached")
     composer.get_by_role("button", name="Show the text").click()
     shown = tab.get_by_role("dialog", name="Text of two.pdf")
     expect(shown).to_contain_text("page 2")
@@ -121,3 +129,39 @@ def test_a_document_too_long_for_the_model_is_searched_instead(tab, server):
     expect(composer).to_contain_text("this conversation searches it, as “long”")
     say(tab, "How long is the Mirl?")
     expect(answers(tab).last.get_by_role("group", name="Sources").get_by_role("button").first).to_contain_text("long")
+
+
+def test_a_person_asks_about_a_piece_of_a_picture_with_mouse_or_keyboard_and_sees_its_ocr_text_first(tab, server):
+    pytest.importorskip("rapidocr_onnxruntime", reason="the extra `ocr` is not installed")
+    tab.set_default_timeout(60_000)
+    tab.goto(server)
+    attach(tab, file("invoice.jpg", picture([(20, 20, "Invoice from Orvia"), (20, 150, "Total: 128.50 EUR")])))
+    composer = tab.get_by_role("region", name="Write")
+    composer.get_by_role("button", name="Ask about a piece of invoice.jpg").click(timeout=60_000)
+    dialog = tab.get_by_role("dialog", name="A piece of invoice.jpg")
+    area = dialog.get_by_role("application")
+    expect(dialog.get_by_role("status")).to_have_text("512 × 192 pixels, 64 from the left, 24 from the top")
+    box = area.bounding_box()
+    tab.mouse.move(box["x"] + 1, box["y"] + 0.55 * box["height"])
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.9 * box["height"], steps=4)
+    tab.mouse.up()
+    expect(dialog.get_by_role("status")).to_have_text(re.compile(r"51\d × 84 pixels, [0-2] from the left, 13[12] from the top"))
+    area.press("Shift+ArrowRight")
+    area.press("ArrowDown")
+    expect(dialog.get_by_role("status")).to_have_text(re.compile(r"52\d × 84 pixels, [0-2] from the left, 13[67] from the top"))
+    shot(tab, "crop")
+    dialog.get_by_role("button", name="Take this piece").click()
+    expect(composer).to_contain_text("(OCR); may hold errors", timeout=60_000)
+    expect(composer.get_by_role("list", name="Attached files")).to_contain_text("invoice 52")
+    composer.get_by_role("button", name="Show the text").click()
+    expect(tab.get_by_role("dialog", name="Text of invoice")).to_contain_text("128.50")
+    expect(tab.get_by_role("dialog", name="Text of invoice")).to_contain_text("rapidocr-onnxruntime")
+    tab.get_by_role("button", name="Close").click()
+    shot(tab, "chips")
+    composer.get_by_role("button", name="Leave its text out").click()
+    expect(composer).to_contain_text("The model is told its name alone.")
+    composer.get_by_role("button", name="Give its text too").click()
+    say(tab, "How much is it?")
+    expect(answers(tab).last.get_by_role("button", name="Good answer")).to_be_attached()
+    shot(tab, "asked")
