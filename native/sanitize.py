@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = [
     *("tests/kernels", "--ignore", "tests/kernels/test_cross.py"),
-    *[f"tests/model/test_{name}.py" for name in ("fused", "blocks", "native_scan", "mamba")],
+    *[f"tests/model/test_{name}.py" for name in ("fused", "fused_few_bits", "blocks", "native_scan", "mamba")],
     "tests/generate/test_recurrent_models.py",
 ]
 

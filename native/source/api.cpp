@@ -87,7 +87,7 @@ auto guarded(Make make) -> decltype(make()) {
 
 using namespace steelyard;
 
-EXPORT int32_t sy_version() { return 7; }
+EXPORT int32_t sy_version() { return 8; }
 
 // The routines for an instruction set (avx512, avx2, i8mm, dotprod, neon, portable), or null where this machine or build lacks it.
 EXPORT const Routines* sy_routines(const char* name) { return usable(name); }
@@ -136,8 +136,9 @@ EXPORT int32_t sy_linear(const Routines* routines, Pool* pool, const Matrix* mat
     return guarded([&] { return routines->linear(*pool, *matrix, x, rows, y), 1; });
 }
 
+// 1: done; 0: no memory; 2: keys or values that few bits cannot hold, whose bounds are then at `range` of the tokens.
 EXPORT int32_t sy_step(const Routines* routines, Pool* pool, const Model* model, const Tokens* tokens, float* stream) {
-    return guarded([&] { return routines->step(*pool, *model, *tokens, stream), 1; });
+    return guarded([&] { return routines->step(*pool, *model, *tokens, stream) ? 1 : 2; });
 }
 
 EXPORT int32_t sy_head(const Routines* routines, Pool* pool, const Head* head, const Matrix* matrix, const float* x) {

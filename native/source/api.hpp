@@ -9,8 +9,19 @@
 namespace steelyard {
 
 // How keys and values are kept, [slots, key_value_heads, capacity, head_width] in all: float32 in this order, or bfloat16 in blocks of
-// tokens (attention.hpp), whose capacity is a multiple of 64.
-enum class CacheKind : int32_t { float32 = 0, bfloat16 = 1 };
+// tokens (attention.hpp), whose capacity is a multiple of 64; or in few bits, where each layer's keys and values are a `FewBits`.
+enum class CacheKind : int32_t { float32 = 0, bfloat16 = 1, few_bits = 2 };
+
+// One layer's keys or values in few bits (few_bits.hpp). A query sees those groups rounded that end at least `window` tokens before its own
+// end. Groups are of 8 to 128 tokens, a divisor of 128; a call brings at most kept - window - group + 1 tokens of a slot.
+struct FewBits {
+    uint8_t* codes;         // [slots, key_value_heads, groups, group * bits / 8, head_width]: neighbours in time share a byte, the earlier lower
+    uint16_t *low, *scale;  // half precision: [..., groups, head_width] of a channel, or [..., groups, group, head_width / share] of a token
+    float* recent;          // [slots, kept, key_value_heads, head_width]: the latest tokens as they are, number t at t % kept
+    int32_t bits;           // of a code: 2, 4 or 8
+    int32_t window, group, groups, kept;  // tokens, but for `groups` of a slot
+    int32_t share;          // channels of a token that have one scale: all, or a multiple of 8; 0: a channel of a group's tokens has
+};
 
 // How rows are normalised (parts.hpp); `none` leaves them as they are.
 enum class NormKind : int32_t { none = 0, rms = 1, layer = 2 };
@@ -34,7 +45,7 @@ struct Layer {
     Norm mixer_norm, channel_norm;     // of the stream, before each part
     Norm mixer_after, channel_after;   // of each part's output, before it joins the stream; only where parts follow each other
     Norm query_norm, key_norm;         // as wide as a head: of each head; wider: of all heads together
-    void *keys, *values;
+    void *keys, *values;               // numbers, or each a FewBits
     float scale, softcap;              // of scores; softcap 0: none
     int32_t window;                    // tokens a query looks back, itself included; 0: all
     int32_t angles;                    // which table of rotary angles; -1: none
@@ -57,6 +68,7 @@ struct Tokens {
     const int32_t *slot, *position;
     const float* const *cos;  // a table for each kind of angles: [count, rotary]
     const float* const *sin;
+    float* range;             // [2]: the least and the largest of numbers that few bits could not hold
 };
 
 // Marks of tokens, bits of a byte.
@@ -117,8 +129,9 @@ struct Head {
 
 struct Routines {
     const char* name;
-    // The residual stream [count, width] before the first block -> hidden states after the final norm, in place.
-    void (*step)(Pool&, const Model&, const Tokens&, float* stream);
+    // The residual stream [count, width] before the first block -> hidden states after the final norm, in place; false: few bits cannot hold
+    // what would have to be rounded, and neither states nor cache are of use.
+    bool (*step)(Pool&, const Model&, const Tokens&, float* stream);
     // y [rows, outputs] = x [rows, inputs] W^T + b
     void (*linear)(Pool&, const Matrix&, const float* x, int rows, float* y);
     // Logits by a matrix from x [rows, inputs] (null: they are there already), and what is asked of them.

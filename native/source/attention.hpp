@@ -93,6 +93,9 @@ struct FloatCache {
         std::memcpy(values + (size_t)token * width, v, sizeof(float) * width);
     }
 
+    // How many of the queries, which come in order, go over a stretch side by side.
+    static int open(const Query*, int left, int) { return std::min(left, TOGETHER); }
+
     template <int Count>
     void score(const Query* queries, int begin, int end, float* weights) const {
         const int whole = width / LANES * LANES, rest = width - whole;
@@ -154,6 +157,8 @@ struct NarrowCache {
             for (int j = 0; j < count; j++) value[2 * (d + j)] = b[j];
         }
     }
+
+    static int open(const Query*, int left, int) { return std::min(left, TOGETHER); }
 
     template <int Count>
     void score(const Query* queries, int begin, int end, float* weights) const {

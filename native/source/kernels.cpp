@@ -7,9 +7,10 @@
 namespace steelyard {
 namespace {
 
-void step(Pool& pool, const Model& model, const Tokens& tokens, float* stream) {
+bool step(Pool& pool, const Model& model, const Tokens& tokens, float* stream) {
     Stepper work(pool, model, tokens, stream);
     pool.run([&](int thread) { work(thread); });
+    return work.told();
 }
 
 void product(Pool& pool, const Matrix& matrix, const float* x, int rows, float* y) {

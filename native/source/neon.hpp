@@ -13,6 +13,12 @@ inline f32r multiply_add(f32r a, f32r b, f32r c) { return (f32r)vfmaq_f32((float
 
 inline f32r halves_at(const void* from) { return (f32r)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t*)from))); }
 
+inline i32r bytes_at(const void* from) {
+    uint32_t four;
+    std::memcpy(&four, from, sizeof four);
+    return (i32r)vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(four)))));
+}
+
 // Four products of signed bytes in each lane.
 inline int32x4_t dot_signed(int32x4_t sum, int8x16_t weights, int8x16_t x) {
 #if defined(__ARM_FEATURE_DOTPROD)

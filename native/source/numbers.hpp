@@ -23,6 +23,21 @@ static inline float half_to_float(uint16_t half) {
     return out;
 }
 
+// Rounded to the nearest half-precision number, halves to even.
+static inline uint16_t to_half(float x) {
+    uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    const uint32_t sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);  // from 65,520 on
+    if (magnitude >= 0x38800000) return (uint16_t)(sign | ((magnitude + 0xfff + (magnitude >> 13 & 1) - 0x38000000) >> 13));
+    float small;  // below the smallest normal number: multiples of 2^-24, the last place of numbers from 0.5 on
+    std::memcpy(&small, &magnitude, sizeof small);
+    small += 0.5f;
+    std::memcpy(&bits, &small, sizeof bits);
+    return (uint16_t)(sign | (bits - 0x3f000000));
+}
+
 static inline uint16_t to_bfloat16(float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);

@@ -16,6 +16,13 @@ inline f32r halves_at(const void* from) {
     return (f32r)((halves & 0x8000) << 16 | (magnitude >= 0x7c00 ? 0x7f800000 | (magnitude & 0x3ff) << 13 : bits));
 }
 
+// Bytes as whole numbers from 0 on, as many as a register holds floats.
+inline i32r bytes_at(const void* from) {
+    uint8_t bytes[REGISTER_LANES];
+    std::memcpy(bytes, from, sizeof bytes);
+    return i32r{bytes[0], bytes[1], bytes[2], bytes[3]};
+}
+
 // Even and odd bytes apart: a product of 8 bits by 8 fits into 16, and of two such lanes, which share one of 32, the upper is a shift away.
 template <bool Small>
 inline i32r dot_quads(i32r sum, u8r weights, int32_t four) {

@@ -13,6 +13,7 @@
 
 #include "api.hpp"
 #include "attention.hpp"
+#include "few_bits.hpp"
 #include "linear.hpp"
 #include "parts.hpp"
 
@@ -42,13 +43,17 @@ class Stepper {
             queries_.emplace_back().reserve(queries);
             wide_queries_.emplace_back(sizeof(float) * queries * room_);
             narrow_queries_.emplace_back(sizeof(uint16_t) * queries * room_);
+            sums_.emplace_back().reserve(queries);
+            unpacked_.emplace_back(model.cache == CacheKind::few_bits ? few_bits_room(model.head_width) : 0);
         }
         for (int begin = 0; begin < n_;) {  // runs: tokens of one slot
             int end = begin + 1;
             while (end < n_ && tokens.slot[end] == tokens.slot[begin]) end++;
             for (int piece = begin; piece < end; piece += QUERY_TOKENS) pieces_.push_back({piece, std::min(piece + QUERY_TOKENS, end)});
+            if (model.cache == CacheKind::few_bits && model.layers > 0) close_groups(begin, end);
             begin = end;
         }
+        refused_.resize(pool.threads());
         if (!split_) return;
         for (int i = 0; i < n_; i++) stretches_ = std::max(stretches_, tokens.position[i] / STRETCH + 1);
         parts_.emplace_back(sizeof(float) * n_ * m_.heads * stretches_ * part_size());
@@ -63,16 +68,51 @@ class Stepper {
         }
     }
 
+    // Whether all keys and values could be kept; else their bounds are told.
+    bool told() const {
+        Refused all;
+        for (const Refused& each : refused_)
+            if (each.any) all.note(each.least, each.most);
+        if (all.any) tokens_.range[0] = all.least, tokens_.range[1] = all.most;
+        return !all.any;
+    }
+
   private:
     struct Piece {
         int begin, end;
     };
+
+    struct Closed {
+        int slot, group;
+    };
+
+    // The groups that a run's tokens leave behind the window: the same in every layer.
+    void close_groups(int begin, int end) {
+        const FewBits& f = *(const FewBits*)m_.layer[0].keys;
+        const int before = tokens_.position[begin], after = tokens_.position[end - 1] + 1;
+        for (int group = rounded_of(f, before) / f.group; group < rounded_of(f, after) / f.group; group++) closed_.push_back({tokens_.slot[begin], group});
+    }
+
+    void encode(int thread, const Layer& layer) {
+        const int heads = m_.key_value_heads, width = m_.head_width;
+        const Share share((int)closed_.size() * heads * 2, thread, pool_.threads());
+        for (int item = share.begin; item < share.end; item++) {
+            const Closed& closed = closed_[item / (2 * heads)];
+            const int head = item / 2 % heads;
+            const FewBits& f = *(const FewBits*)(item % 2 ? layer.values : layer.keys);
+            encode_group(groups_of(f, closed.slot, head, heads, width), closed.slot, head, heads, closed.group, (float*)unpacked_[thread].data, refused_[thread]);
+        }
+    }
 
     void block(int thread, const Layer& layer) {
         project(thread, layer, prepare_normed(thread, layer.mixer_norm, {layer.query, layer.key, layer.value}));
         pool_.barrier();
         remember(thread, layer);
         pool_.barrier();
+        if (!closed_.empty()) {
+            encode(thread, layer);
+            pool_.barrier();
+        }
         attention(thread, layer);
         if (layer.residual == Residual::parallel) {  // the stream is left alone until both parts have read it
             open_channel(thread, layer);
@@ -179,8 +219,18 @@ class Stepper {
         }
         if (key < 0) return;
         const float* v = (const float*)v_.data + (size_t)token * outer_ + key * d;
-        if (m_.cache == CacheKind::float32) write<FloatCache>(layer, token, key, x, v);
-        else write<NarrowCache>(layer, token, key, x, v);
+        switch (m_.cache) {
+            case CacheKind::float32: return write<FloatCache>(layer, token, key, x, v);
+            case CacheKind::bfloat16: return write<NarrowCache>(layer, token, key, x, v);
+            case CacheKind::few_bits: return write_recent(layer, token, key, x, v);
+        }
+    }
+
+    void write_recent(const Layer& layer, int token, int head, const float* k, const float* v) {
+        const int d = m_.head_width;
+        const auto place = [&](const void* part) { return recent_of(*(const FewBits*)part, tokens_.slot[token], head, m_.key_value_heads, d, tokens_.position[token]); };
+        std::memcpy(place(layer.keys), k, sizeof(float) * d);
+        std::memcpy(place(layer.values), v, sizeof(float) * d);
     }
 
     template <class Cache>
@@ -193,7 +243,11 @@ class Stepper {
     size_t offset(int slot, int head) const { return ((size_t)slot * m_.key_value_heads + head) * m_.capacity * m_.head_width; }
 
     void attention(int thread, const Layer& layer) {
-        m_.cache == CacheKind::float32 ? attention_over<FloatCache>(thread, layer) : attention_over<NarrowCache>(thread, layer);
+        switch (m_.cache) {
+            case CacheKind::float32: return attention_over<FloatCache>(thread, layer);
+            case CacheKind::bfloat16: return attention_over<NarrowCache>(thread, layer);
+            case CacheKind::few_bits: return attention_over<FewBitsCache>(thread, layer);
+        }
     }
 
     // Pieces of few rows are shared out by stretches of keys, those of many by heads, later pieces (which have more keys) in turns.
@@ -224,10 +278,20 @@ class Stepper {
     int first_stretch(const Layer& layer, int token) const { return first_key(layer, token) / STRETCH; }
     int last_stretch(const Piece& piece) const { return tokens_.position[piece.end - 1] / STRETCH + 1; }
 
+    // The keys and values of one slot and head.
+    template <class Cache>
+    Cache cache_of(int thread, const Layer& layer, int slot, int head) {
+        if constexpr (std::is_same<Cache, FewBitsCache>::value) {
+            return {(const FewBits*)layer.keys, (const FewBits*)layer.values, slot, head, m_.key_value_heads, m_.head_width, (float*)unpacked_[thread].data};
+        } else {
+            typedef const typename Cache::Number* Numbers;
+            return {(Numbers)layer.keys + offset(slot, head), (Numbers)layer.values + offset(slot, head), m_.head_width};
+        }
+    }
+
     // Stretches begin..end of one piece and key/value head: into the parts of each, or, where one thread has them all, joined.
     template <class Cache>
     void attend_piece(int thread, const Layer& layer, const Piece& piece, int head, int begin, int end) {
-        typedef const typename Cache::Number* Numbers;
         const int d = m_.head_width, group = m_.heads / m_.key_value_heads;
         std::vector<Query>& queries = queries_[thread];
         queries.clear();
@@ -244,27 +308,30 @@ class Stepper {
                 queries.push_back({wide, narrow, tokens_.position[token], first_key(layer, token)});
             }
         }
-        const size_t place = offset(tokens_.slot[piece.begin], head);
-        const Cache cache = {(Numbers)layer.keys + place, (Numbers)layer.values + place, d};
+        Cache cache = cache_of<Cache>(thread, layer, tokens_.slot[piece.begin], head);
         float* fresh = (float*)scratch_[thread].data;
-        for (size_t first = 0; first < queries.size(); first += TOGETHER) {
-            const int count = (int)std::min(queries.size() - first, (size_t)TOGETHER);
-            Part sums[TOGETHER];
-            for (int i = 0; i < count && !split_; i++) begin_part(sums[i] = {0, 0, mixed(piece, head, first + i)}, room_);
-            for (int stretch = begin; stretch < end; stretch++) {
+        std::vector<Part>& sums = sums_[thread];
+        sums.clear();
+        for (size_t i = 0; i < queries.size() && !split_; i++) {
+            sums.push_back({0, 0, mixed(piece, head, i)});
+            begin_part(sums[i], room_);
+        }
+        for (int stretch = begin; stretch < end; stretch++) {
+            for (int first = 0, count; first < (int)queries.size(); first += count) {
+                count = cache.open(&queries[first], (int)queries.size() - first, stretch * STRETCH);
                 Part parts[TOGETHER];
                 for (int i = 0; i < count; i++) {
-                    const int token = piece.begin + (int)(first + i) / group, query_head = head * group + (int)(first + i) % group;
+                    const int token = piece.begin + (first + i) / group, query_head = head * group + (first + i) % group;
                     parts[i].mixed = split_ ? part_of(token, query_head, stretch) + LANES : fresh + i * room_;
                 }
                 attend_stretch(&queries[first], count, cache, stretch * STRETCH, layer.scale, layer.softcap, parts);
                 for (int i = 0; i < count; i++) {
                     if (split_) parts[i].mixed[-LANES] = parts[i].most, parts[i].mixed[1 - LANES] = parts[i].total;
-                    else join(sums[i], parts[i], room_);
+                    else join(sums[first + i], parts[i], room_);
                 }
             }
-            for (int i = 0; i < count && !split_; i++) end_part(sums[i], room_);
         }
+        for (Part& sum : sums) end_part(sum, room_);
     }
 
     float* mixed(const Piece& piece, int head, size_t query) const {
@@ -345,9 +412,12 @@ class Stepper {
     Bytes q_, k_, v_, mixed_, opened_, part_;
     std::vector<std::unique_ptr<Rows>> narrow_, rows_, wide_;
     int stretches_ = 0;
-    std::vector<Bytes> scratch_, wide_queries_, narrow_queries_, parts_;
+    std::vector<Bytes> scratch_, wide_queries_, narrow_queries_, parts_, unpacked_;
     std::vector<std::vector<Query>> queries_;
+    std::vector<std::vector<Part>> sums_;
     std::vector<Piece> pieces_;
+    std::vector<Closed> closed_;
+    std::vector<Refused> refused_;
 };
 
 }  // namespace

@@ -166,6 +166,11 @@ inline void store_bfloat16(uint16_t* to, const f32x16& x) {
     });
 }
 
+// Sixteen bytes as whole numbers from 0 on.
+inline i32x16 widened_bytes(const uint8_t* from) {
+    return gathered<i32x16, REGISTER / 4>(from, bytes_at);
+}
+
 // Sixteen bfloat16 numbers.
 inline f32x16 widened(const uint16_t* from) {
     return gathered<f32x16, REGISTER / 2>(from, [](const void* place) { return (f32r)(__builtin_convertvector(read_register<u16half>(place), i32r) << 16); });

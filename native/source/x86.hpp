@@ -14,6 +14,8 @@ inline f32r multiply_add(f32r a, f32r b, f32r c) { return (f32r)_mm512_fmadd_ps(
 
 inline f32r halves_at(const void* from) { return (f32r)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)from)); }
 
+inline i32r bytes_at(const void* from) { return (i32r)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from)); }
+
 template <bool Small>
 inline i32r dot_quads(i32r sum, u8r weights, int32_t four) {
     return (i32r)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)weights, _mm512_set1_epi32(four));
@@ -33,6 +35,8 @@ inline u16half narrowed(f32r x) {
 inline f32r multiply_add(f32r a, f32r b, f32r c) { return (f32r)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 
 inline f32r halves_at(const void* from) { return (f32r)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)from)); }
+
+inline i32r bytes_at(const void* from) { return (i32r)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from)); }
 
 template <bool Small>
 inline i32r dot_quads(i32r sum, u8r weights, int32_t four) {

@@ -64,3 +64,10 @@ inline bool close(const Floats& a, const Floats& b, float tolerance) {
         if (!(std::fabs(a[i] - b[i]) <= tolerance * most)) return false;
     return true;
 }
+
+// How far the numbers of `a` are from those of `b` in the mean, as a share of the mean size of those.
+inline float mean_off(const Floats& a, const Floats& b) {
+    double off = 0, size = 1e-9;
+    for (size_t i = 0; i < a.size(); i++) off += std::fabs(a[i] - b[i]), size += std::fabs(b[i]);
+    return (float)(off / size);
+}

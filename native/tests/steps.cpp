@@ -1,11 +1,13 @@
 // Whole steps of small random models, a long prompt and then single tokens, and readings of logits against those of the portable routines.
 #include "checks.hpp"
 
+#include <algorithm>
+
 using namespace steelyard;
 
 namespace {
 
-constexpr int WIDTH = 52, HIDDEN = 75, SLOTS = 2, CAPACITY = 192, LAYERS = 2;
+constexpr int WIDTH = 52, HIDDEN = 75, SLOTS = 2, CAPACITY = 192, LAYERS = 2, AT_ONCE = 20;
 
 struct Weights32 {
     std::vector<Floats> norms;
@@ -33,9 +35,32 @@ struct Weights32 {
     }
 };
 
+// How a cache in few bits is kept.
+struct Kept {
+    int bits, window, group, groups, kept;
+    bool by_token;  // keys; values always are
+};
+
+// Keys or values of one layer, of exactly the size they need.
+struct FewBitsMemory {
+    std::vector<uint8_t> codes;
+    std::vector<uint16_t> low, scale;
+    Floats recent;
+    FewBits fields;
+
+    FewBitsMemory(const Kept& kept, int heads, int width, bool by_token) {
+        const int share = !by_token ? 0 : width % kept.group == 0 ? kept.group : width;
+        const size_t groups = (size_t)SLOTS * heads * kept.groups, scales = groups * (share ? kept.group * (width / share) : width);
+        codes.resize(groups * (kept.group * kept.bits / 8) * width), low.resize(scales), scale.resize(scales);
+        recent.resize((size_t)SLOTS * kept.kept * heads * width);
+        fields = {codes.data(), low.data(), scale.data(), recent.data(), kept.bits, kept.window, kept.group, kept.groups, kept.kept, share};
+    }
+};
+
 // A model without its cache, which each set of routines gets its own of.
 struct Setting {
     Weights32 weights;
+    Kept kept;
     Model model;
     std::vector<Layer> layers;
     std::string name;
@@ -46,7 +71,11 @@ struct Setting {
         const NormKind kind = draw.coin() ? NormKind::rms : NormKind::layer;
         const Residual residual = draw.coin() ? Residual::sequential : Residual::parallel;
         const bool gated = draw.coin(), after = residual == Residual::sequential && draw.coin(), normed = draw.coin(), bits = draw.coin();
-        const CacheKind cache = draw.coin() ? CacheKind::float32 : CacheKind::bfloat16;
+        const CacheKind cache = (CacheKind)draw.whole(0, 2);
+        const int8_t groups[] = {8, 16, 32, 64}, bits_of_code[] = {2, 4, 8};
+        kept.group = groups[draw.whole(0, 3)], kept.bits = bits_of_code[draw.whole(0, 2)], kept.groups = CAPACITY / kept.group;
+        kept.window = draw.coin() ? 0 : draw.whole(1, 40), kept.by_token = draw.coin();
+        kept.kept = (kept.window + kept.group + AT_ONCE + kept.group - 1) / kept.group * kept.group;
         weights.norms.reserve(64);
         for (int i = 0; i < LAYERS; i++) {
             Layer layer = {};
@@ -65,16 +94,23 @@ struct Setting {
         }
         const auto activation = (Activation)draw.whole(0, 3);
         model = {LAYERS, WIDTH, heads, key_value_heads, head_width, HIDDEN, rotary, activation, cache, CAPACITY, weights.norm(draw, WIDTH, kind), nullptr};
-        name = std::to_string(heads) + " heads of " + std::to_string(head_width) + (cache == CacheKind::float32 ? ", float32 cache" : ", bfloat16 cache");
+        const std::string kinds[] = {"float32", "bfloat16", std::to_string(kept.bits) + "-bit (window " + std::to_string(kept.window) + ", groups of " + std::to_string(kept.group) + ")"};
+        name = std::to_string(heads) + " heads of " + std::to_string(head_width) + ", " + kinds[(int)cache] + " cache";
     }
 
-    // The hidden states of a prompt and two more tokens in slot 1, [tokens, WIDTH].
+    // The hidden states of a prompt and two more tokens in slot 1, [tokens, WIDTH]. Few bits take a prompt in pieces.
     Floats through(const Routines* routines, Pool* pool, const Floats& stream) {
         const int tokens = (int)stream.size() / WIDTH, rotary = model.rotary;
         const size_t numbers = (size_t)SLOTS * model.key_value_heads * CAPACITY * model.head_width;
-        std::vector<Floats> caches(2 * LAYERS, Floats(numbers));
+        const bool few_bits = model.cache == CacheKind::few_bits;
+        std::vector<Floats> caches(2 * LAYERS, Floats(few_bits ? 0 : numbers));
+        std::vector<FewBitsMemory> rounded;
+        for (int i = 0; few_bits && i < 2 * LAYERS; i++) rounded.emplace_back(kept, model.key_value_heads, model.head_width, i % 2 == 1 || kept.by_token);
         std::vector<Layer> own = layers;
-        for (int i = 0; i < LAYERS; i++) own[i].keys = caches[2 * i].data(), own[i].values = caches[2 * i + 1].data();
+        for (int i = 0; i < LAYERS; i++) {
+            own[i].keys = few_bits ? (void*)&rounded[2 * i].fields : caches[2 * i].data();
+            own[i].values = few_bits ? (void*)&rounded[2 * i + 1].fields : caches[2 * i + 1].data();
+        }
         Model mine = model;
         mine.layer = own.data();
         std::vector<int32_t> slot(tokens, 1), position(tokens);
@@ -87,11 +123,12 @@ struct Setting {
             }
         }
         Floats out = stream;
+        float bounds[2];
         for (int begin = 0; begin < tokens;) {
-            const int count = begin == 0 ? tokens - 2 : 1;
+            const int prompt = tokens - 2 - begin, count = prompt > 0 ? (few_bits ? std::min(prompt, AT_ONCE + 1) : prompt) : 1;
             const float *cos = cosines.data() + (size_t)begin * rotary, *sin = sines.data() + (size_t)begin * rotary;
-            const Tokens given = {count, slot.data() + begin, position.data() + begin, &cos, &sin};
-            sy_step(routines, pool, &mine, &given, out.data() + (size_t)begin * WIDTH);
+            const Tokens given = {count, slot.data() + begin, position.data() + begin, &cos, &sin, bounds};
+            expect(sy_step(routines, pool, &mine, &given, out.data() + (size_t)begin * WIDTH) == 1, name + ": a step is computed");
             begin += count;
         }
         return out;
@@ -135,8 +172,12 @@ void check_steps(const Routines* routines, const Routines* portable, int count) 
         const Floats stream = draw.normal((size_t)draw.whole(3, 150) * WIDTH);
         const Floats ours = setting.through(routines, pool, stream), theirs = setting.through(portable, pool, stream);
         const std::string name = std::string(routines->name) + ", " + setting.name + ", number " + std::to_string(number);
-        // Where numbers are rounded to bfloat16 (or 8 bits) on the way, a last bit before it can be 1/256 after it.
-        expect(close(ours, theirs, setting.model.cache == CacheKind::bfloat16 ? 3e-2f : 2e-3f), name + ": a step");
+        // Where numbers are rounded to bfloat16 (or 8 bits) on the way, a last bit before it can be 1/256 after it, and in few bits a whole
+        // step from one code to the next: so of few numbers only.
+        const bool few_bits = setting.model.cache == CacheKind::few_bits;
+        const float most[] = {2e-3f, 3e-2f, 0.6f};
+        expect(close(ours, theirs, most[(int)setting.model.cache]), name + ": a step");
+        if (few_bits) expect(mean_off(ours, theirs) < 4e-3f, name + ": a step, in the mean");
         readings(routines, portable, pool, draw, name);
         sy_pool_end(pool);
     }

@@ -20,12 +20,15 @@ from torch import Tensor
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 
-VERSION = 7
+VERSION = 8
 CHOICE = "STEELYARD_KERNELS"
 SETS = ("avx512", "avx2", "i8mm", "dotprod", "neon", "portable")
 """Instruction sets by which routines are compiled, the best first."""
 BLOCK = 32
 """Inputs of a block of quantized weights."""
+
+STRETCH = 128
+"""Keys that attention goes over at a time; groups of a cache in few bits divide it."""
 
 ACTIVATIONS = {"silu": 0, "swish": 0, "gelu_new": 1, "gelu_fast": 1, "gelu_pytorch_tanh": 1, "relu": 2, "gelu": 3}
 """Nonlinearities the routines have, by the names configs give them."""
@@ -41,6 +44,15 @@ class NormFields(Structure):
         *[(name, c_void_p) for name in ("weight", "bias")],
         ("epsilon", c_float),
         *[(name, c_int32) for name in ("width", "kind")],
+    ]
+
+
+class FewBitsFields(Structure):
+    """`FewBits` of native/source/api.hpp."""
+
+    _fields_ = [
+        *[(name, c_void_p) for name in ("codes", "low", "scale", "recent")],
+        *[(name, c_int32) for name in ("bits", "window", "group", "groups", "kept", "share")],
     ]
 
 
@@ -79,6 +91,7 @@ class TokenFields(Structure):
         ("position", c_void_p),
         ("cos", POINTER(c_void_p)),
         ("sin", POINTER(c_void_p)),
+        ("range", POINTER(c_float)),
     ]
 
 
@@ -216,14 +229,33 @@ def step(
         stream: float32 [n, width], contiguous.
         slots, positions: int32 [n]; the tokens of a slot stand together and in order.
         cos, sin: for each kind of angles float32 [n, rotary], contiguous.
+
+    Raises:
+        SteelyardError: keys or values that a cache in few bits cannot hold.
     """
     count = len(stream)
     tables = [(c_void_p * max(len(part), 1))(*[table.data_ptr() for table in part]) for part in (cos, sin)]
-    tokens = TokenFields(count, slots.data_ptr(), positions.data_ptr(), *tables)
+    bounds = (c_float * 2)()
+    tokens = TokenFields(count, slots.data_ptr(), positions.data_ptr(), *tables, bounds)
     routines = pool.routines
     done = routines.library.sy_step(routines.address, pool.address, ctypes.byref(model), ctypes.byref(tokens), stream.data_ptr())
     if not done:
         raise MemoryError(f"a step of {count} tokens")
+    if done == TOO_WIDE:
+        raise beyond_few_bits(*bounds)
+
+
+TOO_WIDE = 2
+"""What `sy_step` gives for keys or values that few bits cannot hold."""
+
+
+def beyond_few_bits(least: float, most: float) -> SteelyardError:
+    """The error where 16-bit floats cannot bound numbers between these."""
+    return SteelyardError(
+        f"keys or values from {least:.3g} to {most:.3g}",
+        where="kv_cache",
+        do="They cannot be kept in few bits; answer without `kv_cache`.",
+    )
 
 
 def routines() -> Routines | None:

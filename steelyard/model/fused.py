@@ -9,7 +9,8 @@ The readable twin is `Trunk.forward`. Every row's result depends on that row alo
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -30,6 +31,28 @@ from steelyard.model.trunk import Trunk
 
 CACHES: dict[type, int] = {DenseStore: 0, NarrowStore: 1}
 """Stores the routines read, by the number of `CacheKind` in native/source/api.hpp; a dense one is float32."""
+QUERIES = 16
+"""Tokens of a text whose queries go over the cache together."""
+FEW_BITS = 2
+"""The number of stores that are described to the routines one by one (`FewBitsStore`)."""
+
+
+@runtime_checkable
+class FewBitsStore(Protocol):
+    """A store that the routines read and write by what `fields` says; None: they cannot."""
+
+    capacity: int
+
+    def fields(self) -> native.FewBitsFields | None: ...
+
+    @property
+    def at_once(self) -> int:
+        """Tokens of a slot that one call may bring."""
+        ...
+
+    def wrote(self, step: Step) -> None:
+        """Takes note of a step's tokens, which the routines have put into the store."""
+        ...
 
 
 class FusedTrunk:
@@ -39,6 +62,7 @@ class FusedTrunk:
         self.trunk, self.state = trunk, state
         self.rotaries: list[Rotary] = []
         self._kept: list[Tensor] = []  # what the structures point to
+        self._described: list[native.FewBitsFields] = []
         blocks: list[Any] = list(trunk.blocks)
         plan = blocks[0].mixer.plan
         self.pool: native.Pool = blocks[0].mixer.query.storage.pool
@@ -53,11 +77,15 @@ class FusedTrunk:
             hidden=blocks[0].channel.plan.hidden,
             rotary=plan.rotary.dimensions if plan.rotary else 0,
             activation=native.ACTIVATIONS[blocks[0].channel.plan.activation],
-            cache=CACHES[type(self.pools[0].keys)],
+            cache=_cache_kind(self.pools[0].keys),
             capacity=self.pools[0].keys.capacity,  # type: ignore[attr-defined]
             final_norm=self._norm(trunk.norm),
             layer=self._layers,
         )
+        first = self.pools[0].keys
+        self.at_once = first.at_once if isinstance(first, FewBitsStore) else None  # None: any number of tokens
+        if self.at_once is not None and self.at_once > QUERIES:
+            self.at_once = self.at_once // QUERIES * QUERIES
         self._parts: dict[tuple[int, ...], tuple[native.ModelFields, list[KeyValuePool]]] = {}
 
     def _layer(self, block: Any) -> native.LayerFields:
@@ -72,14 +100,21 @@ class FusedTrunk:
         return native.LayerFields(
             **{name: linear.storage.matrix.address for name, linear in linears.items()},
             **{name: self._norm(norm) for name, norm in norms.items()},
-            keys=cache.keys.data.data_ptr(),
-            values=cache.values.data.data_ptr(),
+            keys=self._cache(cache.keys),
+            values=self._cache(cache.values),
             scale=mixer.scale,
             softcap=mixer.plan.softcap or 0.0,
             window=mixer.plan.window or 0,
             angles=self.rotaries.index(rotary) if rotary is not None else -1,
             residual=native.RESIDUALS[block.plan.residual],
         )
+
+    def _cache(self, store: Any) -> int:
+        """Where the routines find a layer's keys or values."""
+        if type(store) in CACHES:
+            return store.data.data_ptr()
+        self._described.append(store.fields())
+        return ctypes.addressof(self._described[-1])
 
     def _norm(self, norm: Any) -> native.NormFields:
         if norm is None:
@@ -127,6 +162,8 @@ class FusedTrunk:
 
     def _run(self, ids_bt: Tensor, step: Step) -> Tensor:
         """The same of rows that are all supported; those of padding are zero."""
+        if self.at_once is not None and max(step.lengths) > self.at_once:
+            return self._run_in_pieces(ids_bt, step, self.at_once)
         x = self.trunk.inputs(ids_bt, step)
         whole = min(step.lengths) == step.time
         real = None if whole else torch.arange(step.time) < torch.tensor(step.lengths)[:, None]  # [b, t]
@@ -142,9 +179,23 @@ class FusedTrunk:
         native.step(self.pool, model, stream, slots, flat(step.positions).to(torch.int32), cos, sin)
         for pool in pools:
             pool.wrote(step)
+            if self.at_once is not None:
+                pool.keys.wrote(step), pool.values.wrote(step)  # type: ignore[attr-defined]
         if real is None:
             return stream.view(x.shape)
         return torch.zeros_like(x).masked_scatter_(real[:, :, None].expand_as(x), stream)
+
+    def _run_in_pieces(self, ids_bt: Tensor, step: Step, size: int) -> Tensor:
+        """The same by several calls, each of at most `size` tokens of a row: no token's numbers depend on where its text is cut."""
+        hidden = torch.zeros(step.rows, step.time, self.trunk.plan.width)
+        for begin in range(0, max(step.lengths), size):
+            rows = [row for row, length in enumerate(step.lengths) if length > begin]
+            part = step.of_rows(rows)
+            lengths = tuple(min(length - begin, size) for length in part.lengths)
+            part = replace(part, starts=tuple(start + begin for start in part.starts), lengths=lengths, time=max(lengths), _cache={})
+            times = slice(begin, begin + part.time)
+            hidden[rows, times] = self._run(ids_bt[rows, times], part)
+        return hidden
 
 
 def fused(trunk: Trunk, state: State) -> FusedTrunk | None:
@@ -155,10 +206,25 @@ def fused(trunk: Trunk, state: State) -> FusedTrunk | None:
 def _readable(trunk: Trunk, state: State) -> bool:
     """Whether the routines know how keys and values are kept."""
     pools: list[KeyValuePool] = [state[f"{block.name}.mixer"] for block in trunk.blocks]  # type: ignore[union-attr]
-    kinds = {type(store) for pool in pools for store in (pool.keys, pool.values)}
-    dense = [store for pool in pools for store in (pool.keys, pool.values) if type(store) is DenseStore]
-    plain = all(store.data.dtype == store.rounding == torch.float32 for store in dense)
-    return len(kinds) == 1 and kinds <= set(CACHES) and plain
+    stores: list[Any] = [store for pool in pools for store in (pool.keys, pool.values)]
+    if len({type(store) for store in stores}) > 1:
+        return False
+    if all(isinstance(store, FewBitsStore) for store in stores):
+        fields = [store.fields() for store in stores]
+        return None not in fields and len({tuple(getattr(each, name) for name in SCHEME) for each in fields}) == 1
+    return all(type(store) in CACHES and (type(store) is not DenseStore or _wide(store)) for store in stores)
+
+
+SCHEME = ("bits", "window", "group", "groups", "kept")
+"""What must be the same of all layers' keys and values in few bits."""
+
+
+def _wide(store: DenseStore) -> bool:
+    return store.data.dtype == store.rounding == torch.float32
+
+
+def _cache_kind(store: Any) -> int:
+    return CACHES.get(type(store), FEW_BITS)
 
 
 def lack(trunk: Trunk) -> str | None:

@@ -18,6 +18,7 @@ from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import PromptLookup
 from steelyard.generate.states.kv_cache import KvCache
+from steelyard.kernels import native
 
 MODEL = talker(12.0, max_position_embeddings=600)
 LEVER = KvCache(bits=4, window=16, group=8)
@@ -138,11 +139,23 @@ def test_numerics_and_fingerprint_tell_how_the_cache_is_kept():
     assert len(told | {plain.fingerprint}) == 6
 
 
-def test_the_engine_s_cache_is_small_and_the_float_kernels_leave_it_alone():
+def test_the_engine_s_cache_is_small_and_whole_steps_in_cpp_read_it():
     with Engine.from_spec(KvCache(bits=2, window=16, group=32).decode(EngineSpec(MODEL, slots=2))) as engine:
         host = engine.scheduler.host
         small, plain = host.state.bytes(), 2 * 2 * 2 * 2 * 600 * 8 * 4  # keys, values; blocks; slots; heads; tokens; width; bytes
-        assert host.fused is None and small < plain / 2
+        assert (host.fused is None) == (native.routines() is None) and small < plain / 2
+
+
+@pytest.mark.skipif(native.routines() is None, reason=native.absence() or "no C++ routines")
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_routines_and_pytorch_score_a_text_alike_through_the_rounded_cache(bits):
+    text = "A text is read by the routines or by PyTorch, and both round the same numbers in the same way. " * 4
+    scores = {}
+    for kernels, lever in (("auto", KvCache(bits=bits, window=16, group=8)), ("pytorch", KvCache(bits=bits, window=16, group=8)), ("pytorch", KvCache(bits=16))):  # fmt: skip
+        with Engine.from_spec(spec(lever, deterministic=False, kernels=kernels)) as engine:
+            scores[kernels, lever.bits] = engine.score_text([text])[0].logprob
+    rounding = abs(scores["pytorch", bits] - scores["pytorch", 16])
+    assert abs(scores["auto", bits] - scores["pytorch", bits]) < 0.1 * rounding
 
 
 def test_two_levers_that_keep_the_states_conflict():

@@ -21,7 +21,7 @@ from steelyard.model.load import load
 from steelyard.model.mixers.attention import AttentionPlan
 from steelyard.model.narrow_state import Narrow
 from steelyard.model.sites import Add, SiteProgram
-from steelyard.model.state import Dense
+from steelyard.model.state import Dense, Storage
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk, TrunkPlan
 
@@ -70,7 +70,7 @@ def trunk_of(kind: str, values: dict, folder) -> Trunk:
 
 
 def twin(
-    trunk: Trunk, dtype=torch.float32, name: str = HERE[0] if HERE else "", threads: int = 2, storage: Dense | Narrow | None = None
+    trunk: Trunk, dtype=torch.float32, name: str = HERE[0] if HERE else "", threads: int = 2, storage: Storage | None = None
 ) -> tuple[Trunk, FusedTrunk]:
     routines = native.routines_for(name)
     assert routines is not None

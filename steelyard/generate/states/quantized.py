@@ -8,6 +8,9 @@ Groups lie on the absolute grid of tokens, and a query at position p sees a grou
 p's own end, else in floats: what a query sees depends on its position and the tokens alone, never on how a text was cut into calls.
 So a call of many queries is answered in stretches of its time between which a group changes over.
 
+Whole steps in C++ (`native/source/few_bits.hpp`, the fast twin of what is here) read and write the same tensors, so that a text's
+calls may go either way.
+
 Going back: the floats of `horizon` more tokens are kept, so any position within the last `horizon` can be gone on from exactly. From
 one further back it cannot (its floats are gone), and `reach` says 0: such a text is read again.
 
@@ -23,7 +26,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from steelyard.core.errors import SteelyardError
+from steelyard.kernels import native
 from steelyard.model.state import Role, zeros
 from steelyard.model.step import Step
 
@@ -92,11 +95,7 @@ def encode(x_gd: Tensor, bits: int, by: By, share: int) -> Codes:
     low = least.half()
     scale = ((most - low.float()) / (2**bits - 1)).half()
     if not bool((low.isfinite() & scale.isfinite()).all()):
-        raise SteelyardError(
-            f"keys or values from {float(least.min()):.3g} to {float(most.max()):.3g}",
-            where="kv_cache",
-            do="They cannot be kept in few bits; answer without `kv_cache`.",
-        )
+        raise native.beyond_few_bits(float(least.min()), float(most.max()))
     inverse = torch.where(scale > 0, 1 / scale.float(), 0.0)
     codes = ((x - low.float()) * inverse).round().clamp(0, 2**bits - 1).to(torch.uint8).reshape(x_gd.shape)
     low, scale = (low, scale) if by == "channel" else (low.squeeze(-1), scale.squeeze(-1))
@@ -142,7 +141,7 @@ class QuantizedStore:
 
     def __init__(self, shape: tuple[int, int, int, int], scheme: Scheme, by: By, dtype: torch.dtype, device: torch.device):
         slots, heads, tokens, width = shape
-        self.scheme, self.width = scheme, width
+        self.scheme, self.width, self.capacity = scheme, width, tokens
         self.by: By = by
         self.share = scheme.group if width % scheme.group == 0 else width
         groups = -(-tokens // scheme.group)
@@ -158,7 +157,7 @@ class QuantizedStore:
         self.unseen: set[int] = set()  # rows not yet viewed
 
     def write(self, step: Step, x_bhtd: Tensor) -> None:
-        scheme, (_, kept, heads, width) = self.scheme, self.recent.shape
+        scheme, (_, _, heads, width) = self.scheme, self.recent.shape
         layout = step.cached(("quantized", scheme), lambda: Layout.of(step, scheme))
         ring = self.recent.view(-1, heads, width)
         staged = torch.zeros(step.rows * layout.span, heads, width, dtype=ring.dtype, device=ring.device)
@@ -171,9 +170,26 @@ class QuantizedStore:
             whole = self.staged.unflatten(1, (-1, scheme.group))[rows, places].transpose(1, 2)  # [n, h, g, d]
             for kind, part in zip(self.codes, encode(whole, scheme.bits, self.by, self.share), strict=True):
                 kind[slots, :, groups] = part
+        self.wrote(step)
+
+    def wrote(self, step: Step) -> None:
+        """Takes note of which floats the ring holds after a step's tokens have been put into it."""
         for slot, start, length in zip(step.slots, step.starts, step.lengths, strict=True):
             if length:
-                self.since[slot] = max(self.since[slot] if start else 0, start + length - kept)
+                self.since[slot] = max(self.since[slot] if start else 0, start + length - self.scheme.kept)
+
+    def fields(self) -> native.FewBitsFields | None:
+        """What the C++ routines must know to read and write this store; None where they cannot."""
+        if self.recent.device.type != "cpu" or self.recent.dtype != torch.float32 or native.STRETCH % self.scheme.group:
+            return None
+        addresses = [tensor.data_ptr() for tensor in (*self.codes, self.recent)]
+        scheme, share = self.scheme, self.share if self.by == "token" else 0
+        return native.FewBitsFields(*addresses, scheme.bits, scheme.window, scheme.group, self.codes.packed.shape[2], scheme.kept, share)
+
+    @property
+    def at_once(self) -> int:
+        """Tokens of a slot that one call of the routines may bring: the ring then still holds what its first query sees in floats."""
+        return self.scheme.kept - self.scheme.window - self.scheme.group + 1
 
     def views(self, step: Step, rows: slice | tuple[int, ...], extent: int) -> Iterator[tuple[slice, Tensor]]:
         assert self.staged is not None, "views follow write"
