@@ -179,10 +179,10 @@ class Indexing:
         work.progress.state = "reading"
         sources = await run_in_threadpool(self.store.indexes.sources, work.owner, id)
         work.progress.total = len(sources)
-        texts, errors = await self._read(work, sources)
-        name, passages = _named(id, sources) if texts else None, {}
+        readable, errors = await self._read(work, sources)
+        name, passages = _named(id, sources) if readable else None, {}
         if name is not None:
-            passages = await self._index(name, texts, work.progress)
+            passages = await self._index(name, work, readable)
             errors |= {source: "there is no text in it to index" for source, count in passages.items() if not count}
         before = await run_in_threadpool(self.store.indexes.finish, work.owner, id, name, passages, errors)
         if name is None:
@@ -193,9 +193,9 @@ class Indexing:
         if before:
             await run_in_threadpool(self._file(before).unlink, True)
 
-    async def _read(self, work: _Work, sources: list[Source]) -> tuple[dict[str, tuple[Section, ...]], dict[str, str]]:
-        """The texts of documents by their names, and why others have none."""
-        texts: dict[str, tuple[Section, ...]] = {}
+    async def _read(self, work: _Work, sources: list[Source]) -> tuple[list[Source], dict[str, str]]:
+        """Sees that documents are read: those that have text, and why others have none. No text is held here: there may be much."""
+        readable: list[Source] = []
         errors: dict[str, str] = {}
         for number, source in enumerate(sources):
             work.progress.done, work.progress.document = number, source.name
@@ -204,26 +204,25 @@ class Indexing:
             if (what := attached.needs) is not None:
                 reading = await self.readers.read(what, attached.content, source.name)
                 await run_in_threadpool(self.store.readings.keep, attached.sha256, reading)
-            if reading is None:
-                texts[source.name] = (Section("", attached.content.decode("utf-8-sig")),)
-            elif reading.reason is not None:
+            if reading is not None and reading.reason is not None:
                 errors[source.name] = reading.reason
             else:
-                texts[source.name] = reading.sections
-        return texts, errors
+                readable.append(source)
+        return readable, errors
 
-    async def _index(self, name: str, texts: Mapping[str, tuple[Section, ...]], progress: Progress) -> dict[str, int]:
+    async def _index(self, name: str, work: _Work, sources: list[Source]) -> dict[str, int]:
         """Passages of each document, once all are indexed.
 
         Raises:
             SteelyardError: why they are not.
         """
-        progress.state, progress.done, progress.total = "indexing", 0, len(texts)
+        progress = work.progress
+        progress.state, progress.done, progress.total = "indexing", 0, len(sources)
         await run_in_threadpool(self.folder.mkdir, 0o700, True, True)
         header = {"destination": str(self._file(name)), "fingerprint": name, "memory_bytes": MEMORY}
         counts: dict[str, int] = {}
         async with _process() as process:
-            feeding = asyncio.create_task(_feed(process, header, texts))
+            feeding = asyncio.create_task(self._feed(process, header, work.owner, sources))
             try:
                 total, reason = None, None
                 async for said in _said(process):
@@ -240,6 +239,26 @@ class Indexing:
             await run_in_threadpool(self._file(name + ".part").unlink, True)
             raise SteelyardError(reason or "the process that indexed was killed", where="documents", do="Index them again.")
         return counts
+
+    async def _feed(self, process: asyncio.subprocess.Process, header: Mapping[str, Any], owner: str, sources: list[Source]) -> None:
+        """Hands the documents over one after the other; one that cannot be had ends the process, whose answer is then missing."""
+        assert process.stdin is not None
+        try:
+            process.stdin.write(json.dumps(header).encode() + b"\n")
+            for source in sources:
+                line = await run_in_threadpool(self._line, owner, source)
+                process.stdin.write(line)
+                await process.stdin.drain()
+            process.stdin.close()
+        except ConnectionError:  # it has ended, and says why
+            return
+        except SteelyardError:
+            process.kill()
+
+    def _line(self, owner: str, source: Source) -> bytes:
+        attached = self.store.attachments.read(owner, source.attachment)
+        sections = (Section("", attached.content.decode("utf-8-sig")),) if attached.reading is None else attached.reading.sections
+        return json.dumps([source.name, [[section.title, section.text] for section in sections]]).encode() + b"\n"
 
     # Files
 
@@ -278,17 +297,6 @@ async def _process() -> AsyncIterator[asyncio.subprocess.Process]:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await asyncio.shield(process.wait())
-
-
-async def _feed(process: asyncio.subprocess.Process, header: Mapping[str, Any], texts: Mapping[str, tuple[Section, ...]]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(ConnectionError):
-        process.stdin.write(json.dumps(header).encode() + b"\n")
-        for name, sections in texts.items():
-            line = json.dumps([name, [[section.title, section.text] for section in sections]])
-            process.stdin.write(line.encode() + b"\n")
-            await process.stdin.drain()
-        process.stdin.close()
 
 
 async def _said(process: asyncio.subprocess.Process) -> AsyncIterator[dict[str, Any]]:
