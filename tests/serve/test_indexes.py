@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,10 @@ import pytest
 from steelyard.augment.retrieve.uploaded import documents_in
 from steelyard.data.documents.reading import Section
 from steelyard.serve.api.indexes import place_of
+from steelyard.serve.engine_process import EngineProcess, ServedModel
+from steelyard.serve.indexing import Indexing, key_of
+from steelyard.serve.reading import Readers
+from steelyard.serve.store.store import Store
 from tests.serve.live_server import LiveServer
 from tests.written_documents import docx, pdf
 
@@ -200,3 +206,33 @@ def test_tables_are_indexed_row_by_row_and_records_one_by_one() -> None:
     records = list(documents_in("a.jsonl", [Section("", '{"title": "T", "text": "one"}\n{"text": "two"}\n')]))
     assert [one.source for one in records] == ["a.jsonl#1", "a.jsonl#2"]  # type: ignore[union-attr]
     assert [one.source for one in documents_in("a.json", [Section("", '{"numbers": [1, 2]}')])] == ["a.json"]  # type: ignore[union-attr]
+
+
+def test_a_server_that_starts_goes_on_with_what_was_left_undone_and_sweeps_what_nobody_knows(tmp_path: Path) -> None:
+    async def run(store: Store) -> dict[str, str]:
+        engine = EngineProcess([ServedModel("tiny", str(tmp_path))], queue=0)  # never started: it is only told
+        indexing = Indexing(store, engine, Readers(), tmp_path / "indexes")
+        await indexing.start()
+        while any(indexing.progress(index["id"]) for index in store.indexes.list("ann")):
+            await asyncio.sleep(0.02)
+        await indexing.close()
+        return engine.keeper.opening["registered"]
+
+    with Store(tmp_path / "store.sqlite") as store:
+        index = store.indexes.create("ann", "Rivers")["id"]
+        store.indexes.add("ann", index, store.attachments.add("ann", "rivers.txt", RIVERS.encode())["id"])
+        (tmp_path / "indexes").mkdir()
+        (tmp_path / "indexes" / "left-behind.sqlite.part").write_text("unfinished")
+        built = Path(asyncio.run(run(store))[key_of(index)])
+        assert [path.name for path in (tmp_path / "indexes").iterdir()] == [built.name]
+        assert store.indexes.searchable("ann")["Rivers"].built == built.stem and store.indexes.searchable("bob") == {}
+        built.unlink()  # another server of the same database has none yet
+        assert asyncio.run(run(store)) == {key_of(index): str(built)} and built.is_file()
+
+
+def test_a_full_disk_leaves_the_old_index_and_says_why(tmp_path: Path) -> None:
+    job = [{"destination": str(tmp_path / "a.sqlite"), "fingerprint": "f", "memory_bytes": 2**32}, ["a.txt", [["", "words " * 100_000]]]]
+    limited = f"ulimit -f 100; exec {sys.executable} -P -m steelyard.serve.index_worker"
+    told = subprocess.run(["bash", "-c", limited], input="\n".join(map(json.dumps, job)), capture_output=True, text=True)
+    assert told.returncode == 0 and "cannot be written" in json.loads(told.stdout.splitlines()[-1])["reason"]
+    assert not (tmp_path / "a.sqlite").exists()
