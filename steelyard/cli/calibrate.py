@@ -57,7 +57,7 @@ def calibrate(
         return print_json(made.as_dict())
     out_lines = console()
     for line in told(made, judged.left_out, file):
-        out_lines.print(line, highlight=False, markup=False)
+        out_lines.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def told(made: Any, left_out: dict[str, int], file: Path) -> list[str]:
@@ -66,7 +66,10 @@ def told(made: Any, left_out: dict[str, int], file: Path) -> list[str]:
     lines = [f"{made.n} judged answers of {made.model} to {made.task}, {made.right:.0%} of them right; measured by {made.measure}."]
     lines += [f"Left out: {count} {reason}." for reason, count in left_out.items()]
     if "auroc" in quality:
-        lines.append(f"It puts a right answer before a wrong one with probability {quality['auroc']:.2f} (AUROC; 0.5 is chance).")
+        lines.append(
+            f"It puts a right answer before a wrong one with probability {quality['auroc']:.2f} "
+            f"[{quality['auroc_low']:.2f}, {quality['auroc_high']:.2f}] (AUROC; 0.5 is chance)."
+        )
     lines.append(
         f"As a chance of being right it has a Brier score of {quality['brier']:.3f}, on answers that were not fitted on; as it was, "
         f"{quality['raw_brier']:.3f}."

@@ -15,12 +15,27 @@ from steelyard.augment.answerers import LocalAnswerer
 from steelyard.augment.uncertainty import calibration as calibrations
 from steelyard.augment.uncertainty.abstain import Abstain
 from steelyard.augment.uncertainty.calibration import Calibration
-from steelyard.augment.uncertainty.confidence import ConfidenceLever
+from steelyard.augment.uncertainty.confidence import ConfidenceLever, said_by
+from steelyard.augment.uncertainty.measures import measure
 from steelyard.augment.uncertainty.subject import subject
 from steelyard.core.errors import SteelyardError
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import Answerer
 from steelyard.generate.engine import Engine
+
+
+@dataclass(frozen=True)
+class Told:
+    """The lever `confidence` with a calibration that was read and matched at the start: no request reads the file again."""
+
+    lever: ConfidenceLever
+    made: Calibration
+
+    def wrap(self, answerer: Answerer) -> Answerer:
+        """The answerer that tells its chance of being right."""
+        made = self.made
+        measured = measure(made.measure, count=made.count, temperature=made.sampled_at, probe=made.probe)
+        return said_by(self.lever, answerer, measured, made)
 
 
 @dataclass(frozen=True)
@@ -37,9 +52,9 @@ class Calibrated:
     lever: ConfidenceLever | None
     place: int
 
-    def among(self, wraps: Sequence[Lever]) -> list[Lever]:
+    def among(self, wraps: Sequence[Lever]) -> list[Lever | Told]:
         """The model's wrap levers with this one at its place."""
-        return [*wraps[: self.place], *([self.lever] if self.lever else []), *wraps[self.place :]]
+        return [*wraps[: self.place], *([Told(self.lever, self.made)] if self.lever else []), *wraps[self.place :]]
 
     def told(self) -> dict[str, Any]:
         """What clients are told of it."""

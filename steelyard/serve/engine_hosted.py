@@ -24,7 +24,7 @@ from steelyard.core.references import IndexRef, Reference
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine, Prompt, Request
 from steelyard.model.model import Model
-from steelyard.serve.engine_calibration import Calibrated
+from steelyard.serve.engine_calibration import Calibrated, Told
 from steelyard.serve.engine_documents import Registered
 from steelyard.serve.served import ServedInfo
 from steelyard.weigh.arms import ArmOpener
@@ -245,7 +245,7 @@ class ServedLocal(LocalAnswerer):
         return self.engine.context - self.count(self.hosted.render(conversation, self.tools))
 
 
-def wrapped(answerer: Answerer, levers: Sequence[Lever]) -> Answerer:
+def wrapped(answerer: Answerer, levers: Sequence[Lever | Told]) -> Answerer:
     """An answerer within wrap levers, the first innermost."""
     for lever in levers:
         hooks: Any = lever

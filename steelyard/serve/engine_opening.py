@@ -18,6 +18,7 @@ from steelyard.core.get import home, locate
 from steelyard.core.levers import Lever, all_levers, check_chain, parse
 from steelyard.core.meters import memory
 from steelyard.core.recipe_parts import LOCAL, Arm, ModelSource
+from steelyard.core.recipe_paths import rooted
 from steelyard.core.run import Run
 from steelyard.generate.constraints.constraint import require_packages
 from steelyard.model.families.config import Config
@@ -182,7 +183,7 @@ def _parents(model: Model) -> tuple[str, ...]:
 
 
 def _saved_levers(path: Path, source: str) -> list[Lever]:
-    """The decode and wrap levers that a made model is to be served with.
+    """The decode and wrap levers that a made model is to be served with. Paths they name are relative to its folder.
 
     Raises:
         ModelFileError: they cannot be understood; or the model is somebody else's and asks for files of this machine.
@@ -193,7 +194,7 @@ def _saved_levers(path: Path, source: str) -> list[Lever]:
     entries = read_object(path / RECORD).get("serve") or []
     if not isinstance(entries, list):
         raise ModelFileError("`serve` is no list of levers", where=where, do="Make the model again, or leave the key out.")
-    levers = [parse(entry, where=f"{where}: serve") for entry in entries]
+    levers = [rooted(parse(entry, where=f"{where}: serve"), path) for entry in entries]
     for lever in levers:
         if not set(lever.stages()) <= {"decode", "wrap"}:
             raise ModelFileError(f"`{lever.name}` is none that an answer is given with", where=f"{where}: serve", do="Leave it out.")

@@ -36,8 +36,9 @@ from steelyard.core.recipe_parts import Arm, ModelSource
 from steelyard.core.run import Run
 from steelyard.weigh.answering import answer_all
 from steelyard.weigh.arms import ArmOpener, OpenArm
+from steelyard.weigh.cells import base_cell
 from steelyard.weigh.records import Records
-from steelyard.weigh.selective import auroc
+from steelyard.weigh.scorers.calibration import AUROC
 from steelyard.weigh.tasks.task import Ask, Output, Sample, Task
 
 SEED = 1_000_003
@@ -242,5 +243,9 @@ def _quality(judged: Judged, fitted: Any, losses: dict[str, float]) -> dict[str,
         "log_loss": losses[fitted.as_dict()["kind"]],
         "raw_log_loss": losses["raw"],
     }
-    area = auroc(scores.tolist(), right.tolist())
-    return out if area is None else {"auroc": area, **out}
+    pairs = list(zip(scores.tolist(), right.tolist(), strict=True))
+    area = base_cell("", AUROC, pairs, [""] * len(pairs))
+    if area is None or area.value is None or area.value_interval is None:
+        return out
+    low, high = area.value_interval
+    return {"auroc": area.value, "auroc_low": max(low, 0.0), "auroc_high": min(high, 1.0), **out}

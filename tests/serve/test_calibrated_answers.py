@@ -49,9 +49,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     sure.write(folder / "other" / "calibration.json")
     made_for(folder / "named").write(folder / "named.json")
     limit = Threshold(alpha=0.1, delta=0.1, above=0.99, share=0.2, wrong=0.05, n=312)
-    dataclasses.replace(made_for(folder / "careful"), threshold=limit).write(folder / "careful.json")
+    dataclasses.replace(made_for(folder / "careful"), threshold=limit).write(folder / "careful" / "limit.json")
     record = json.loads((folder / "careful" / "steelyard.json").read_text())
-    record["serve"] = [{"abstain": {"calibration": str(folder / "careful.json")}}]
+    record["serve"] = [{"abstain": {"calibration": "limit.json"}}]  # beside it
     (folder / "careful" / "steelyard.json").write_text(json.dumps(record))
     models = [
         ServedModel(name, str(folder / name), slots=1, threads=1, calibrations=(str(folder / "named.json"),))

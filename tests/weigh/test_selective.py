@@ -9,8 +9,10 @@ import numpy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simple_arms import Bench, recipe
 
 from steelyard.weigh.cells import Draft, contrast, finish
+from steelyard.weigh.runner import weigh
 from steelyard.weigh.scorers.calibration import AURC, AUROC, values
 from steelyard.weigh.selective import aurc, auroc, linearised, risk_coverage
 
@@ -107,3 +109,12 @@ def test_an_answer_that_abstains_or_tells_no_confidence_enters_no_curve():
 def test_the_risk_at_full_coverage_is_the_error_rate():
     curve = risk_coverage([0.9, 0.5, 0.5, 0.1], [1, 0, 1, 0])
     assert curve == [(0.25, 0.0), (0.75, pytest.approx(1 / 3)), (1.0, 0.5)]
+
+
+def test_without_probabilities_the_cells_of_a_report_are_not_measurable_and_say_so(tmp_path):
+    asked = recipe(arms={"other": "skill-90"}, problems=20, axes=["quality", "calibration"])
+    report = weigh(asked, tmp_path, say=lambda line: None, opener=Bench())
+    for metric in ("auroc", "aurc", "brier"):
+        cell = report.cell("other", metric)
+        assert cell.verdict == "not measurable" and cell.note and cell.value is None
+    assert report.cell("other", "right").value is not None

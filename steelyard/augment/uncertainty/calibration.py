@@ -11,7 +11,7 @@
 | `temperature` | at which the judged answers were drawn |
 | `n`, `right` | judged answers, and the share that was right |
 | `calibrator` | from the measure's number to a chance of being right (`calibrators.py`) |
-| `quality` | figures on answers that were not fitted on: `auroc`, `brier`, `log_loss`, each beside `raw_...` of the number itself |
+| `quality` | figures on answers that were not fitted on: `auroc` with its 95% interval, `brier` and `log_loss` beside `raw_...` of the number itself |
 | `threshold` | `alpha`, `delta`, `above`, `share`, `wrong`, `n`: what `abstain` goes by (`risk_control.py`); null where none was asked for |
 
 It is data: reading it runs nothing. It holds no question and no answer.
