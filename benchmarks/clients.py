@@ -93,13 +93,13 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
-def llama_command(folder: Path, path: Path, threads: int, room: int) -> list[str]:
-    """What starts llama-server, but for its port; `room` is the tokens of each client."""
-    command = [str(folder / "llama-server"), "-m", str(path), "-t", str(threads), "-tb", str(threads), "-np", str(CLIENTS)]
-    return [*command, "-c", str(CLIENTS * room), "--host", "127.0.0.1"]
+def llama_command(folder: Path, path: Path, threads: int, room: int, slots: int = CLIENTS) -> list[str]:
+    """What starts llama-server, but for its port; `room` is the tokens of each slot."""
+    command = [str(folder / "llama-server"), "-m", str(path), "-t", str(threads), "-tb", str(threads), "-np", str(slots)]
+    return [*command, "-c", str(slots * room), "--host", "127.0.0.1"]
 
 
-def our_command(model: str, threads: int, room: int, data: str) -> list[str]:
+def our_command(model: str, threads: int, room: int, data: str, slots: int = CLIENTS) -> list[str]:
     """What starts our server, but for its port."""
     program = [sys.executable, "-c", "from steelyard.cli.main import main; main()", "serve", model]
     return [
@@ -107,7 +107,7 @@ def our_command(model: str, threads: int, room: int, data: str) -> list[str]:
         "--threads",
         str(threads),
         "--slots",
-        str(CLIENTS),
+        str(slots),
         "--context",
         str(room),
         "--data",

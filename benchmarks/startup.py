@@ -11,7 +11,10 @@ and the private part of it. The last line printed is JSON.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -19,6 +22,11 @@ import time
 
 from steelyard.core.get import get
 from steelyard.core.hardware import describe, versions
+from steelyard.serve.engine_keeper import SPARE_AFTER
+from steelyard.serve.engine_process import EngineProcess, ServedModel
+
+SPARE_STARTS = 10.0
+"""Seconds that the process which waits has to read its libraries."""
 
 OURS = """
 import steelyard
@@ -76,6 +84,24 @@ def seconds(command: list[str], says: str) -> float:
     return time.perf_counter() - start
 
 
+async def again(model: str) -> float:
+    """Seconds from the death of a server's engine (SIGSEGV) until it is ready again, its spare process having had time to start."""
+    engine = EngineProcess([ServedModel("model", model)], queue=1, spare=True)
+    await engine.start()
+    try:
+        await asyncio.sleep(SPARE_AFTER + SPARE_STARTS)
+        assert engine.pid is not None
+        begun = time.perf_counter()
+        os.kill(engine.pid, signal.SIGSEGV)
+        while engine.ready:
+            await asyncio.sleep(0.005)
+        while not engine.ready:
+            await asyncio.sleep(0.005)
+        return time.perf_counter() - begun
+    finally:
+        await engine.close(0)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--repeats", type=int, default=7)
@@ -92,6 +118,8 @@ def main() -> None:
             time_taken = seconds(command, says)
             if round_:
                 taken[name].append(time_taken)
+        if round_:
+            taken.setdefault("ready again after a crash", []).append(asyncio.run(again(model)))
     results = {
         name: {"median_seconds": round(statistics.median(times), 2), "range": [round(min(times), 2), round(max(times), 2)], "runs": repeats}
         for name, times in taken.items()
