@@ -71,6 +71,7 @@ export const en = entries({
   "attachment.recognisedBy": "Read from the picture by {reader}. It goes along with the question as OCR text; look whether it is right.",
   "attachment.unreadable": "Could not be read: {reason}.",
   "attachment.nameGoes": "The model is told its name alone.",
+  "attachment.nameOnly": "its name alone was told",
   "attachment.withText": "Give its text too",
   "attachment.withoutText": "Leave its text out",
   "attachment.show": "Show the text",
