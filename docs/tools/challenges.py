@@ -108,6 +108,7 @@ CHALLENGES = (
         "Can a verdict be trusted?",
         (
             Figure("error_rate", "adjusted", "false claims", "of simulated A/A reports make a false claim; 5% is stated"),
+            Figure("coverage", "paired", "coverage", "of simulated pairs have their true difference inside the 95% interval"),
             Figure("planted_defect", "wrong_template", "right", "facts right under a planted defect, which must come out worse"),
         ),
     ),
