@@ -143,7 +143,7 @@ def test_a_persons_own_table_becomes_a_chart_without_a_model(tab, server, kept):
     expect(tab.get_by_role("heading", name="sales.csv")).to_be_visible()
     expect(tab.get_by_role("checkbox", name="sales, gross")).to_be_checked()
     expect(tab.locator("canvas")).to_be_visible()
-    expect(tab.get_by_role("cell", name="1.200,5")).to_be_visible()
+    expect(tab.get_by_role("gridcell", name="1.200,5")).to_be_visible()
     assert kept.asked == [] and kept.attachments == {}
 
 
