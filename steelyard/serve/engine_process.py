@@ -98,10 +98,6 @@ class EngineProcess:
         """Lets levers of requests search these indexes, files by name, from the next request on: all that may be, besides `documents`."""
         self.keeper.register(indexes)
 
-    def register(self, indexes: Mapping[str, str]) -> None:
-        """Lets levers of requests search these indexes, files by name, from the next request on: all that may be, besides `documents`."""
-        self.keeper.register(indexes)
-
     async def status(self) -> Mapping[str, Any]:
         """How it goes: `ready`, `restarts`, `pid`, `memory` (resident bytes of the child), and for each model under `models` its
         `slots`, `active`, `waiting`, `requests`, `tokens` (made), `prompt_tokens` (read or known), `prefix_tokens` (of these known
