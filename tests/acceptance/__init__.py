@@ -17,6 +17,7 @@ NAMES = (
     "retrieve",
     "circle",
     "places",
+    "places",
     "planted_defect",
     "error_rate",
     "coverage",
