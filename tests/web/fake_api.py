@@ -144,6 +144,10 @@ def create_app(built: Path, kept: Kept, reports: Path | None = None) -> FastAPI:
     def levers() -> Any:
         return {"levers": LEVERS}
 
+    @app.get("/api/indexes")
+    def indexes() -> Any:
+        return {"indexes": [], "shared": []}
+
     @app.get("/api/reports")
     def list_reports() -> Any:
         return {"reports": [{"name": "quickstart", "created": "2026-01-01T10:00:00+00:00"}]}
