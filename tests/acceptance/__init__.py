@@ -17,7 +17,6 @@ NAMES = (
     "retrieve",
     "circle",
     "places",
-    "places",
     "planted_defect",
     "error_rate",
     "coverage",
