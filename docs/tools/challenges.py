@@ -101,7 +101,11 @@ CHALLENGES = (
             Figure("circle", "taught", "right", "wanted answers written, letter for letter, where none was corrected"),
         ),
     ),
-    Challenge("The chat interface", "What people need around a model that answers."),
+    Challenge(
+        "The chat interface",
+        "What people need around a model that answers.",
+        (Figure("places", "quote", "right figure", "answers about a table that quote a computed figure state the right one"),),
+    ),
     Challenge("Other languages", "Quality and cost beyond English."),
     Challenge(
         "Evaluation at scale",
