@@ -23,7 +23,7 @@ _NAME = 80  # characters of a name in a text
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. Told as a sentence of its own, because small models repeat sentences better than lists: see docs/conversations.md.
+    """One figure. Told as a sentence of its own, because small models repeat sentences better than lists: see docs/lab-notes.md.
 
     Attributes:
         name: what it is, in words that go between "The" and "is".
