@@ -75,14 +75,14 @@ def test_intervals_of_a_difference_hold_the_truth_as_often_as_they_say(metric):
     whole = auroc if metric is AUROC else aurc
     for shift in (0.5, 1.0):
         truth[shift] = whole(*drawn(99, 200_000, shift))
-    for seed in range(200):
+    for seed in range(100):
         rng = numpy.random.default_rng(seed)
         right = (rng.random(150) < 0.6).astype(float)
         noise = rng.normal(0, 1, 150)
         base, arm = [[(float(s), float(r)) for s, r in zip(noise + right * shift, right, strict=True)] for shift in (0.5, 1.0)]
         interval = contrast(metric, base, [arm], [""] * 150).interval(0.05)
         held += interval[0] <= truth[1.0] - truth[0.5] <= interval[1]
-    assert 180 <= held <= 199
+    assert 87 <= held <= 100
 
 
 def test_a_cell_of_an_auroc_compares_the_samples_both_arms_answered():
