@@ -50,7 +50,6 @@ class Keeper:
         self.infos: dict[str, ServedInfo] = {}
         self.child: Child | None = None
         self.starting: Child | None = None  # that child, from its first moment on
-        self.starting: Child | None = None  # that child, from its first moment on
         self.restarts = 0
         self.waiting: dict[int, Stream | Call] = {}
         self._load: Counter[tuple[str, bool]] = Counter()
@@ -97,12 +96,6 @@ class Keeper:
         if self.starting is not None:
             self.starting.send([0, "register", dict(indexes)])
 
-    def register(self, indexes: Mapping[str, str]) -> None:
-        """See `EngineProcess.register`. The next child is told when it opens."""
-        self.opening = {**self.opening, "registered": dict(indexes)}
-        if self.starting is not None:
-            self.starting.send([0, "register", dict(indexes)])
-
     @property
     def ready(self) -> bool:
         return self.child is not None and not self._closing
@@ -135,7 +128,6 @@ class Keeper:
         except OSError as error:  # no memory or no process left: there may be some later
             return f"it could not be started: {error.strerror}", None
         try:
-            self.starting = child
             self.starting = child
             child.send([0, "open", self.opening])
             async for message in child.messages():

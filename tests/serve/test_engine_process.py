@@ -136,7 +136,7 @@ def test_models_are_told_of_with_their_levers(running: Running) -> None:
     assert "tools" in models["tooled"].capabilities and "tools" not in models["tiny"].capabilities
     assert models["made"].parents == ("tiny-parent",)
     assert [(lever.name, lever.per_request) for lever in models["made"].levers if lever.on] == [("constraint", True), ("prompt", True)]
-    assert {lever.name for lever in models["tiny"].levers if not lever.on} == {"constraint", "prompt", "retrieve"}
+    assert {lever.name for lever in models["tiny"].levers if not lever.on} == {"confidence", "constraint", "prompt", "retrieve"}
     assert len({info.fingerprint for info in models.values()}) == 4
 
 
