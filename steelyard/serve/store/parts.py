@@ -62,7 +62,9 @@ class PlacePart(pydantic.BaseModel):
     name: str = Field(max_length=255, description="of the table; empty for a sentence")
     label: str = Field(max_length=1000, description="what was pointed at, in a few words")
     text: str = Field(max_length=40_000, description="what the model reads")
-    figures: tuple[tuple[str, float | None], ...] = Field((), max_length=200, description="the sentences of its figures, and each unrounded")
+    figures: tuple[tuple[str, float | None], ...] = Field(
+        (), max_length=200, description="the sentences of its figures, and each unrounded"
+    )
 
 
 Part = Annotated[TextPart | FilePart | PlacePart, Field(discriminator="type")]
