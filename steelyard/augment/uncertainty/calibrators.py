@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy
 import torch
-from scipy.optimize import isotonic_regression
 
 from steelyard.core.errors import DataError, ModelFileError
 from steelyard.generate.steering.directions import logistic
@@ -120,6 +119,8 @@ def fit_isotonic(scores: numpy.ndarray, right: numpy.ndarray) -> Isotonic:
     """Pool adjacent violators; where a step is flat only its ends are kept."""
     levels, group, sizes = numpy.unique(scores, return_inverse=True, return_counts=True)
     means = numpy.bincount(group.reshape(-1), right) / sizes
+    from scipy.optimize import isotonic_regression  # only fitting needs it: a server reads what was fitted, and starts without SciPy
+
     fitted = isotonic_regression(means, weights=sizes).x
     ends = numpy.ones(len(levels), bool)
     ends[1:-1] = (fitted[1:-1] != fitted[:-2]) | (fitted[1:-1] != fitted[2:])

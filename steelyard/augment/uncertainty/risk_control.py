@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy
-from scipy import stats
 
 from steelyard.core.errors import DataError
 
@@ -63,10 +62,12 @@ def candidates(scores: numpy.ndarray) -> list[float]:
 
 def p_values(scores: numpy.ndarray, wrong: numpy.ndarray, thresholds: Sequence[float], alpha: float) -> list[float]:
     """For each threshold the p-value of "more than alpha of what is answered is wrong"."""
+    from scipy.stats import binom  # a server reads thresholds and finds none: it starts without SciPy
+
     found = []
     for threshold in thresholds:
         above = scores > threshold
-        found.append(float(stats.binom.cdf(int(wrong[above].sum()), int(above.sum()), alpha)) if above.any() else 1.0)
+        found.append(float(binom.cdf(int(wrong[above].sum()), int(above.sum()), alpha)) if above.any() else 1.0)
     return found
 
 
