@@ -44,15 +44,16 @@ def described(task: Any) -> dict[str, Any]:
 
 
 def _list(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
     from rich.text import Text
 
-    out, width = console(), max(len(row["name"]) for row in rows)
+    out, grid = console(), Table.grid(padding=(0, 2))
     for row in rows:
-        text = Text(f"{row['name']:{width}}  {row['summary']}")
-        text.stylize("bold", 0, width)
+        summary = Text(row["summary"])
         if row["evidence"]:
-            text.append(f"  {row['evidence'].partition(':')[0]}", style="dim")
-        out.print(text)
+            summary.append(f"  {row['evidence'].partition(':')[0]}", style="dim")
+        grid.add_row(Text(row["name"], style="bold", no_wrap=True), summary)
+    out.print(grid)
     out.print(Text("One in full: steelyard tasks NAME. Your own, as a YAML file: steelyard tasks task_file", style="dim"))
 
 
