@@ -90,7 +90,7 @@ def recognised(content: bytes, name: str, pixels: int) -> tuple[str, list[Sectio
     try:
         import numpy
         from PIL import Image
-        from rapidocr_onnxruntime import RapidOCR
+        from rapidocr_onnxruntime import RapidOCR  # pyright: ignore[reportMissingImports]  # of the extra `ocr`
     except ModuleNotFoundError as error:
         raise UnsupportedError(
             "it is a picture, and reading the text in pictures (OCR) is not installed on this server: pip install 'steelyard[ocr]'",
