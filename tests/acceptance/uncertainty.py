@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from acceptance.experiment import NOTHING_SHOWN, Bench, Claim, Experiment, Finding
+from acceptance.experiment import Bench, Claim, Experiment, Finding
 from acceptance.planted_exposure import Told, asked, facts, measured, taught
 from steelyard.augment.answerers import LocalAnswerer
 from steelyard.augment.uncertainty.confidence import ConfidenceLever
@@ -55,7 +55,12 @@ def run(bench: Bench) -> Finding:
     return Finding(
         [
             *(Claim(f"{name.replace('_', ' ')} tells right answers from guesses", cell, ("better",)) for name, cell in cells.items()),
-            Claim("a confidence dealt out by chance does not", judged("shuffled", shuffled, told, 0.5), NOTHING_SHOWN, control=True),
+            Claim(
+                "a confidence dealt out by chance does not",
+                judged("shuffled", shuffled, told, GOAL),
+                ("worse", "underpowered"),
+                control=True,
+            ),
         ],
         {name: [ConfidenceLever.model_construct(**{"measure": name})] for name in cells},  # p_ik would ask for a file
         notes=(

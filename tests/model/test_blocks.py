@@ -21,6 +21,7 @@ from test_gguf_blocks import random_blocks
 from steelyard.core.errors import ModelFileError, SteelyardError, UnsupportedError
 from steelyard.core.run import Run
 from steelyard.generate.engine import Engine
+from steelyard.generate.scoring import Item
 from steelyard.kernels import native
 from steelyard.model.files.gguf_blocks import BY_NAME, ROUTINES
 from steelyard.model.linears.blocks import BlockStorage, block_types, eight_bits
@@ -78,7 +79,7 @@ def test_a_stored_model_holds_the_weights_of_the_file_and_answers_alike_by_every
         if hasattr(module, "storage"):
             assert torch.equal(module.weight, stored.trunk.get_submodule(name).weight)
             assert (module.bias is None) == (stored.trunk.get_submodule(name).bias is None)
-    texts = [(random_ids(1, length, seed=length)[0].tolist(), 1, 1) for length in (30, 7, 55)]
+    texts = [Item(random_ids(1, length, seed=length)[0].tolist(), 1, 1) for length in (30, 7, 55)]
     with Engine(stored, kernels="pytorch") as slow, Engine(stored) as fast, Engine(floats, dtype="float32") as plain:
         twin, ours, float_ = (engine._score(texts) for engine in (slow, fast, plain))
         assert slow.spec.numerics["weights"] == f"stored in {kind}" and fast.spec.numerics["activations"] == "8 bits"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,6 +13,7 @@ from steelyard.core.errors import DataError
 from steelyard.serve.store import lookup, search, tables
 from steelyard.serve.store.answers import record_of
 from steelyard.serve.store.database import Database
+from steelyard.serve.store.drafts import INTERRUPTED
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.parts import text_of
 from steelyard.serve.store.values import iso, label, load, new_id, now
@@ -24,7 +25,7 @@ _TITLE = 60  # characters of what was said first that stand for a title
 class Conversations:
     """The conversations of a store. Every method takes who asks; what is somebody else's is not found."""
 
-    def __init__(self, database: Database, limits: StoreLimits, going: Container[str] = ()):
+    def __init__(self, database: Database, limits: StoreLimits, going: Callable[[], Container[str]] = tuple):
         self._database, self._limits, self._going = database, limits, going
 
     def create(self, owner: str, title: str | None = None, consent: bool = False) -> dict[str, Any]:
@@ -71,11 +72,12 @@ class Conversations:
             id: of the conversation.
             tokens: whether answers come with their tokens.
         """
+        going = self._going()  # before anything is read: what ends meanwhile was still going on, or is read with its true end
         with self._database.reading() as connection:
             conversation = read(connection, lookup.conversation(connection, owner, id), tokens)
         for message in conversation["messages"]:
-            if message["generation"] is not None and message["id"] in self._going:
-                message["generation"]["reason"] = None  # it is being written
+            if (made := message["generation"]) is not None and message["id"] in going and made["reason"] == INTERRUPTED:
+                made["reason"] = None  # it is being written
         return conversation
 
     def change(self, owner: str, id: str, changes: Mapping[str, Any]) -> dict[str, Any]:

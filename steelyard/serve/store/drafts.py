@@ -74,8 +74,9 @@ class Drafts:
         self._going.pop(message, None)
         self._ending.discard(message)
 
-    def __contains__(self, message: object) -> bool:
-        return message in self._going
+    def under_way(self) -> frozenset[str]:
+        """The messages that are being written now."""
+        return frozenset(list(self._going))
 
     def close(self) -> None:
         """Writes what is left, and ends."""

@@ -48,7 +48,7 @@ class Store:
         self.limits = limits or StoreLimits()
         self.database = Database(place, self.limits)
         self.answers = Answers(self.database, self.limits)
-        self.conversations = Conversations(self.database, self.limits, self.answers.drafts)
+        self.conversations = Conversations(self.database, self.limits, self.answers.drafts.under_way)
         self.messages = Messages(self.database, self.limits)
         self.attachments = Attachments(self.database, self.limits)
         self.feedback = Feedback(self.database, self.limits)
