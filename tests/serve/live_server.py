@@ -75,5 +75,5 @@ class LiveServer:
     def close(self) -> None:
         self.client.close()
         self._server.should_exit = True
-        self._thread.join(30)
+        self._thread.join(5)  # a daemon: a request that hangs is not waited for
         self._listener.close()
