@@ -165,7 +165,7 @@ class Indexing:
             except SteelyardError as error:
                 await self._fail(id, work, error)
                 break
-            except Exception:
+            except Exception:  # our own mistake: whoever waits for the index is told, and the others' indexes go on
                 logger.exception("an index could not be built")
                 await self._fail(id, work, SteelyardError("indexing failed; the server's log says more"))
                 break

@@ -9,32 +9,13 @@ What means the same: see `meanings.py`. Cost: N answers more, and with a judge t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 from steelyard.augment.uncertainty.measure import Asked
-from steelyard.augment.uncertainty.semantic_entropy import meaning
-from steelyard.core.protocols import Answerer
+from steelyard.augment.uncertainty.sampled import Sampled
 
 
-@dataclass(frozen=True)
-class SelfCheck:
-    """Agreement of samples with the answer.
-
-    Attributes:
-        count: samples, N.
-        temperature: they are drawn at.
-        judge: asked whether a sample means the same; None: equal words do.
-    """
-
-    count: int = 5
-    temperature: float = 1.0
-    judge: Answerer | None = None
-    needs: ClassVar[frozenset[str]] = frozenset()
-    tokens: ClassVar[bool] = False
-    alternatives: ClassVar[int] = 0
+class SelfCheck(Sampled):
+    """Agreement of samples with the answer."""
 
     async def value(self, asked: Asked) -> float | None:
-        same = meaning(self.judge, asked)
-        samples = await asked.samples(self.count, self.temperature)
+        same, samples = self.same(asked), await self.samples(asked)
         return sum([await same(asked.answer.text, sample) for sample in samples]) / self.count
