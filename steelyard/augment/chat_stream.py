@@ -12,7 +12,12 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Done, Event, Text, Token, ToolCall, Usage
 
 LARGEST_BODY = 64 * 1024 * 1024  # bytes of one answer
+LONGEST_NAME = 200  # characters of a model's id
 REASONS = {"stop": "stop", "length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
+
+
+class Withheld(SteelyardError):
+    """The server ended the answer on purpose: asking once more would bring the same."""
 
 
 class ChatStream:
@@ -34,7 +39,13 @@ class ChatStream:
         self._read = 0
         self._reason: str | None = None
         self._usage: Usage | None = None
+        self.model = ""
         self._calls: dict[int, dict[str, str]] = {}
+
+    @property
+    def usage(self) -> Usage | None:
+        """The tokens read and written, as far as they have been told."""
+        return self._usage
 
     def took(self, chunk: bytes) -> Iterator[Event]:
         """The events that these bytes of the body complete.
@@ -65,20 +76,22 @@ class ChatStream:
         if self._reason is None and not self.complete:
             raise SteelyardError("the endpoint broke off the answer before its end")
         if self._reason not in (None, *REASONS):
-            raise SteelyardError(f"the endpoint ended the answer for another reason: {str(self._reason)[:80]}")
+            raise Withheld(f"the endpoint ended the answer for another reason: {str(self._reason)[:80]}")
         for call in self._calls.values():
             yield ToolCall(call["id"], call["name"], call["arguments"])
         if self._usage:
             yield self._usage
-        yield Done(REASONS[self._reason or "stop"])  # type: ignore[arg-type]
+        yield Done(REASONS[self._reason or "stop"], self.model)  # type: ignore[arg-type]
 
     def _frame(self, frame: Any, kind: str) -> Iterator[Event]:
         if not isinstance(frame, dict):
             raise SteelyardError(f"the endpoint sent {_short(frame)} where a chat completion belongs")
         if kind == "error" or frame.get("error"):
             raise SteelyardError(f"the endpoint reports: {_message(frame)}")
-        if isinstance(usage := frame.get("usage"), dict):
-            self._usage = Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
+        if isinstance(named := frame.get("model"), str) and named:
+            self.model = named[:LONGEST_NAME]
+        if isinstance(frame.get("usage"), dict):
+            self._usage = usage_of(frame)
         choices = frame.get("choices")
         if not isinstance(choices, list) and not (choices is None and "usage" in frame):
             raise SteelyardError(f"the endpoint sent {_short(frame)} where a chat completion belongs")
@@ -114,6 +127,12 @@ class ChatStream:
         logprob = float(entry["logprob"])
         others = tuple((-1, float(other["logprob"])) for other in entry.get("top_logprobs") or ())
         return Token(-1, str(entry["token"]), logprob, math.nan, logprob if plain else math.nan, others)
+
+
+def usage_of(frame: Any) -> Usage | None:
+    """Tokens read and written, where an answer tells them."""
+    usage = frame.get("usage") if isinstance(frame, dict) else None
+    return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens"))) if isinstance(usage, dict) else None
 
 
 def complaint_of(body: bytes) -> str:

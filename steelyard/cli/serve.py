@@ -58,6 +58,7 @@ def serve(
     context: Annotated[int | None, typer.Option(min=16, help="Most tokens of a conversation with its answer.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a slot; more are told to come again.")] = 64,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds an answer may take to begin; then its client is told to come again.")] = 120,
     spare: Annotated[
         bool, typer.Option(help="Keep a process (some 160 MB) waiting, so that answers are given again sooner if the engine's dies.")
     ] = True,
@@ -93,6 +94,7 @@ def serve(
             hosts=tuple(name or ()),
             origins=tuple(text.rstrip("/") for text in origin or ()),
             queue=queue,
+            wait_seconds=wait,
             spare=spare,
             drain_seconds=grace,
         )

@@ -41,12 +41,13 @@ class Keeper:
     Args:
         opening: what each child is told to open.
         queue: answers that may wait for a slot of one model.
+        wait: seconds within which an answer must have begun.
         say: receives lines for a person.
         spare: whether a second child, which has read its libraries and opened no model, waits to take the first one's place.
     """
 
-    def __init__(self, opening: Mapping[str, Any], queue: int, say: Callable[[str], None], spare: bool = False):
-        self.opening, self.queue, self.say, self.spare = opening, queue, say, spare
+    def __init__(self, opening: Mapping[str, Any], queue: int, wait: float, say: Callable[[str], None], spare: bool = False):
+        self.opening, self.queue, self.wait, self.say, self.spare = opening, queue, wait, say, spare
         self.infos: dict[str, ServedInfo] = {}
         self.child: Child | None = None
         self.starting: Child | None = None  # that child, from its first moment on
@@ -199,18 +200,26 @@ class Keeper:
             self._forget(number, cancel=True)
 
     async def stream(self, verb: str, name: str, *arguments: Any) -> AsyncIterator[Event]:
-        """The events of an answer, to the last. Raises what `ask` raises, before the first event."""
+        """The events of an answer, to the last.
+
+        Raises what `ask` raises, before the first event; `BusyError` too where that does not come within `wait`.
+        """
         stream = Stream(name)
         number, child = self._post(stream, verb, arguments)
         try:
             await child.sent()
+            try:
+                event = await asyncio.wait_for(stream.events.get(), self.wait)
+            except TimeoutError:
+                where, do = f"model `{name}`", "Ask again later."
+                raise BusyError(f"the answer has not begun within {self.wait:g} s", where=where, do=do) from None
             while True:
-                event = await stream.events.get()
                 if isinstance(event, SteelyardError):
                     raise event
                 yield event
                 if isinstance(event, Done):
                     return
+                event = await stream.events.get()
         finally:
             self._forget(number, cancel=True)
 

@@ -21,6 +21,7 @@ from steelyard.core.recipe_parts import LOCAL, Arm, ModelSource
 from steelyard.core.recipe_paths import rooted
 from steelyard.core.run import Run
 from steelyard.generate.constraints.constraint import require_packages
+from steelyard.generate.scoring import start_of
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import find, find_gguf
 from steelyard.model.files.check import RECORD
@@ -124,6 +125,7 @@ def _open_talker(
         slots=engine.spec.slots,
         vocabulary=engine.model.trunk.plan.inputs.vocabulary,
         eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
+        start=engine.model.tokenizer.decode([start_of(engine.model.tokenizer)]) if engine.model.tokenizer else "",
         tool_forms=taught(template.named.get("tool_use") or template.source) if template is not None and with_tools else (),
     )
     bound = tuple(lever.bind(opener.references) for lever in levers)

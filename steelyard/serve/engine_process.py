@@ -34,6 +34,7 @@ class EngineProcess:
     Args:
         models: what is served, under names that differ.
         queue: most answers that wait for a slot of one model before more are refused.
+        wait: seconds within which an answer must have begun; after that it is given up as one that came when too many did.
         say: receives lines for a person: what is downloaded, opened, or has died.
         documents: names of what clients' own `retrieve` levers may search; others are refused.
         spare: whether a second process (some 160 MB) waits with its libraries read, so that answers are given again sooner if the
@@ -45,6 +46,7 @@ class EngineProcess:
         models: Sequence[ServedModel],
         *,
         queue: int,
+        wait: float = 120.0,
         say: Callable[[str], None] = lambda line: None,
         documents: Sequence[str] = (),
         spare: bool = False,
@@ -59,7 +61,7 @@ class EngineProcess:
         written = [_model_written(model) for model in models]
         opening = {"models": written, "queue": queue, "documents": list(documents)}
         messages.framed([opening])  # what cannot be told to a child is refused here
-        self.keeper = Keeper(opening, queue, say, spare)
+        self.keeper = Keeper(opening, queue, wait, say, spare)
         self._pieces: dict[str, dict[int, str]] = {}
 
     # Its life

@@ -50,6 +50,8 @@ GRACE = 4.0
 """Seconds after the parent's end in which everything is closed in order."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 """What no UTF-8 text can hold."""
+REST = 1.0
+"""Seconds after a request after which, if none is under way, freed memory goes back to the system."""
 BROKEN = 70
 """Exit status of a process that cannot go on; its parent starts another."""
 
@@ -106,6 +108,7 @@ class Worker:
         self.over = asyncio.Event()
         self._energy = SharedEnergy()
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._resting: asyncio.TimerHandle | None = None
         self._readers = ThreadPoolExecutor(READERS, "steelyard-reader")
         self._encoder = ThreadPoolExecutor(1, "steelyard-encoder")
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITERS, "steelyard-waiter"))
@@ -136,7 +139,17 @@ class Worker:
                 continue
             work = self._open(*arguments) if verb == "open" else self._serve(number, verb, arguments)
             task = self._tasks[number] = asyncio.get_running_loop().create_task(work)
-            task.add_done_callback(lambda _, number=number: self._tasks.pop(number, None))
+            task.add_done_callback(lambda _, number=number: self._ended(number))
+
+    def _ended(self, number: int) -> None:
+        self._tasks.pop(number, None)
+        if not self._tasks and self._resting is None:
+            self._resting = asyncio.get_running_loop().call_later(REST, self._rest)
+
+    def _rest(self) -> None:
+        self._resting = None
+        if not self._tasks:
+            asyncio.get_running_loop().run_in_executor(self._readers, memory.trim)
 
     async def _open(self, opening: Mapping[str, Any]) -> None:
         """Opens all models, and says that they are ready or what is wrong."""

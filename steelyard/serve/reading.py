@@ -20,10 +20,13 @@ import pydantic
 from pydantic import Field
 
 from steelyard.core.errors import DataError, SteelyardError
+from steelyard.data.documents.pictures import installed
 from steelyard.data.documents.reading import VERSION, ReadLimits, Section, whole
 
 MEBIBYTE = 1024 * 1024
 LONGEST_REPLY = 256 * MEBIBYTE
+PICTURES = "its pages are pictures"
+NOT_INSTALLED = "reading the text in pictures (OCR) is not installed on this server: pip install 'steelyard[ocr]'"
 
 What = Literal["document", "picture"]
 
@@ -37,7 +40,11 @@ class ReadingLimits(pydantic.BaseModel):
     memory_bytes: int = Field(
         default=2048 * MEBIBYTE, ge=128 * MEBIBYTE, description="most memory to read a file, in bytes of address space"
     )
-    picture_seconds: float = Field(default=120.0, gt=0, description="longest time to recognise the text in a picture, in seconds")
+    picture_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="longest time to recognise the text in a picture, or in the pages of a PDF that are pictures, in seconds",
+    )
     picture_memory_bytes: int = Field(
         default=6144 * MEBIBYTE, ge=256 * MEBIBYTE, description="most memory for that, in bytes of address space"
     )
@@ -67,8 +74,14 @@ class Reading:
         return whole(self.sections)
 
 
+UNSEEN = f"document {VERSION} without OCR"
+"""The reader of a document with pages that are pictures, where recognition is not installed."""
+
+
 def current(reader: str) -> bool:
     """Whether a reader's text needs no reading again."""
+    if reader == UNSEEN:
+        return not installed()
     return not reader.startswith("document ") or reader == f"document {VERSION}"
 
 
@@ -81,9 +94,27 @@ class Readers:
 
     async def read(self, what: What, content: bytes, name: str) -> Reading:
         """The text of a file. It never fails: what stands in the way is the reading's reason."""
-        reply = await self._asked({"what": what, "name": name, "limits": self.limits.document.model_dump()}, content)
+        asked = {"what": what, "name": name, "limits": self.limits.document.model_dump()}
+        reply = await self._asked(asked, content)
         sections = tuple(Section(title, text) for title, text in reply["sections"])
+        if numbers := reply.get("pictures"):
+            return await self._scanned(sections, numbers, asked, content)
         return Reading(reply["reader"], sections, reply["reason"], reply["lasting"])
+
+    async def _scanned(self, sections: tuple[Section, ...], numbers: list[int], asked: dict[str, Any], content: bytes) -> Reading:
+        """A PDF some of whose pages are pictures: with their text where that can be recognised, else with a note in their place."""
+        reader, why, lasting = UNSEEN, NOT_INSTALLED, True
+        seen: dict[int, Section] = {}
+        if installed():
+            reply = await self._asked(asked | {"what": "scan", "pages": numbers}, content)
+            reader, why, lasting = reply["reader"], reply["reason"], reply["lasting"]
+            seen = {number: Section(f"page {number}, by OCR", text) for number, text in reply.get("pages", ())}
+        if not sections and not seen:
+            return Reading(reader, (), why if why.startswith(PICTURES) else f"{PICTURES}: {why}", lasting)
+        if why is not None:
+            seen = {number: Section(f"page {number}", f"(This page is a picture. Its text was not read: {why}.)") for number in numbers}
+        placed = seen | {int(section.title.removeprefix("page ")): section for section in sections}
+        return Reading(reader, tuple(placed[number] for number in sorted(placed)), None, lasting)
 
     async def crop(self, content: bytes, name: str, rectangle: Sequence[int]) -> bytes:
         """A piece of a picture as a PNG; the rectangle is left, top, width and height in pixels of the upright picture.

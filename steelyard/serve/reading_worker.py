@@ -37,10 +37,21 @@ def confine(memory_bytes: int, seconds: float) -> None:
 
 
 def document(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a document."""
+    """The sections of a document, and the numbers of pages that are pictures."""
     from steelyard.data.documents.reading import ReadLimits, read
 
-    return {"sections": [(section.title, section.text) for section in read(content, asked["name"], ReadLimits(**asked["limits"]))]}
+    pictures: list[int] = []
+    sections = read(content, asked["name"], ReadLimits(**asked["limits"]), pictures)
+    return {"sections": [(section.title, section.text) for section in sections], "pictures": pictures}
+
+
+def scan(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
+    """The text of a document's pages that are pictures, by their numbers, and what recognised it."""
+    from steelyard.data.documents.pdf import recognised_pages
+    from steelyard.data.documents.reading import plain
+
+    reader, found = recognised_pages(content, asked["name"], asked["pages"], asked["limits"]["scanned_pages"])
+    return {"reader": reader, "pages": [(number, plain(text)) for number, text in found]}
 
 
 def picture(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +69,7 @@ def crop(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
     return {"content": base64.b64encode(cropped(content, asked["name"], asked["rectangle"], asked["pixels"])).decode("ascii")}
 
 
-READS = {"document": document, "picture": picture, "crop": crop}
+READS = {"document": document, "scan": scan, "picture": picture, "crop": crop}
 
 
 def main() -> None:

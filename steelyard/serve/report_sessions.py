@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 
 NAME = "steelyard_reports"
@@ -30,15 +31,16 @@ class ReportSessions:
 
     Args:
         seconds: how long one lasts.
+        clock: tells seconds.
     """
 
-    def __init__(self, seconds: float):
-        self.seconds = seconds
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic):
+        self.seconds, self._clock = seconds, clock
         self._known: dict[bytes, tuple[str, float]] = {}
 
     def open(self, user: str) -> str:
         """A new session; returns what the cookie holds."""
-        now = time.monotonic()
+        now = self._clock()
         self._known = {token: one for token, one in self._known.items() if one[1] > now}
         while len(self._known) >= MOST:
             del self._known[next(iter(self._known))]
@@ -54,7 +56,7 @@ class ReportSessions:
             return None
         # A digest is looked up, so the time it takes tells nothing of what is kept.
         user, until = self._known.get(_digest(token.value), ("", 0.0)) if token is not None else ("", 0.0)
-        return user if until > time.monotonic() else None
+        return user if until > self._clock() else None
 
     def close(self, user: str) -> None:
         """Ends all sessions of a user."""

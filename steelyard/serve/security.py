@@ -10,6 +10,7 @@ with a session (`report_sessions.py`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import urllib.parse
 from collections.abc import MutableMapping
@@ -34,6 +35,8 @@ PROTECTED = {
     "cache-control": "no-store",
 }
 """Headers of every answer that has none of its own of that name."""
+LINGER_SECONDS, LINGER_BYTES = 2.0, 64 * 1024 * 1024
+"""How long, and how much of, a body that nobody reads is still taken after its answer."""
 
 
 class Security:
@@ -51,7 +54,7 @@ class Security:
         if scope["type"] != "http":  # there are no web sockets here
             return await send({"type": "websocket.close", "code": 1008})
         body = _Body(receive, self._largest(scope["path"]), self.settings.body_seconds)
-        answer = _Answer(send)
+        answer = _Answer(send, body, Headers(scope=scope))
         try:
             self._admit(scope)
             body.check(Headers(scope=scope))
@@ -158,15 +161,37 @@ class _Body:
 
 
 class _Answer:
-    """Where an answer goes, with the headers that protect whoever reads it."""
+    """Where an answer goes, with the headers that protect whoever reads it.
 
-    def __init__(self, send: Send):
-        self.send, self.begun = send, False
+    An answer that comes before the request's body was read to its end is the last one of its connection: what still comes is thrown away
+    for a while, because a client that writes does not read yet, and then the connection is closed.
+    """
+
+    def __init__(self, send: Send, body: _Body, asked: Headers):
+        self.send, self.body, self.begun = send, body, False
+        self.bodied = asked.get("content-length", "0") != "0" or "transfer-encoding" in asked
+        self.last = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.begun = True
+            self.begun, self.last = True, self.bodied and not self.body.complete
             headers = MutableHeaders(scope=message)
             for name, value in PROTECTED.items():
                 headers.setdefault(name, value)
+            if self.last:
+                headers["connection"] = "close"
+        elif self.last and message["type"] == "http.response.body" and not message.get("more_body", False):
+            await self.send({**message, "more_body": True})
+            await self._linger()
+            message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self.send(message)
+
+    async def _linger(self) -> None:
+        thrown = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while thrown < LINGER_BYTES:
+                    message = await self.body.receive()
+                    if message["type"] != "http.request" or not message.get("more_body", False):
+                        return
+                    thrown += len(message.get("body", b""))

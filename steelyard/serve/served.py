@@ -78,6 +78,7 @@ class ServedInfo:
         vocabulary: rows of its token table: ids are below it.
         eos_ids: tokens that end an answer.
         tool_forms: the forms in which its chat template teaches it to write calls of tools (`tool_forms.py`).
+        start: the text of the token that a text without context follows; empty for an encoder.
         calibration: what its confidence was calibrated on (`task`, `n`, `made`, `measure`, `right`, `threshold`, `abstains`), or None.
     """
 
@@ -94,3 +95,4 @@ class ServedInfo:
     eos_ids: tuple[int, ...] = ()
     tool_forms: tuple[str, ...] = ()
     calibration: Mapping[str, Any] | None = None
+    start: str = ""

@@ -119,7 +119,9 @@ def _signals(server: uvicorn.Server) -> Iterator[None]:
 
 
 async def _serving(settings: ServeSettings, models: Sequence[ServedModel], listener: socket.socket, say: Callable[[str], None]) -> None:
-    engine = EngineProcess(models, queue=settings.queue, say=say, documents=settings.documents, spare=settings.spare)
+    engine = EngineProcess(
+        models, queue=settings.queue, wait=settings.wait_seconds, say=say, documents=settings.documents, spare=settings.spare
+    )
     store = await asyncio.to_thread(_opened, settings)
     try:
         drain = Drain()

@@ -51,6 +51,9 @@ class ServeSettings(pydantic.BaseModel):
     seconds: float = Field(600.0, gt=0, description="longest time from request to the end of the answer, in seconds")
 
     queue: int = Field(64, ge=0, description="requests that may wait for a slot; more get 429")
+    wait_seconds: float = Field(
+        120.0, gt=0, description="longest wait for an answer's first token, in the queue and while its prompt is read, in seconds; then 429"
+    )
     retry_seconds: int = Field(2, ge=1, description="what Retry-After says with 429 and 503, in seconds")
     resume_seconds: float = Field(300.0, ge=0, description="how long a stream that has ended or lost its client can be resumed, in seconds")
     resume_bytes: int = Field(64 * MEBIBYTE, ge=0, description="most bytes of streams kept to be resumed, over all clients")

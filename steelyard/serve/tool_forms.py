@@ -1,18 +1,26 @@
 """The forms in which models write calls of tools: what opens one, what closes it, and how its inside is read.
 
 A model writes calls as its chat template taught it, so the template says which forms its answers are read for: those whose marks stand
-in it. What stands between the marks must be nothing but calls of functions that were offered, or it stays the text it was. No code is
-ever run: where a model writes calls as Python does, names and literals are read and everything else is refused.
+in it. Where a call names a function that was offered and then begins its arguments, it is a call, and the arguments are passed on while
+they are written (`tool_reading.py`), JSON or not. All else between the marks must be nothing but calls of functions that were offered,
+or it stays the text it was. No code is ever run: where a model writes calls as Python does, names and literals are read and everything
+else is refused.
 
-    hermes     <tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen, SmolLM3
-    python tag <|python_tag|>{"name": ..., "parameters": {...}}; {...}         Llama 3.1 to 3.3; also NAME.call(key="value"); the tag
-                                                                               may be missing where calls are the whole answer
-    mistral    [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]           Mistral 7B v0.3, Nemo
-               [TOOL_CALLS]NAME[ARGS]{...}                                     Mistral Small and later
-    function   <function=NAME>{...}</function>                                 Functionary 3.1
-    pythonic   [NAME(key="value"), NAME()] as the whole answer                 ToolACE, Llama 4
-    lfm        <|tool_call_start|>[NAME(key="value")]<|tool_call_end|>         LFM2
-    phi        <|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>  Phi-4-mini
+    hermes      <tool_call>{"name": ..., "arguments": {...}}</tool_call>        Hermes, Qwen 2.5 and 3, SmolLM3
+    python tag  <|python_tag|>{"name": ..., "parameters": {...}}; {...}         Llama 3.1 to 3.3; also NAME.call(key="value"); the tag
+                                                                                may be missing where calls are the whole answer
+    mistral     [TOOL_CALLS] [{"name": ..., "arguments": {...}}, ...]           Mistral 7B v0.3, Nemo
+                [TOOL_CALLS]NAME[ARGS]{...}                                     Mistral Small and later
+    function    <function=NAME>{...}</function>                                 Functionary 3.1
+    recipient   >>>NAME, a line end, {...}; text after >>>all                   Functionary 3.2, whose prompt ends with the first >>>
+    elements    <tool_call><function=NAME><parameter=KEY>VALUE</parameter>      Qwen3-Coder
+                </function></tool_call>
+    deepseek    <｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME, a fenced block   DeepSeek V3, R1
+                of JSON, <｜tool▁call▁end｜>
+                <｜tool▁call▁begin｜>NAME<｜tool▁sep｜>{...}<｜tool▁call▁end｜>    DeepSeek V3.1
+    pythonic    [NAME(key="value"), NAME()] as the whole answer                 ToolACE, Llama 4
+    lfm         <|tool_call_start|>[NAME(key="value")]<|tool_call_end|>         LFM2
+    phi         <|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>  Phi-4-mini
 
 An answer that is nothing but the JSON of a call, or of a list of them (Llama 3, xLAM), is one whatever the template. A template without
 any of these marks is read for the first form.
@@ -27,14 +35,21 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+from steelyard.serve.tool_arguments import ElementArguments, JsonArguments
+
 Calls = list[tuple[str, str]]
 """Names, each with the JSON text of its arguments."""
 
 LONGEST = 50_000
 """Characters of a call; more is text."""
 WORDS = {"true": True, "false": False, "null": None}
-MISTRAL = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})(?:\[CALL_ID\][A-Za-z0-9]{1,64})?\s*(?:\[ARGS\])?\s*(\{.*)", re.DOTALL)
-FUNCTION = re.compile(r"([A-Za-z0-9_.-]{1,64})>(.*)", re.DOTALL)
+_NAME = r"(?P<name>[A-Za-z0-9_.-]{1,64})"
+_QUOTED = r'"name"\s*:\s*(?P<quoted>"(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+_MORE_KEYS = r'(?:\s*,\s*"[^"\\]*"\s*:\s*(?:"(?:[^"\\]|\\.)*"|[-\w.]+))*'
+JSON_HEAD = re.compile(rf"\s*\[?\s*\{{\s*{_QUOTED}")
+JSON_NEXT = re.compile(rf"{_MORE_KEYS}\s*\}}[\s,;]*\{{\s*{_QUOTED}")
+JSON_TAIL = re.compile(rf"{_MORE_KEYS}\s*\}}[\s\]]*")
+BLANK = re.compile(r"\s*")
 
 
 def json_calls(text: str, names: Collection[str]) -> Calls:
@@ -85,17 +100,10 @@ def tagged_python_calls(text: str, names: Collection[str]) -> Calls:
     return found
 
 
-def mistral_calls(text: str, names: Collection[str]) -> Calls:
-    """A JSON list of calls, or a name and its arguments."""
-    if text.lstrip().startswith(("[", "{")):
-        return json_calls(text, names)
-    found = MISTRAL.match(text)
-    return _named(found, names)
-
-
-def function_calls(text: str, names: Collection[str]) -> Calls:
-    """`NAME>{...}`: what stands between `<function=` and `</function>`."""
-    return _named(FUNCTION.match(text), names)
+def no_calls(text: str, names: Collection[str]) -> Calls:
+    """None: where a form's calls all begin with a name, what does not is text."""
+    del text, names
+    return []
 
 
 @dataclass(frozen=True)
@@ -107,27 +115,59 @@ class Form:
         mark: what stands in the chat templates of models that write it.
         opening: what begins a call; empty where the whole answer is one.
         closing: what ends it; empty where the next opening or the end of the answer does.
-        read: gives the calls between them.
+        read: gives the calls between them where `head` found none.
         bare: whether the marks may be missing where calls are the whole answer.
+        head: what stands from the opening to the arguments, with the function's `name`, or the JSON of it (`quoted`). None where calls
+            can be read only when they are whole.
+        next: the same for a further call right after the arguments.
+        tail: what may stand between the arguments and the closing, where the name does not stand in JSON.
+        arguments: how they are written.
+        around: marks around one call or several, that belong to them.
+        silent: what may follow the opening and makes it none: text follows.
+        begun: whether answers begin within a call, because the prompt ends with the opening.
+        instead: names of forms whose marks stand in the same templates, but do not mean them there.
     """
 
     name: str
     mark: str
     opening: str
     closing: str
-    read: Callable[[str, Collection[str]], Calls]
+    read: Callable[[str, Collection[str]], Calls] = no_calls
     bare: bool = False
+    head: re.Pattern[str] | None = None
+    next: re.Pattern[str] | None = None
+    tail: re.Pattern[str] = BLANK
+    arguments: Callable[[Any], JsonArguments | ElementArguments] = JsonArguments
+    around: tuple[str, str] = ("", "")
+    silent: str = ""
+    begun: bool = False
+    instead: tuple[str, ...] = ()
 
 
+_MISTRAL = re.compile(rf"{JSON_HEAD.pattern}|\s*{_NAME}(?:\[CALL_ID\][A-Za-z0-9]{{1,64}})?\s*(?:\[ARGS\])?\s*(?=\{{)")
+_DEEPSEEK = re.compile(
+    rf"\s*(?:function<｜tool▁sep｜>{_NAME}\s*|{_NAME.replace('name', 'other')}<｜tool▁sep｜>\s*)(?:```(?:json)?\s*)?(?=\{{)"
+)
 FORMS = (
-    Form("hermes", "<tool_call>", "<tool_call>", "</tool_call>", json_calls),
-    Form("python tag", "<|python_tag|>", "<|python_tag|>", "", tagged_python_calls, bare=True),
-    Form("mistral", "[TOOL_CALLS]", "[TOOL_CALLS]", "", mistral_calls),
-    Form("function", "<function=", "<function=", "</function>", function_calls),
+    Form("hermes", "<tool_call>", "<tool_call>", "</tool_call>", json_calls, head=JSON_HEAD, next=JSON_NEXT),
+    Form("python tag", "<|python_tag|>", "<|python_tag|>", "", tagged_python_calls, bare=True, head=JSON_HEAD, next=JSON_NEXT),
+    Form("mistral", "[TOOL_CALLS]", "[TOOL_CALLS]", "", json_calls, head=_MISTRAL, next=JSON_NEXT),
+    Form("function", "<function=", "<function=", "</function>", head=re.compile(rf"{_NAME}>\s*(?=\{{)")),
+    Form("recipient", ">>>all", ">>>", "", head=re.compile(rf"{_NAME}\n\s*(?=\{{)"), silent="all\n", begun=True),
+    Form(
+        "elements", "<parameter=", "<function=", "</function>",
+        head=re.compile(rf"{_NAME}>"), arguments=ElementArguments, around=("<tool_call>", "</tool_call>"), instead=("hermes", "function"),
+    ),
+    Form(
+        "deepseek", "<｜tool▁call▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>",
+        head=_DEEPSEEK, tail=re.compile(r"\s*(?:```)?\s*"), around=("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"),
+    ),
     Form("pythonic", "func_name1(", "", "", python_calls, bare=True),
     Form("lfm", "<|tool_call_start|>", "<|tool_call_start|>", "<|tool_call_end|>", python_calls),
-    Form("phi", "<|tool_call|>", "<|tool_call|>", "<|/tool_call|>", json_calls),
-)
+    Form("phi", "<|tool_call|>", "<|tool_call|>", "<|/tool_call|>", json_calls, head=JSON_HEAD, next=JSON_NEXT),
+)  # fmt: skip
+BARE = Form("bare", "", "", "", json_calls, head=JSON_HEAD, next=JSON_NEXT)
+"""An answer that is nothing but the JSON of calls, whatever the template."""
 BY_NAME = {form.name: form for form in FORMS}
 USUAL = ("hermes",)
 """What answers are read for where a template has none of the marks."""
@@ -135,7 +175,38 @@ USUAL = ("hermes",)
 
 def taught(template: str) -> tuple[str, ...]:
     """The names of the forms that a chat template teaches."""
-    return tuple(form.name for form in FORMS if form.mark in template) or USUAL
+    there = [form for form in FORMS if form.mark in template]
+    other = {name for form in there for name in form.instead}
+    return tuple(form.name for form in there if form.name not in other) or USUAL
+
+
+@dataclass(frozen=True)
+class Head:
+    """The beginning of a call.
+
+    Attributes:
+        name: of an offered function.
+        end: where its arguments begin.
+        tail: what may follow them before the closing.
+    """
+
+    name: str
+    end: int
+    tail: re.Pattern[str]
+
+
+def headed(form: Form, text: str, names: Collection[str], again: bool = False) -> Head | None:
+    """The call of an offered function that a text begins with, once its arguments begin; `again` is for a further one in the same marks."""
+    pattern = form.next if again else form.head
+    found = pattern.match(text) if pattern is not None else None
+    if found is None:
+        return None
+    told = found.groupdict()
+    quoted = told.get("quoted")
+    name = told.get("name") or told.get("other") or _json(quoted or "null")
+    if not isinstance(name, str) or name not in names:
+        return None
+    return Head(name, found.end(), JSON_TAIL if quoted else form.tail)
 
 
 def _json(text: str) -> Any:
@@ -148,14 +219,6 @@ def _json(text: str) -> Any:
 
 def _no_constant(word: str) -> Any:
     raise ValueError(word)
-
-
-def _named(found: re.Match[str] | None, names: Collection[str]) -> Calls:
-    """The call of a name and the JSON object of its arguments."""
-    if found is None or found[1] not in names:
-        return []
-    arguments = _json(found[2])
-    return [(found[1], json.dumps(arguments, ensure_ascii=False))] if isinstance(arguments, dict) else []
 
 
 def _python_call(call: ast.expr, names: Collection[str]) -> tuple[str, str]:

@@ -25,7 +25,9 @@ LOCAL = "local"
 """Who asks where there are no users."""
 SHORTEST = 16
 """Characters of a key."""
-MOST = 10_000
+MOST = 9_000
+MOST_BYTES = 2 * 1024 * 1024
+"""Of the file."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@-]{0,63}\Z")
 DIGEST = re.compile(r"sha256:([0-9a-f]{64})\Z")
 DRAW = 'python -c "import secrets; print(secrets.token_urlsafe())"'
@@ -49,12 +51,13 @@ def users_from(path: Path) -> dict[str, str]:
             for a key is never quoted.
     """
     try:
-        document = read(path)
+        document = read(path, MOST_BYTES)
     except RecipeError as error:
         raise SteelyardError("the users cannot be read", where=error.where, do="Write one `name: key` a line, as YAML or JSON.") from None
     if not isinstance(document.value, Mapping) or not 0 < len(document.value) <= MOST:
         raise SteelyardError(f"this does not name 1 to {MOST:,} users", where=str(path), do="Write one `name: key` a line.")
     users: dict[str, str] = {}
+    known: set[str] = set()
     for name, key in document.value.items():
         where = document.where((name,)) if NAME.match(name) else str(path)
         if not NAME.match(name):
@@ -67,8 +70,9 @@ def users_from(path: Path) -> dict[str, str]:
                 do=f"Draw one: {DRAW}. Put it into quotes if it is all digits.",
             )
         users[name] = hashed[1] if hashed else digest_of(key)
-        if list(users.values()).count(users[name]) > 1:
+        if users[name] in known:
             raise SteelyardError("two users have the same key", where=where, do=f"Draw another one: {DRAW}.")
+        known.add(users[name])
     return users
 
 

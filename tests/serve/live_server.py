@@ -48,7 +48,9 @@ class LiveServer:
                 from steelyard.serve.store.store import Store
 
                 store = Store(self._store)
-            self.engine = EngineProcess(self._models, queue=self.settings.queue, say=lambda line: None, documents=self.settings.documents)
+            self.engine = EngineProcess(
+                self._models, queue=self.settings.queue, wait=self.settings.wait_seconds, documents=self.settings.documents
+            )
             await self.engine.start()
             app = create_app(self.settings, self.engine, store)
             self._server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, timeout_graceful_shutdown=1))

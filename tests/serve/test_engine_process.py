@@ -397,6 +397,24 @@ def test_more_than_slots_and_queue_are_refused_as_busy_and_may_come_again(runnin
     assert answered(running, name="tooled").reason == "length"
 
 
+def test_who_waits_too_long_for_a_first_token_is_told_so_and_leaves_the_queue(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait() -> None:
+        answerer = running.engine.answerer("tooled")  # one slot
+        long = [asyncio.create_task(collect(answerer.answer(HI, LONG))) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        monkeypatch.setattr(running.engine.keeper, "wait", 0.05)
+        with pytest.raises(BusyError, match="not begun within 0.05 s"):
+            await collect(answerer.answer(HI, SHORT))
+        while (await running.engine.status())["models"]["tooled"]["waiting"] > 2:  # it leaves before the next step
+            await asyncio.sleep(0.01)
+        assert not any(task.done() for task in long)  # whose wait was longer
+        for task in long:
+            task.cancel()
+        await asyncio.wait(long)
+
+    running.run(wait())
+
+
 def test_an_answer_that_takes_too_long_ends_as_it_is(running: Running) -> None:
     answer = answered(running, AnswerSettings(max_tokens=220, ignore_eos=True, seconds=1e-6))
     assert answer.reason == "timeout"

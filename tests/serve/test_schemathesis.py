@@ -12,7 +12,7 @@ from tests.serve.live_server import LiveServer
 
 schemathesis = pytest.importorskip("schemathesis", reason="it is of the extra `test`")
 
-EACH = 4
+EACH = 3
 """Requests of each kind to each operation."""
 SETTINGS = hypothesis.settings(
     max_examples=EACH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from steelyard.core.errors import SteelyardError
+from steelyard.serve import security
 from steelyard.serve.security import Security
 from steelyard.serve.settings import ServeSettings, is_loopback, key_from
 from tests.serve.live_server import LiveServer
@@ -99,7 +101,7 @@ def test_every_route_needs_the_key_but_the_files_of_the_page() -> None:
         assert refusal.status_code == 401 and refusal.headers["www-authenticate"] == "Bearer"
         assert refusal.json()["error"]["code"] == "invalid_api_key"
     for key in (KEY[:-1], KEY + "x", "", "é" * 16):
-        assert client.get("/api/thing", headers={"Authorization": f"Bearer {key}".encode()}).status_code == 401
+        assert client.get("/api/thing", headers={"Authorization": f"Bearer {key}".encode()}).status_code == 401  # type: ignore[arg-type]
     assert client.get("/api/thing", headers={"Authorization": f"Basic {KEY}"}).status_code == 401
     assert client.get("/api/thing", headers={"Authorization": f"bearer {KEY}"}).status_code == 200
     assert client.get("/assets/a.js").status_code == client.get("/health").status_code == 200
@@ -132,6 +134,20 @@ def raw(server: LiveServer) -> Iterator[socket.socket]:
 def test_a_body_that_is_too_large_is_not_read_to_its_end(server: LiveServer, raw: socket.socket) -> None:
     raw.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000000\r\n\r\n")
     assert b"413" in raw.recv(1000).split(b"\r\n")[0]
+    sent, most = 0, security.LINGER_BYTES + 64 * 2**20  # what lies in the buffers of both ends comes on top
+    with contextlib.suppress(OSError):
+        while sent < most:
+            raw.sendall(b"a" * 2**20)
+            sent += 2**20
+    assert sent < most, "the connection was not closed"
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/attachments", "/api/import"])
+def test_a_client_that_writes_before_it_reads_is_told_why(server: LiveServer, path: str) -> None:
+    largest = server.settings.upload_bytes if path.startswith(security.UPLOADS) else server.settings.body_bytes
+    response = server.client.post(path, content=iter([b"a" * 2**20] * (largest // 2**20 + 8)))
+    assert response.status_code == 413 and response.headers["connection"] == "close"
+    assert server.client.get("/ready").status_code == 200
 
 
 @pytest.mark.parametrize(

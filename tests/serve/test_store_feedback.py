@@ -106,6 +106,9 @@ def test_feedback_that_makes_no_sense_is_refused(store: Store) -> None:
     ):
         with pytest.raises(DataError):
             choose(ANN, conversation, question, chosen, rejected, strength, both_bad)
+    for pair in ((reply, reply), (reply,), (question, reply), (further, reply), (reply, "nowhere"), (reply, 7)):
+        with pytest.raises((DataError, NotFoundError)):
+            choose(ANN, conversation, question, reply, None, 1, shown=pair)  # type: ignore[arg-type]
     both = choose(ANN, conversation, question, None, None, 1, True, "students")
     assert both["value"]["group"] == "students" and both["value"]["both_bad"]
     with pytest.raises(DataError):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
 from steelyard.serve.api.tool_calls import CallPart, Piece, chosen, forced, form_of, replayed, rooted, shown, spelled_out
 
-NAMES = frozenset({"clock", "stop"})
+SCHEMA = {"type": "object", "properties": {"zone": {"type": "string"}, "at": {"type": "array"}, "deep": {"type": "object"}}}
+NAMES = {"clock": SCHEMA, "stop": None}
 CALL = '{"name": "clock", "arguments": {"zone": "utc"}}'
 
 

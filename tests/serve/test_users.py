@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from steelyard.core.errors import SteelyardError
+from steelyard.serve import users
 from steelyard.serve.engine_process import ServedModel
 from steelyard.serve.report_sessions import MOST, NAME, ReportSessions
 from steelyard.serve.settings import ServeSettings
@@ -282,6 +283,8 @@ def test_users_are_read_from_yaml_and_json_with_keys_or_digests(tmp_path: Path) 
     (tmp_path / "users.yaml").write_text(f"ann: {ANN}\nbob: sha256:{digest_of(BOB)}\n")
     (tmp_path / "users.json").write_text(json.dumps({"ann": ANN, "bob": BOB}))
     assert users_from(tmp_path / "users.yaml") == users_from(tmp_path / "users.json") == told
+    (tmp_path / "many.json").write_text(json.dumps({f"user{number}": f"sha256:{number:064x}" for number in range(users.MOST)}))
+    assert len(users_from(tmp_path / "many.json")) == users.MOST
     keys = Keys.of(told, None)
     assert (keys.user(ANN.encode()), keys.user(BOB.encode()), keys.user(b""), keys.user(digest_of(BOB).encode())) == (
         "ann",
@@ -336,10 +339,9 @@ def test_a_session_opens_reports_and_nothing_else(shared: LiveServer) -> None:
         assert httpx.get(f"{shared.url}/api/reports/first/report.html", headers=cookie).status_code == 401
 
 
-def test_sessions_end_by_themselves_and_do_not_gather(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sessions_end_by_themselves_and_do_not_gather() -> None:
     now = 0.0
-    monkeypatch.setattr("steelyard.serve.report_sessions.time.monotonic", lambda: now)
-    sessions = ReportSessions(10)
+    sessions = ReportSessions(10, clock=lambda: now)
     first = f"{NAME}={sessions.open('ann')}"
     assert sessions.user(f"other=1; {first}") == "ann"
     now = 11.0

@@ -8,6 +8,7 @@ with the package and run without a network connection. It may err, and whoever p
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import io
 import warnings
 from collections.abc import Sequence
@@ -87,25 +88,52 @@ def recognised(content: bytes, name: str, pixels: int) -> tuple[str, list[Sectio
         UnsupportedError: no recognition is installed.
         DataError: the picture cannot be decoded, or there is no text in it.
     """
-    try:
+    recogniser = Recogniser(name)
+    text = recogniser.read(opened(content, name, pixels))
+    if not text:
+        raise DataError("OCR found no text in it", where=name, do="Choose a piece with text, or say what it shows.")
+    return recogniser.name, [Section("", text)]
+
+
+def installed() -> bool:
+    """Whether text in pictures can be recognised here."""
+    return importlib.util.find_spec("rapidocr_onnxruntime") is not None
+
+
+class Recogniser:
+    """Recognises the text in pictures.
+
+    Args:
+        file: what it reads, for its errors.
+
+    Raises:
+        UnsupportedError: none is installed.
+    """
+
+    def __init__(self, file: str):
+        try:
+            from rapidocr_onnxruntime import RapidOCR  # pyright: ignore[reportMissingImports]  # of the extra `ocr`
+        except ModuleNotFoundError as error:
+            raise UnsupportedError(
+                "it is a picture, and reading the text in pictures (OCR) is not installed on this server: pip install 'steelyard[ocr]'",
+                where=file,
+            ) from error
+        self.name = f"{PACKAGE} {importlib.metadata.version(PACKAGE)}"
+        self._read = RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1)
+
+    def read(self, picture: Any) -> str:
+        """The lines of text in a decoded picture (RGB or RGBA), from top to bottom; empty where there are none."""
         import numpy
         from PIL import Image
-        from rapidocr_onnxruntime import RapidOCR  # pyright: ignore[reportMissingImports]  # of the extra `ocr`
-    except ModuleNotFoundError as error:
-        raise UnsupportedError(
-            "it is a picture, and reading the text in pictures (OCR) is not installed on this server: pip install 'steelyard[ocr]'",
-            where=name,
-        ) from error
-    picture = opened(content, name, pixels)
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    margin = max(16, (LEAST_SIDE - min(picture.size)) // 2)
-    paper = Image.new("RGB", (picture.width + 2 * margin, picture.height + 2 * margin), "white")
-    paper.paste(picture, (margin, margin), picture if picture.mode == "RGBA" else None)
-    found, _ = RapidOCR(intra_op_num_threads=1, inter_op_num_threads=1)(numpy.asarray(paper)[:, :, ::-1])  # it was taught on BGR
-    lines = _in_order([(box, text) for box, text, score in list[Any](found or []) if float(score) >= LEAST_SCORE and text.strip()])
-    if not lines:
-        raise DataError("OCR found no text in it", where=name, do="Choose a piece with text, or say what it shows.")
-    return f"{PACKAGE} {importlib.metadata.version(PACKAGE)}", [Section("", "\n".join(lines))]
+
+        picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+        margin = max(16, (LEAST_SIDE - min(picture.size)) // 2)
+        paper = Image.new("RGB", (picture.width + 2 * margin, picture.height + 2 * margin), "white")
+        paper.paste(picture, (margin, margin), picture if picture.mode == "RGBA" else None)
+        found, _ = self._read(numpy.asarray(paper)[:, :, ::-1])  # it was taught on BGR
+        return "\n".join(
+            _in_order([(box, text) for box, text, score in list[Any](found or []) if float(score) >= LEAST_SCORE and text.strip()])
+        )
 
 
 def _in_order(found: Sequence[tuple[Any, str]]) -> list[str]:

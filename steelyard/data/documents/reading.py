@@ -23,7 +23,7 @@ HTML = "text/html"
 TEXT = "text/plain"
 OFFICE = "application/vnd.openxmlformats-officedocument."
 WORD, SHEETS, SLIDES = f"{OFFICE}wordprocessingml.document", f"{OFFICE}spreadsheetml.sheet", f"{OFFICE}presentationml.presentation"
-VERSION = 1
+VERSION = 2
 """Of how files are read; a text that another version read is read again."""
 _HTML_OPENINGS = ("<!doctype html", "<html", "<head", "<body")
 
@@ -38,6 +38,7 @@ class ReadLimits(pydantic.BaseModel):
     unpacked_bytes: int = Field(
         default=256 * MEBIBYTE, ge=1, description="most bytes that a document's archive may unpack to, counted while it does"
     )
+    scanned_pages: int = Field(default=50, ge=0, description="most pages whose text is recognised because they are pictures")
     depth: int = Field(default=256, ge=1, description="most elements within one another")
 
 
@@ -74,8 +75,11 @@ def is_html(text: str) -> bool:
     return opening.startswith(_HTML_OPENINGS)
 
 
-def read(content: bytes, name: str, limits: ReadLimits | None = None) -> list[Section]:
+def read(content: bytes, name: str, limits: ReadLimits | None = None, pictures: list[int] | None = None) -> list[Section]:
     """The sections of a document that hold text, in order.
+
+    Args:
+        pictures: takes the numbers of a PDF's pages that are pictures. Where there are any the document may hold no text.
 
     Raises:
         DataError: it is of no kind that is read, damaged, protected by a password, without text, or beyond a limit; `name` is where.
@@ -85,7 +89,7 @@ def read(content: bytes, name: str, limits: ReadLimits | None = None) -> list[Se
     if kind == PDF:
         from steelyard.data.documents.pdf import pages
 
-        found: Iterable[Section] = pages(content, name, limits)
+        found: Iterable[Section] = pages(content, name, limits, pictures)
     elif kind in (WORD, SHEETS, SLIDES):
         from steelyard.data.documents.office import sections
 
@@ -99,10 +103,10 @@ def read(content: bytes, name: str, limits: ReadLimits | None = None) -> list[Se
     else:
         raise DataError("a kind of file that is not read", where=name, do="Give a PDF, an office document, a web page, or text.")
     kept = list(within(found, name, limits))
-    if not kept:
-        pictures = kind == PDF
-        what = "it holds no text; its pages may be pictures" if pictures else "it holds no text"
-        raise DataError(what, where=name, do="Give it with its text." if not pictures else "Give a PDF whose text can be selected.")
+    if not kept and not pictures:
+        if kind == PDF:
+            raise DataError("it holds no text; its pages may be pictures", where=name, do="Give a PDF whose text can be selected.")
+        raise DataError("it holds no text", where=name, do="Give it with its text.")
     return kept
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -79,7 +79,7 @@ class Asked:
     Attributes:
         settings: how each answer is drawn.
         tools: shown to the template, in OpenAI's form; None where there are none or they stand in the conversation itself.
-        names: functions that may be called; empty where none may.
+        names: functions that may be called, with the schemas of their arguments; empty where none may.
         forced: whether the answer is a call.
         calls: most calls of an answer, or None.
         alternatives: per token, or None where no tokens are asked for.
@@ -90,7 +90,7 @@ class Asked:
     settings: Sequence[AnswerSettings]
     levers: tuple[Lever, ...] = ()
     tools: Sequence[Mapping[str, Any]] | None = None
-    names: frozenset[str] = frozenset()
+    names: Mapping[str, Any] = field(default_factory=dict)
     forced: bool = False
     calls: int | None = None
     alternatives: int | None = None
@@ -165,7 +165,8 @@ def ask(
                 param="tools",
                 code="unsupported_field",
             )
-        return conversation, {"tools": offer.tools, "names": frozenset(names), "calls": None if offer.several else 1}, None
+        schemas = {tool["function"]["name"]: tool["function"].get("parameters") for tool in offer.tools}
+        return conversation, {"tools": offer.tools, "names": schemas, "calls": None if offer.several else 1}, None
     called = [tool for tool in offer.tools if offer.named in (None, tool["function"]["name"])]
     form = fields.bounded(tool_calls.form_of(called), service, "tools")
     if takes_tools:

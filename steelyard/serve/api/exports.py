@@ -10,6 +10,7 @@ from fastapi.responses import StreamingResponse
 
 from steelyard.serve.api.attachments import body_within
 from steelyard.serve.api.conversations import stored
+from steelyard.serve.api.reading import read_all
 from steelyard.serve.service import Service
 
 
@@ -19,7 +20,7 @@ def router(service: Service) -> APIRouter:
     routes = APIRouter(prefix="/api", tags=["export"])
 
     @routes.get("/export", response_class=StreamingResponse)
-    def export(
+    async def export(
         request: Request,
         kind: Literal["conversations", "sft", "preferences"],
         consent: bool = False,
@@ -34,8 +35,9 @@ def router(service: Service) -> APIRouter:
         if kind == "conversations":
             lines = store.export_conversations(user, only_consented)
         else:
+            await read_all(service, user, await run_in_threadpool(store.attachments.unread, user))
             make = store.sft_rows if kind == "sft" else store.preference_rows
-            made = make(user, only_consented, consent)
+            made = await run_in_threadpool(make, user, only_consented, consent)
             lines, left_out = iter(made.lines), len(made.left_out)
         headers = {"Content-Disposition": f'attachment; filename="{kind}.jsonl"', "X-Left-Out": str(left_out), "Cache-Control": "no-store"}
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)

@@ -29,6 +29,7 @@ class NewChoice(Body):
     rejected: str | None = Field(None, description="id of the other one")
     strength: int = Field(ge=1, le=3, description="1 a little better, 2 clearly, 3 by far")
     both_bad: bool = Field(False, description="neither is good")
+    shown: tuple[str, str] | None = Field(None, description="ids of both answers in the order in which they were shown")
     group: str | None = Field(None, description="the group of raters the person belongs to")
 
 
@@ -52,7 +53,15 @@ def router(service: Service) -> APIRouter:
     def choose(request: Request, body: NewChoice) -> dict[str, Any]:
         """Says which of two answers is the better one, or that both are bad."""
         return store.feedback.choose(
-            request.state.user, body.conversation, body.turn, body.chosen, body.rejected, body.strength, body.both_bad, body.group
+            request.state.user,
+            body.conversation,
+            body.turn,
+            body.chosen,
+            body.rejected,
+            body.strength,
+            body.both_bad,
+            body.group,
+            body.shown,
         )
 
     @routes.get("/feedback")

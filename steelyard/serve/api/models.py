@@ -53,6 +53,7 @@ def shown(info: ServedInfo) -> dict[str, Any]:
         "steelyard": {
             "kind": info.kind,
             "context_length": info.context_length,
+            "start": info.start,
             "fingerprint": info.fingerprint,
             "capabilities": sorted(info.capabilities),
             "parents": list(info.parents),

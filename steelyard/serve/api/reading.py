@@ -13,6 +13,9 @@ from steelyard.serve.reading import Reading
 from steelyard.serve.service import Service
 from steelyard.serve.store.attachments import Attached
 
+LONG = 500_000
+"""Characters up to which tokens are estimated. Of a longer text, which takes seconds, its bytes are told: no more tokens are in it."""
+
 
 async def read_attachment(service: Service, user: str, attachment: str) -> tuple[Attached, Reading | None]:
     """A person's file and what was read of it, now if it was not before; no reading where it is plain text."""
@@ -36,5 +39,6 @@ def told(attached: Attached, reading: Reading | None) -> dict[str, Any]:
     if reading is not None and reading.reason is not None:
         return {"characters": 0, "tokens": 0, "parts": 0, "reader": reading.reader, "reason": reading.reason}
     text = attached.content.decode("utf-8-sig") if reading is None else whole(reading.sections)
-    counts = {"characters": len(text), "tokens": estimated_tokens(text), "parts": 0 if reading is None else len(reading.sections)}
+    tokens = estimated_tokens(text) if len(text) <= LONG else len(text.encode("utf-8", "replace"))
+    counts = {"characters": len(text), "tokens": tokens, "parts": 0 if reading is None else len(reading.sections)}
     return counts | {"reader": None if reading is None else reading.reader, "reason": None}

@@ -3,21 +3,21 @@
 A call that must come (`required`, or a named function) is written under a grammar: the whole answer is
 `{"name": <one of the functions>, "arguments": <matching its schema>}`. Where the model chooses (`auto`), its text is read for the forms
 that its chat template teaches (`tool_forms.py`), and for an answer that is nothing but the JSON of a call or a list of them. Text that
-looks like a call but is none stays text.
+looks like a call but is none stays text. Either way a call's name comes first and its arguments as they are written.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import secrets
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
 from steelyard.serve.api.streams import closing
-from steelyard.serve.tool_forms import BY_NAME, USUAL, Form, json_calls
+from steelyard.serve.tool_forms import BY_NAME, USUAL
+from steelyard.serve.tool_reading import CallPart, Piece, Reader, call_id
 
 SHOWN = (
     "You can call these functions:\n{functions}\n"
@@ -25,23 +25,6 @@ SHOWN = (
 )
 """What stands in the system prompt of a model whose chat template has no place for tools."""
 FORCED = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
-
-
-@dataclass(frozen=True, slots=True)
-class CallPart:
-    """A piece of a call. The first piece of each has its id and name; the arguments' pieces join to their JSON text."""
-
-    index: int
-    arguments: str
-    id: str = ""
-    name: str = ""
-
-
-Piece = Event | CallPart
-
-
-def call_id() -> str:
-    return f"call_{secrets.token_hex(12)}"
 
 
 def form_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -136,99 +119,24 @@ async def forced(events: AsyncIterator[Event]) -> AsyncIterator[Piece]:
                 yield event
 
 
-@dataclass
-class _Reader:
-    """Reads text for calls as it comes."""
-
-    names: Collection[str]
-    forms: Sequence[Form]
-    held: str = ""
-    within: Form | None = None
-    said: bool = False
-    speaking: bool = False  # text was said since the last call: white space that follows belongs to it
-    calls: int = 0
-    out: list[Piece] = field(default_factory=list)
-
-    def push(self, text: str) -> None:
-        self.held += text
-        while self._step():
-            pass
-
-    def _step(self) -> bool:
-        if (form := self.within) is not None:
-            end = self.held.find(form.closing or form.opening)
-            if end < 0:
-                return False
-            inside, self.held, self.within = self.held[:end], self.held[end + len(form.closing) :], None
-            self._call(form, inside, f"{form.opening}{inside}{form.closing}")
-            return True
-        openings = [(start, form) for form in self.forms if form.opening and (start := self.held.find(form.opening)) >= 0]
-        if openings:
-            start, self.within = min(openings, key=lambda one: one[0])
-            before, self.held = self.held[:start], self.held[start + len(self.within.opening) :]
-            self._say(before if before.strip() or self.speaking else "")
-            return True
-        if not self.said and self.held.lstrip()[:1] in ("", "{", "["):
-            return False  # it may be nothing but a call
-        cut = len(self.held) - max((_begun(self.held, form.opening) for form in self.forms), default=0)
-        if not self.held[:cut].strip() and self.calls and not self.speaking:
-            return False  # white space between calls, or after the last
-        self._say(self.held[:cut])
-        self.held = self.held[cut:]
-        return False
-
-    def end(self) -> None:
-        """What is held when nothing more comes."""
-        held, self.held = self.held, ""
-        if self.within is not None:
-            self._call(self.within, held, f"{self.within.opening}{held}")
-        elif not self.said and not self.calls and held.lstrip()[:1] in ("{", "["):
-            self._call(None, held, held)
-        elif held.strip() or not self.calls or self.speaking:
-            self._say(held)
-
-    def _say(self, text: str) -> None:
-        if text:
-            self.said = self.speaking = True
-            self.out.append(Text(text))
-
-    def _call(self, form: Form | None, inside: str, written: str) -> None:
-        """What stands in the place of a call; `form` is None where no marks are around it, and then JSON is one in any case."""
-        readers = [form.read] if form is not None else [json_calls, *(one.read for one in self.forms if one.bare)]
-        found = next((calls for read in readers if (calls := read(inside, self.names))), [])
-        if not found:
-            return self._say(written)
-        self.speaking = False
-        for name, arguments in found:
-            self.out.append(CallPart(self.calls, arguments, call_id(), name))
-            self.calls += 1
-
-
-def _begun(text: str, mark: str) -> int:
-    """How many characters at a text's end may be the beginning of a mark."""
-    return next((size for size in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:size])), 0)
-
-
 async def chosen(
     events: AsyncIterator[Event], names: Collection[str], most: int | None = None, forms: Sequence[str] = USUAL
 ) -> AsyncIterator[Piece]:
     """The events of an answer whose text may hold calls, with those as calls; after `most` of them the answer ends.
 
     Args:
-        names: of the functions that were offered.
+        names: of the functions that were offered; a mapping also has the schemas of their arguments.
         forms: names of those in which the model writes calls (`tool_forms.FORMS`).
     """
-    reader = _Reader(names, [BY_NAME[name] for name in forms])
+    reader = Reader(names, [BY_NAME[name] for name in forms])
     async with closing(events):
         async for event in events:
-            done = isinstance(event, Done)
             if isinstance(event, Text):
                 reader.push(event.text)
             elif isinstance(event, ToolCall):  # a lever's own
-                reader.out.append(CallPart(reader.calls, event.arguments, event.id or call_id(), event.name))
-                reader.calls += 1
-            elif done:
-                reader.end()
+                reader.call(event.name, event.arguments, event.id)
+            elif isinstance(event, Done):
+                reader.end(cut=event.reason != "stop")
             else:
                 reader.out.append(event)
             for piece in reader.out:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from steelyard.serve.reading import Reading, What
+from steelyard.serve.reading import Reading, What, current
 from steelyard.serve.store import tables
 from steelyard.serve.store.database import Database
 from steelyard.serve.store.errors import TooLargeError
@@ -31,10 +31,10 @@ _NAME = 255  # characters of a name
 
 @dataclass(frozen=True)
 class Piece:
-    """Where a picture was cut out: the picture's id, its name where it is still there, and left, top, width, height in its pixels."""
+    """Where a picture was cut out: the picture's id and name, and left, top, width, height in its pixels. It may be gone by now."""
 
     origin: str
-    name: str | None
+    name: str
     rectangle: tuple[int, int, int, int]
 
 
@@ -82,10 +82,7 @@ class Attachments:
         kind = sniff(content, name, self._limits)
         with self._database.writing() as connection:
             self._drop_unused(connection, _TABLE.c.owner == owner)
-            id = keep(connection, self._database, owner, name, kind, content)
-            if piece is not None:
-                values = {"origin": piece.origin, "rectangle": dump(list(piece.rectangle))}
-                connection.execute(_TABLE.update().where(_TABLE.c.id == id).values(values))
+            id = keep(connection, self._database, owner, name, kind, content, piece=piece)
             if (total := held_bytes(connection, owner)) > self._limits.owner_bytes:
                 what = f"with it your files have {total:,} bytes; {self._limits.owner_bytes:,} are allowed"
                 raise TooLargeError(what, where=name, do="Erase conversations with files you no longer need.")
@@ -95,6 +92,18 @@ class Attachments:
         """A person's file."""
         with self._database.reading() as connection:
             return read(connection, owner, id)
+
+    def unread(self, owner: str) -> list[str]:
+        """A person's files that were sent with messages and are to be read before a model can read them, but were not yet: imported ones,
+        and those whose reader was not installed when they came."""
+        texts, sent = tables.readings, tables.message_attachments
+        beginning = sa.func.substr(_BLOBS.c.content, 1, 2048).label("beginning")
+        joined = _TABLE.join(_BLOBS).outerjoin(texts, texts.c.sha256 == _TABLE.c.sha256)
+        query = sa.select(_TABLE.c.id, _BLOBS.c.type, beginning, texts.c.reader).select_from(joined)
+        used = sa.exists().where(sent.c.attachment == _TABLE.c.id)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.where(_TABLE.c.owner == owner, used).order_by(_TABLE.c.created, _TABLE.c.id)).all()
+        return [row.id for row in rows if not (row.reader and current(row.reader)) and needs(row.type, bytes(row.beginning))]
 
     def drop_unused(self) -> int:
         """Removes everybody's files that were never sent with a message within the time allowed; returns how many."""
@@ -108,7 +117,16 @@ class Attachments:
         return remove_unused(connection, found)
 
 
-def keep(connection: Connection, database: Database, owner: str, name: str, kind: str, content: bytes, id: str | None = None) -> str:
+def keep(
+    connection: Connection,
+    database: Database,
+    owner: str,
+    name: str,
+    kind: str,
+    content: bytes,
+    id: str | None = None,
+    piece: Piece | None = None,
+) -> str:
     """Adds an attachment, and its content where no other has the same."""
     digest = hashlib.sha256(content).hexdigest()
     dialect = sqlite if database.lite else postgresql
@@ -116,7 +134,8 @@ def keep(connection: Connection, database: Database, owner: str, name: str, kind
     # An update that changes nothing holds the row, so that nobody erases the content until the attachment is there.
     connection.execute(row.on_conflict_do_update(index_elements=["sha256"], set_={"size": len(content)}))
     id = id or new_id()
-    connection.execute(_TABLE.insert(), {"id": id, "owner": owner, "sha256": digest, "name": name, "created": now()})
+    cut = {} if piece is None else {"origin": piece.origin, "rectangle": dump([*piece.rectangle, piece.name])}
+    connection.execute(_TABLE.insert(), {"id": id, "owner": owner, "sha256": digest, "name": name, "created": now()} | cut)
     return id
 
 
@@ -132,16 +151,18 @@ def read(connection: Connection, owner: str, id: str) -> Attached:
     Raises:
         NotFoundError: there is none of this id.
     """
-    texts, origins = tables.readings, _TABLE.alias()
-    mine = (_TABLE.c.name, _TABLE.c.sha256, _TABLE.c.origin, _TABLE.c.rectangle, origins.c.name.label("whole"))
+    texts = tables.readings
+    mine = (_TABLE.c.name, _TABLE.c.sha256, _TABLE.c.origin, _TABLE.c.rectangle)
     columns = (*mine, _BLOBS.c.type, _BLOBS.c.content, texts.c.reader, texts.c.reason, texts.c.content.label("read"))
-    joined = _TABLE.join(_BLOBS).outerjoin(texts, texts.c.sha256 == _TABLE.c.sha256).outerjoin(origins, origins.c.id == _TABLE.c.origin)
+    joined = _TABLE.join(_BLOBS).outerjoin(texts, texts.c.sha256 == _TABLE.c.sha256)
     chosen = sa.and_(_TABLE.c.id == known_id(id, "attachment"), _TABLE.c.owner == owner)
     row = connection.execute(sa.select(*columns).select_from(joined).where(chosen)).first()
     if row is None:
         raise missing("attachment")
-    left, top, width, height = load(row.rectangle) or (0, 0, 0, 0)
-    piece = None if row.origin is None else Piece(row.origin, row.whole, (left, top, width, height))
+    piece = None
+    if row.origin is not None:
+        left, top, width, height, *named = load(row.rectangle)  # the name came later
+        piece = Piece(row.origin, "".join(named), (left, top, width, height))
     return Attached(row.name, row.type, bytes(row.content), row.sha256, reading_of(row.reader, row.reason, row.read), piece)
 
 

@@ -1,12 +1,15 @@
 """Conversations as JSONL, one a line with everything that belongs to it, so that `imports.py` makes the same of it elsewhere.
 
 What is deleted is not exported: its person wanted it gone, and undoing comes before exporting. Children of a deleted message
-therefore hang where they hang now. Attached files are in the line as base64.
+therefore hang where they hang now. Attached files are in the line as base64. Of a piece of a picture the line says where it was cut out;
+the whole picture is in it only where it was sent too. What was read of a file is not: the importing server reads it itself, because it
+tells everybody who has the same file the same.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,4 +99,5 @@ def _feedback(connection: Connection, id: str, there: set[str]) -> list[dict[str
 
 def _file(connection: Connection, owner: str, id: str) -> dict[str, Any]:
     attached = attachments.read(connection, owner, id)
-    return {"id": id, "name": attached.name, "content": base64.b64encode(attached.content).decode("ascii")}
+    cut = {} if attached.piece is None else {"piece": dataclasses.asdict(attached.piece)}
+    return {"id": id, "name": attached.name, "content": base64.b64encode(attached.content).decode("ascii"), **cut}

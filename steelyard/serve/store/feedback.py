@@ -5,6 +5,7 @@ A choice says which of two answers is the better one and how clearly (1 a little
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -66,6 +67,7 @@ class Feedback:
         strength: int,
         both_bad: bool = False,
         group: str | None = None,
+        shown: Sequence[str] | None = None,
     ) -> dict[str, Any]:
         """Says which of two answers to a turn is the better one.
 
@@ -78,8 +80,10 @@ class Feedback:
             strength: 1 a little, 2 clearly, 3 by far.
             both_bad: neither is good; the choice then makes no pair.
             group: the group of raters the person belongs to.
+            shown: both answers in the order in which they were shown: people like what stands first, and the arena takes that out.
         """
         value = {"turn": turn, "chosen": chosen, "rejected": rejected, "strength": strength, "both_bad": both_bad, "group": group}
+        value["shown"] = None if shown is None else list(shown)
         with self._database.writing() as connection:
             lookup.conversation(connection, owner, conversation, change=True)
             value = checked_choice(value, lookup.tree(connection, conversation))
@@ -171,7 +175,12 @@ def checked_choice(value: dict[str, Any], tree: Tree) -> dict[str, Any]:
         raise DataError("nothing is chosen", where="chosen", do="Name the better answer, or say `both_bad`.")
     if len(set(map(str, named))) < len(named):
         raise DataError("the same answer is chosen and rejected", where="rejected", do="Name the other answer, or null.")
-    for id in named:
+    shown = value.get("shown")  # choices of earlier versions have none
+    if shown is not None and not (
+        isinstance(shown, list) and len(shown) == len(set(map(str, shown))) == 2 and set(map(str, named)) <= set(map(str, shown))
+    ):
+        raise DataError("what was shown is not the two answers compared", where="shown", do="Send both ids in the order shown, or null.")
+    for id in shown or named:
         if not isinstance(id, str):
             raise missing("message")
         node = lookup.standing(tree, id)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -20,18 +21,20 @@ from steelyard.core.errors import DataError, SteelyardError
 from steelyard.data.formats import BadRow, UnusableRow, describe, parse_row
 from steelyard.serve.store import search, tables
 from steelyard.serve.store.answers import Generation
-from steelyard.serve.store.attachments import check_size, held_bytes, keep, plain_name
+from steelyard.serve.store.attachments import Piece, check_size, held_bytes, keep, plain_name
 from steelyard.serve.store.database import Database
 from steelyard.serve.store.errors import TooLargeError
 from steelyard.serve.store.exports import FORMAT, VERSION
 from steelyard.serve.store.feedback import checked, checked_choice
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.parts import Part, check, files_of, text_of
-from steelyard.serve.store.sniffing import sniff
+from steelyard.serve.store.sniffing import PICTURES, sniff
 from steelyard.serve.store.tree import Node, Tree
 from steelyard.serve.store.values import dump, label, moment, new_id
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{24}$")]
+Pixels = Annotated[int, Field(strict=True, ge=0, le=100_000)]
+Size = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 
 
 class _Strict(pydantic.BaseModel):
@@ -86,10 +89,17 @@ class _Feedback(_Strict):
     updated: str
 
 
+class _Piece(_Strict):
+    origin: Id
+    name: Annotated[str, Field(max_length=255)]
+    rectangle: tuple[Pixels, Pixels, Size, Size]
+
+
 class _Attachment(_Strict):
     id: Id
     name: str
     content: str
+    piece: _Piece | None = None
 
 
 class _Conversation(_Strict):
@@ -225,7 +235,11 @@ def _file(file: _Attachment, limits: StoreLimits) -> dict[str, Any]:
     except (binascii.Error, ValueError):
         raise UnusableRow(f"the attachment {name[:100]} is not base64") from None
     check_size(len(content), limits, name)
-    return {"name": name, "type": sniff(content, name, limits), "content": content}
+    kind = sniff(content, name, limits)
+    if file.piece is not None and kind not in PICTURES:
+        raise UnusableRow(f"the attachment {name[:100]} is no picture, but a piece of one")
+    piece = None if file.piece is None else Piece(file.piece.origin, plain_name(file.piece.name), file.piece.rectangle)
+    return {"name": name, "type": kind, "content": content, "piece": piece}
 
 
 def _moment(text: str) -> int:
@@ -240,9 +254,9 @@ def _opinion(given: _Feedback, tree: Tree, limits: StoreLimits) -> dict[str, Any
         raise UnusableRow("feedback about a message that is not here")
     if given.kind == "choice":
         keys = {"turn", "chosen", "rejected", "strength", "both_bad", "group"}
-        if not isinstance(given.value, dict) or set(given.value) != keys or given.value["turn"] != given.message:
+        if not isinstance(given.value, dict) or set(given.value) - {"shown"} != keys or given.value["turn"] != given.message:
             raise UnusableRow(f"a choice that does not have {', '.join(sorted(keys))}")
-        value: Any = checked_choice(given.value, tree)
+        value: Any = checked_choice({"shown": None, **given.value}, tree)
     elif isinstance(given.value, str):
         value = checked(given.kind, given.value, limits)
     else:
@@ -263,7 +277,8 @@ def _take(connection: Connection, database: Database, owner: str, line: dict[str
     there = set() if anew.anew else _here(connection, owner, line["files"])
     for id, file in line["files"].items():
         if id not in there:
-            keep(connection, database, owner, file["name"], file["type"], file["content"], anew.of(id))
+            piece = file["piece"] and replace(file["piece"], origin=anew.of(file["piece"].origin))
+            keep(connection, database, owner, file["name"], file["type"], file["content"], anew.of(id), piece)
     if frame["title"] is not None:
         search.put(connection, "title", conversation, owner, conversation, frame["title"])
     for message in line["messages"]:
@@ -279,6 +294,7 @@ def _take(connection: Connection, database: Database, owner: str, line: dict[str
         value = given["value"]
         if given["kind"] == "choice":
             value = value | {key: anew.of(value[key]) for key in ("turn", "chosen", "rejected")}
+            value["shown"] = value["shown"] and [anew.of(id) for id in value["shown"]]
         row = {"id": anew.of(given["id"]), "message": anew.of(given["message"]), "value": dump(value)}
         connection.execute(tables.feedback.insert(), given | row | {"owner": owner, "conversation": conversation})
         text = value if isinstance(value, str) else value["group"] or ""

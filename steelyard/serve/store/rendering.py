@@ -79,7 +79,9 @@ def _readable(part: dict[str, Any], file: Callable[[str], Attached]) -> str:
         )
     if attached.type in PICTURES:
         return f"{_recognised(attached, attached.reading.reader)}\n\n{attached.reading.text}"
-    return f"File {attached.name}:\n\n{attached.reading.text}"
+    by = attached.reading.reader
+    pictured = "" if by.startswith("document ") else f"; its pages that are pictures were read by {by}, which may err"
+    return f"File {attached.name}{pictured}:\n\n{attached.reading.text}"
 
 
 def _recognised(attached: Attached, reader: str) -> str:

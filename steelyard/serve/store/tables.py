@@ -117,7 +117,7 @@ attachments = Table(
     Column("name", Text, nullable=False),  # for people only; nothing is ever stored or opened under it
     Column("created", BigInteger, nullable=False),
     Column("origin", _ID),  # the picture this one is a piece of
-    Column("rectangle", Text),  # JSON: left, top, width, height of the piece, in pixels of the upright picture
+    Column("rectangle", Text),  # JSON: left, top, width, height in pixels of the upright picture, and its name
     Index("ix_attachments_owner", "owner"),
     Index("ix_attachments_sha256", "sha256"),
 )
