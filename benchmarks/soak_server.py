@@ -3,8 +3,8 @@
 `steelyard serve` with a tiny random model (SmolLM2's tokenizer and template, two blocks of width 64) is asked by 16 clients at once:
 whole answers, streams read to their end, streams left at a random frame, kept streams that are deleted, raw completions with
 alternatives, several answers to one question, forms, requests that are refused, tokens of texts, and conversations that are stored,
-answered, judged and erased. After every tenth of the requests, with none under way, the memory, open files and threads of the server and
-of its engine's process are read. Told is their growth from the second tenth to the last. The last line is JSON.
+answered, judged and erased. After every tenth of the requests, and some seconds with none under way, the memory, open files and threads of
+the server and of its engine's process are read. Told is their growth from the second tenth to the last. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ MOST_GROWTH = {
     "engine threads": 4,
 }
 """What may be there after all requests more than after a fifth of them: allocators round, pools of threads fill up."""
+QUIET = 4.0
+"""Seconds without a request before memory is read: an engine that rests hands back what it has freed."""
 FORM = {"type": "json_schema", "json_schema": {"name": "f", "schema": {"type": "object", "properties": {"a": {"type": "boolean"}}}}}
 WORDS = "Tell me about rivers mountains kettles lamps the sea a train and what they have in common please".split()
 
@@ -198,6 +200,7 @@ def soak(count: int, seed: int) -> None:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 list(pool.map(ask, range(count * tenth // TENTHS, count * (tenth + 1) // TENTHS)))
             all_over(Client(url, collections.Counter()))
+            time.sleep(QUIET)
             states.append(state(server.pid, engine))
             told = "  ".join(f"{name} {value:.5g}" for name, value in states[-1].items())
             print(f"{count * (tenth + 1) // TENTHS:>6} requests, {time.monotonic() - begun:5.0f} s: {told}", flush=True)

@@ -132,6 +132,23 @@ def test_an_edit_begins_a_branch_that_arrows_and_the_tree_walk(tab, server, kept
     expect(answers(tab)).to_contain_text("ten countries")
 
 
+def test_an_edit_keeps_what_else_was_said_in_the_same_turn(tab, server, kept):
+    tab.goto(server)
+    say(tab, "one", "Enter")
+    say(tab, "two")
+    expect(answers(tab)).to_contain_text("Black Forest")
+    first = tab.get_by_role("article", name="You").first
+    first.hover()
+    first.get_by_role("button", name="Edit").click()
+    tab.get_by_role("textbox", name="Edit").fill("uno")
+    tab.get_by_role("button", name="Save and answer again").click()
+    expect(tab.get_by_role("article", name="You")).to_have_count(2)
+    expect(answers(tab)).to_contain_text("2 messages were read as one turn")
+    expect(answers(tab)).to_contain_text("Black Sea")
+    read = kept.path(kept.asked[1]["parent"])
+    assert [m["parts"][0]["text"] for m in read] == ["uno", "two"] and [m["edited_from"] for m in read] == ["m1", "m2"]
+
+
 def test_an_edit_only_keeps_what_follows_and_can_be_undone(tab, server, kept):
     talk = kept.conversation("talk")
     for role, text in (("user", "one"), ("assistant", "two"), ("user", "three")):

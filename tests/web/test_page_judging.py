@@ -60,6 +60,7 @@ def test_two_answers_are_compared_without_names_and_the_choice_is_kept_with_its_
     expect(both).to_have_count(0)
     [choice] = kept.choices
     assert choice["turn"] == "m1" and {choice["chosen"], choice["rejected"]} == {"m2", "m3"}
+    assert choice["shown"][1] == choice["chosen"] and set(choice["shown"]) == {"m2", "m3"}  # the last of the two, wherever it lay
     assert choice["strength"] == 2 and not choice["both_bad"] and kept.conversations["c1"]["head"] == choice["chosen"]
     say(tab, "and again")
     both.get_by_role("button", name="Both are bad").click()

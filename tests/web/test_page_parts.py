@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,8 +29,12 @@ import { follow } from "./src/decorate";
 import { defaultsOf, fieldOf } from "./src/schema";
 import { FrameReader } from "./src/api/streams";
 import { growTree, pathTo, siblingsOf, tipOf } from "./src/tree";
+import { en } from "./src/texts/en";
+import { ar } from "./src/texts/ar";
 const parts: Record<string, (...given: any[]) => unknown> = {
   parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf,
+  texts: (language: string) => ({ en, ar } as Record<string, unknown>)[language],
+  forms: (language: string) => new Intl.PluralRules(language).resolvedOptions().pluralCategories,
   follow: (source: string, shown: string) => [...follow(source, shown)],
   frames: (pieces: string[]) => { const reader = new FrameReader(); return pieces.flatMap((piece) => [...reader.read(piece)]); },
   path: (messages: any[], head: string) => pathTo(growTree(messages), head).map((message) => message.id),
@@ -167,6 +172,23 @@ def test_settings_of_levers_become_fields(parts: Parts):
     assert parts("fieldOf", schema["properties"]["kind"], schema) == {"kind": "choice", "values": ["a", "b"]}
     assert parts("fieldOf", schema["properties"]["top"], schema) == {"kind": "number", "whole": True, "least": 1}
     assert parts("defaultsOf", schema) == {}
+
+
+@pytest.mark.parametrize("language", [path.stem for path in sorted((WEB / "src" / "texts").glob("??.ts"))])
+def test_every_language_has_every_text_with_its_places_and_forms_of_number(parts: Parts, language: str):
+    """A text that is missing, a `{name}` that is misspelt, or a form of number that nobody translated is shown to nobody."""
+    english, texts, forms = parts("texts", "en"), parts("texts", language), set(parts("forms", language))
+    assert list(texts) == list(english)
+    for key, entry in texts.items():
+        told = [entry] if isinstance(entry, str) else list(entry.values())
+        assert isinstance(entry, str) == isinstance(english[key], str), key
+        assert all(text.strip() == text and text for text in told), key
+        assert isinstance(entry, str) or forms - {"zero"} <= set(entry) <= forms, (key, forms)
+        wanted = [english[key]] if isinstance(english[key], str) else list(english[key].values())
+        places = [{*re.findall(r"\{(\w+)\}", text)} for text in wanted]
+        for text in told:  # a form for one or two need not say the number
+            assert {*re.findall(r"\{(\w+)\}", text)} | {"n"} in [place | {"n"} for place in places], (key, text)
+    assert sum(texts[key] == english[key] for key in texts) < 8 or language == "en", "it is translated"
 
 
 def test_the_page_is_small_without_its_charts_runs_no_inline_code_and_brings_its_licences(built: Path):

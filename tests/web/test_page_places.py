@@ -218,12 +218,13 @@ def test_what_the_server_refuses_is_said_and_nothing_is_added(tab, server, kept)
     expect(chips(tab)).to_have_count(0)
 
 
-def test_an_edited_message_keeps_its_places(tab, server, kept):
+def test_an_edited_message_keeps_its_places_and_how_it_was_to_be_answered(tab, server, kept):
     tab.goto(server)
     attach(tab)
     tab.get_by_role("button", name="Show planets.csv as table and chart").click()
     grid(tab).get_by_role("columnheader", name="moons").click()
     expect(chips(tab)).to_have_count(1)
+    tab.get_by_label("Answer with one of the figures").check()
     say(tab, "How many?")
     expect(answers(tab)).to_have_count(1)
     mine = tab.get_by_role("article", name="You")
@@ -233,6 +234,11 @@ def test_an_edited_message_keeps_its_places(tab, server, kept):
     tab.get_by_role("button", name="Save and answer again").click()
     expect(mine).to_contain_text("How many in all?")
     expect(mine.get_by_role("button", name="column moons in planets.csv")).to_be_visible()
+    expect(answers(tab)).to_have_count(1)
+    assert [asked["settings"].get("quote") for asked in kept.asked] == [True, True]
+    answers(tab).get_by_role("button", name="Answer again").click()
+    expect(tab.get_by_text("2/2").last).to_be_visible()
+    assert kept.asked[2]["settings"]["quote"] is True
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -214,6 +214,7 @@ export interface Choice {
   rejected: string | null;
   strength: 1 | 2 | 3;
   both_bad: boolean;
+  shown: [string, string] | null;
 }
 
 export interface ReportInfo {

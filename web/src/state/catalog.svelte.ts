@@ -9,6 +9,8 @@ import { preferences } from "./preferences.svelte";
 class Catalog {
   models = $state.raw<ModelInfo[]>([]);
   levers = $state.raw<LeverInfo[]>([]);
+  /** Whether the levers are known: a server that was just started needs some seconds to describe them. */
+  leversRead = $state(false);
 
   /** Fulfilled once the models are known; nothing can be asked before. */
   readonly modelsRead: Promise<void>;
@@ -32,6 +34,7 @@ class Catalog {
 
   private async loadLevers(): Promise<void> {
     this.levers = await listLevers();
+    this.leversRead = true;
   }
 
   /** Why a lever cannot be pulled for one answer of a model; null where it can. */

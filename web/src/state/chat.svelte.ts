@@ -31,7 +31,7 @@ const SETTLE_MS = 250;
 /** Two answers to the same turn, waiting for a person's choice. `order` hides which answerer is which. */
 export interface Comparison {
   turn: string;
-  answers: string[];
+  answers: [string, string];
 }
 
 export class Chat {
@@ -165,9 +165,9 @@ export class Chat {
     this.head = stored[0]?.id ?? parent;
     this.live = [];
     if (clean && stored.length === 2) {
-      const answers = stored.map((message) => message.id);
-      if (Math.random() < 0.5) answers.reverse(); // a choice should not know which answerer is which
-      this.comparison = { turn: parent, answers };
+      const [one, other] = stored.map((message) => message.id) as [string, string];
+      // a choice should not know which answerer is which
+      this.comparison = { turn: parent, answers: Math.random() < 0.5 ? [one, other] : [other, one] };
     }
     const words = stored.map(textOf).join("\n\n");
     notices.say(words ? t("live.answered", { text: words }) : t("live.ended"));
@@ -193,12 +193,19 @@ export class Chat {
     return stored;
   }
 
-  /** Puts `text` in the message's place and asks again: a new branch, the old one stays. */
+  /** Puts `text` in the message's place and asks again: a new branch, the old one stays. What else was said in the same turn comes along. */
   async editAndRerun(message: Message, text: string): Promise<void> {
+    const after = this.path.slice(this.path.findIndex((other) => other.id === message.id) + 1);
+    const end = after.findIndex((other) => other.role !== "user");
+    const turn = end < 0 ? after : after.slice(0, end);
+    // The answer is one of the figures where the one before was, as long as there still are places that have any.
+    const placed = [message, ...turn].some((said) => said.parts.some((part) => part.type === "place" && part.figures.length > 0));
+    const quote = placed && after[turn.length]?.generation?.settings?.quote === true;
     await this.branch(async (conversation) => {
       await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null));
+      for (const later of turn) await this.add(conversation, edited(later, textOf(later), this.head));
     }, t("edit.rerunDone"));
-    void this.answer();
+    void this.answer(this.head, quote);
   }
 
   /** Puts `text` in the message's place and keeps what follows: copies of it hang below the new message. */
@@ -287,7 +294,7 @@ export class Chat {
     const { id, comparison } = this;
     if (id === null || comparison === null) return;
     await attempt(async () => {
-      await choose({ conversation: id, turn: comparison.turn, ...choice });
+      await choose({ conversation: id, turn: comparison.turn, ...choice, shown: comparison.answers });
       this.comparison = null;
       if (choice.chosen) await this.go(choice.chosen);
       notices.show(t("compare.kept"));

@@ -15,6 +15,7 @@ export const en = entries({
   stop: "Stop",
   send: "Send",
   places: "Places",
+  language: "Language",
   theme: "Look: {theme}",
   "theme.system": "as the system has it",
   "theme.light": "light",

@@ -4,26 +4,58 @@ import { en } from "./en";
 
 export type TextKey = keyof typeof en;
 type Values = Record<string, string | number>;
-type Entry = string | { one: string; other: string };
+/** A text, or one for each form of number that the language has; `other` stands for those it does not name. */
+export type Entry = string | ({ other: string } & Partial<Record<Intl.LDMLPluralRule, string>>);
+export type Catalogue = Record<TextKey, Entry>;
 
-/** Catalogues by language. A new one is a file beside `en.ts` with the same keys; `direction` turns the page round. */
-const catalogues: Record<string, { direction: "ltr" | "rtl"; texts: Record<TextKey, Entry> }> = {
-  en: { direction: "ltr", texts: en },
+interface Language {
+  /** Its own name for itself. */
+  name: string;
+  direction: "ltr" | "rtl";
+  load: () => Promise<Catalogue>;
+}
+
+/** A new language is a file beside `en.ts` with the same keys, and a line here. All but English are loaded when they are spoken. */
+export const languages: Record<string, Language> = {
+  en: { name: "English", direction: "ltr", load: () => Promise.resolve(en) },
+  ar: { name: "العربية", direction: "rtl", load: () => import("./ar").then(({ ar }) => ar) },
 };
 
-const language = navigator.languages.map((tag) => tag.split("-")[0] ?? "").find((tag) => tag in catalogues) ?? "en";
-const catalogue = catalogues[language] ?? { direction: "ltr" as const, texts: en };
-document.documentElement.lang = language;
-document.documentElement.dir = catalogue.direction;
+const STORE = "steelyard.language";
 
-const plural = new Intl.PluralRules(language);
-const decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
-const dates = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+export let language = "en";
+let catalogue: Catalogue = en;
+let plural = new Intl.PluralRules(language);
+let decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+let dates = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+let days = new Intl.DateTimeFormat(language, { dateStyle: "medium" });
 
-/** The text of `key`, its `{names}` filled in; `n` chooses singular or plural. */
+/** Speaks the language that was chosen here, else the first one that the browser wants and the page has. Before anything is shown. */
+export async function speak(): Promise<void> {
+  const wanted = [localStorage.getItem(STORE) ?? "", ...navigator.languages.map((tag) => tag.split("-")[0] ?? "")];
+  const found = wanted.find((name) => Object.hasOwn(languages, name)) ?? "en";
+  const chosen = languages[found];
+  if (!chosen) return;
+  catalogue = await chosen.load();
+  language = found;
+  document.documentElement.lang = language;
+  document.documentElement.dir = chosen.direction;
+  plural = new Intl.PluralRules(language);
+  decimal = new Intl.NumberFormat(language, { maximumFractionDigits: 1 });
+  dates = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" });
+  days = new Intl.DateTimeFormat(language, { dateStyle: "medium" });
+}
+
+/** Chooses a language for this browser. The page begins anew in it; messages that wait stay. */
+export function choose(name: string): void {
+  localStorage.setItem(STORE, name);
+  location.reload();
+}
+
+/** The text of `key`, its `{names}` filled in; `n` chooses the form of number. */
 export function t(key: TextKey, values: Values = {}): string {
-  const entry: Entry = catalogue.texts[key];
-  const text = typeof entry === "string" ? entry : plural.select(Number(values.n)) === "one" ? entry.one : entry.other;
+  const entry = catalogue[key];
+  const text = typeof entry === "string" ? entry : (entry[plural.select(Number(values.n))] ?? entry.other);
   return text.replace(/\{(\w+)\}/g, (whole, name: string) => {
     const value = values[name];
     return value === undefined ? whole : typeof value === "number" ? decimal.format(value) : value;
@@ -43,7 +75,6 @@ export function joules(low: number, high: number): string {
   return from === to ? t("energy.one", { n: to }) : t("energy.range", { low: from, high: to });
 }
 
-const days = new Intl.DateTimeFormat(language, { dateStyle: "medium" });
 export const day = (iso: string): string => (Number.isNaN(Date.parse(iso)) ? "" : days.format(Date.parse(iso)));
 
 export const when = (iso: string | undefined): string => {
