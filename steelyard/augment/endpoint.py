@@ -2,7 +2,8 @@
 
 What goes wrong before the answer begins is tried again where trying can help (no connection, 408, 429, 5xx), waiting as long as the
 server asks or exponentially with jitter, and raises a `SteelyardError` where it cannot. What goes wrong afterwards ends the answer
-with `Failure` and `Done("error")`: words already given are never asked for twice.
+with `Failure` and `Done("error")`: words already given are never asked for twice. Where nobody reads along (`whole`: a weighing),
+words are given once all of them are there, so an answer that broke off is asked for again like one that never began.
 
 HTTP is `httpx`'s: its requests can be cancelled from the event loop, and it verifies certificates, honours proxies and keeps
 connections, which the standard library's client leaves to its user. It is imported when an endpoint is first asked.
@@ -11,8 +12,10 @@ connections, which the standard library's client leaves to its user. It is impor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import email.utils
+import functools
 import json
 import os
 import random
@@ -21,15 +24,17 @@ import ssl
 import time
 import urllib.parse
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from steelyard.augment.chat_stream import ChatStream, complaint_of
+from steelyard.augment.chat_stream import LARGEST_BODY, ChatStream, Withheld, complaint_of, usage_of
+from steelyard.augment.endpoint_scores import PromptScores, learned
+from steelyard.augment.spending import Spending
 from steelyard.core.answer_form import AnswerForm
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
-from steelyard.core.protocols import AnswerSettings, Conversation, Done, Event, Failure
+from steelyard.core.protocols import AnswerSettings, Conversation, Done, Event, Failure, Score, Usage
 
 if TYPE_CHECKING:
     import httpx
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is not waited for
 LARGEST_REFUSAL = 64 * 1024  # bytes read of an error's body
+CHARGED = ("/chat/completions", "/completions")
 NOT_OPENAI = ("top_k", "min_p", "repetition_penalty", "ignore_eos")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -49,6 +55,15 @@ class _Refusal:
     again: bool = False
     wait: float | None = None
     text: str = ""
+    free: bool = True  # whether nothing can have been charged
+
+
+class _Broken(Exception):
+    """An answer that went wrong after it had begun, and whether asking again can help."""
+
+    def __init__(self, error: SteelyardError, again: bool):
+        super().__init__(str(error))
+        self.error, self.again = error, again
 
 
 class EndpointAnswerer:
@@ -67,6 +82,8 @@ class EndpointAnswerer:
         deadline: seconds one answer may take in all, retries included.
         retries: how often a request that got no answer is sent again.
         backoff: seconds before the first of these, on average; each further one waits twice as long.
+        whole: give an answer's words only once all are there, and ask again where it broke off.
+        spending: the account that requests are charged to, with its cap; None for none.
         date: part of the fingerprint, since what a remote name stands for changes with time; today (UTC) by default.
 
     Raises:
@@ -83,12 +100,16 @@ class EndpointAnswerer:
         deadline: float = 600.0,
         retries: int = 4,
         backoff: float = 1.0,
+        whole: bool = False,
+        spending: Spending | None = None,
         date: str | None = None,
     ):
         self.url, self.model, self.key = _checked(url), model, key
         if key is not None and not VARIABLE.fullmatch(key):  # it may be the key itself: it is not repeated
             raise SteelyardError("`key` is not the name of an environment variable", where=self.url, do="Write `key: OPENAI_API_KEY`.")
         self.timeout, self.deadline, self.retries, self.backoff = timeout, deadline, retries, backoff
+        self.whole, self.spending = whole, spending
+        self.scores: PromptScores | None = None
         self.date = date or datetime.datetime.now(datetime.UTC).date().isoformat()
         self._clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, httpx.AsyncClient] = weakref.WeakKeyDictionary()
         self._unknown_there: set[str] = set()
@@ -100,8 +121,34 @@ class EndpointAnswerer:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """`remote` alone: whether log-probabilities come is known only when asked; if they do, `Token` events carry them."""
-        return frozenset({"remote"})
+        """`remote`: whether log-probabilities of answers come is known only when asked; if they do, `Token` events carry them.
+
+        `score` once `learn` has found that the server tells those of given texts, and how it writes a conversation.
+        """
+        return frozenset({"remote", "score"} if self.scores is not None and self.scores.renders else {"remote"})
+
+    async def learn(self, start: str = "") -> bool:
+        """Asks once whether the server tells the log-probabilities of a text it is given; `scores` reads them then.
+
+        Args:
+            start: the text of the token that a text without context follows; the server's own word for it if empty.
+
+        Raises:
+            SteelyardError: it cannot be reached or refuses access.
+        """
+        self.scores = await learned(self, start)
+        return self.scores is not None
+
+    async def score(self, conversation: Conversation, continuations: Sequence[str]) -> list[Score]:
+        """Log-probability of each continuation as the assistant's next words.
+
+        Raises:
+            UnsupportedError: the server does not tell.
+            SteelyardError: the request failed.
+        """
+        if self.scores is None:
+            raise UnsupportedError("it does not tell the log-probabilities of given texts", where=self.url)
+        return await self.scores.of_conversation(conversation, continuations)
 
     async def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
         """Yields events as the server streams them; the last is `Done`. Leaving the generator closes the connection.
@@ -109,13 +156,51 @@ class EndpointAnswerer:
         Raises:
             UnsupportedError: a setting that the OpenAI API does not have, at another than its neutral value.
             ContextLengthError: the server says the conversation is too long.
+            SpendError: the request might cost more than may be spent.
             SteelyardError: the request was refused, or nothing could be reached.
+        """
+        until = time.monotonic() + self.deadline
+        body = self._body(conversation, settings)
+        if self.whole:
+            for event in await self._complete(body, settings, until):
+                yield event
+            return
+        try:
+            async with contextlib.aclosing(self._once(body, settings, until, until)) as events:
+                async for event in events:
+                    yield event
+        except _Broken as broken:
+            yield Failure(broken.error.args[0])
+            yield Done("error")
+
+    async def _complete(self, body: dict[str, Any], settings: AnswerSettings, until: float) -> list[Event]:
+        """All events of an answer, asked for again as long as it breaks off and that may help."""
+        attempt = 0
+        while True:
+            events: list[Event] = []
+            now = time.monotonic()
+            late = until if attempt >= self.retries else now + (until - now) / 2  # a server that drips leaves time for another try
+            try:
+                async for event in self._once(body, settings, until, late):
+                    events.append(event)
+                return events
+            except _Broken as broken:
+                wait = self._wait(attempt)
+                if not broken.again or attempt >= self.retries or time.monotonic() + wait > until:
+                    return [*events, Failure(broken.error.args[0]), Done("error")]
+            await asyncio.sleep(wait)
+            attempt += 1
+
+    async def _once(self, body: dict[str, Any], settings: AnswerSettings, until: float, late: float) -> AsyncGenerator[Event]:
+        """One answer, that has to begin by `until` and end by `late`.
+
+        Raises:
+            _Broken: it went wrong on the way.
         """
         import httpx
 
-        until = time.monotonic() + self.deadline
-        body = self._body(conversation, settings)
-        response = await self._opened(body, until)
+        begun = time.monotonic()
+        response, ticket = await self._opened("/chat/completions", body, until)
         stream = ChatStream(settings, "json" in response.headers.get("content-type", ""))
         try:
             async for chunk in response.aiter_bytes():
@@ -123,16 +208,63 @@ class EndpointAnswerer:
                     yield event
                 if stream.complete:
                     break
-                if time.monotonic() > until:
-                    raise SteelyardError(f"the answer was not complete within {self.deadline:g} s")
+                if time.monotonic() > late:
+                    raise SteelyardError(f"the answer was not complete within {late - begun:.3g} s")
             for event in stream.ended():
                 yield event
         except (SteelyardError, httpx.TransportError, httpx.DecodingError) as error:
             problem = error if isinstance(error, SteelyardError) else SteelyardError(self._reached(error))
-            yield Failure(self._keyless(str(problem.at(self.url))))
-            yield Done("error")
+            told = SteelyardError(self._keyless(str(problem.at(self.url))))
+            raise _Broken(told, again=not isinstance(problem, Withheld)) from error
         finally:
+            self._settle(ticket, stream.usage)
             await response.aclose()
+
+    async def asked(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON that a request of another kind is answered, asked for again as long as it does not arrive whole.
+
+        Args:
+            path: beneath the URL, such as `/completions`; `//tokenize` stands beside the version.
+            body: what is posted; None to get what is there.
+
+        Raises:
+            SteelyardError: it was refused, or never arrived.
+        """
+        import httpx
+
+        until, attempt = time.monotonic() + self.deadline, 0
+        while True:
+            response, ticket = await self._opened(path, body, until)
+            read, usage = bytearray(), None
+            try:
+                async for chunk in response.aiter_bytes():
+                    read += chunk
+                    if len(read) > LARGEST_BODY or time.monotonic() > until:
+                        raise SteelyardError(
+                            f"the answer was larger than {LARGEST_BODY >> 20} MB, or not complete within {self.deadline:g} s"
+                        )
+                value = json.loads(read)
+                usage = usage_of(value)
+                return value
+            except (SteelyardError, httpx.TransportError, httpx.DecodingError, ValueError, RecursionError) as error:
+                wait = self._wait(attempt)
+                if attempt >= self.retries or time.monotonic() + wait > until:
+                    said = error.what if isinstance(error, SteelyardError) else "it sent something that is not JSON"
+                    said = self._reached(error) if isinstance(error, httpx.HTTPError) else said
+                    raise SteelyardError(self._keyless(said), where=self.url) from error
+            finally:
+                self._settle(ticket, usage)
+                await response.aclose()
+            await asyncio.sleep(wait)
+            attempt += 1
+
+    def _settle(self, ticket: str | None, usage: Usage | None, free: bool = False) -> None:
+        if self.spending is not None and ticket is not None:
+            self.spending.settle(ticket, usage, free=free)
+
+    def _wait(self, attempt: int) -> float:
+        """Seconds before the next try."""
+        return self.backoff * 2**attempt * random.uniform(0.5, 1.5)
 
     async def aclose(self) -> None:
         """Closes the connections kept open in this event loop."""
@@ -179,28 +311,38 @@ class EndpointAnswerer:
             )
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": json.loads(form.source), "strict": True}}
 
-    async def _opened(self, body: dict[str, Any], until: float) -> httpx.Response:
-        """The response to a request that was accepted; its body is still to be read."""
-        attempt = 0
+    async def _opened(self, path: str, body: dict[str, Any] | None, until: float) -> tuple[httpx.Response, str | None]:
+        """The response to a request that was accepted, its body still to be read, and what it is to be settled under."""
+        attempt, chats = 0, path == "/chat/completions"
+        headers = self._headers()
         while True:
-            outcome = await self._sent(_in_dialect(body, self._unknown_there), until)
-            if not isinstance(outcome, _Refusal):
-                return outcome
-            if self._learned(outcome.text, body):
+            charged = self.spending is not None and body is not None and path in CHARGED
+            ticket = await self.spending.reserve(body) if charged else None  # type: ignore[union-attr, arg-type]
+            free = False
+            try:
+                outcome = await self._sent(path, _in_dialect(body, self._unknown_there) if chats and body else body, headers, until)
+                if not isinstance(outcome, _Refusal):
+                    accepted, ticket = ticket, None
+                    return outcome, accepted
+                free = outcome.free
+            finally:
+                self._settle(ticket, None, free)
+            if chats and body and self._learned(outcome.text, body):
                 continue
             if not outcome.again or attempt >= self.retries:
                 raise outcome.error
-            wait = outcome.wait if outcome.wait is not None else self.backoff * 2**attempt * random.uniform(0.5, 1.5)
+            wait = outcome.wait if outcome.wait is not None else self._wait(attempt)
             if wait > LONGEST_WAIT or time.monotonic() + wait > until:
                 raise outcome.error
             await asyncio.sleep(wait)
             attempt += 1
 
-    async def _sent(self, body: dict[str, Any], until: float) -> httpx.Response | _Refusal:
+    async def _sent(self, path: str, body: dict[str, Any] | None, headers: dict[str, str], until: float) -> httpx.Response | _Refusal:
         import httpx
 
         client = self._client()
-        request = client.build_request("POST", f"{self.url}/chat/completions", json=body, headers=self._headers())
+        place = self.url.removesuffix("/v1") + path[1:] if path.startswith("//") else self.url + path
+        request = client.build_request("GET" if body is None else "POST", place, json=body, headers=headers)
         try:
             async with asyncio.timeout(until - time.monotonic()):
                 response = await client.send(request, stream=True)
@@ -208,19 +350,22 @@ class EndpointAnswerer:
                     await response.aclose()  # a login page, a proxy's notice: no stream would ever come
                     said = "the endpoint answered with a web page, not with an answer"
                     return _Refusal(
-                        SteelyardError(said, where=self.url, do="Check the URL: that of an API often ends in /v1."), again=False
+                        SteelyardError(said, where=self.url, do="Check the URL: that of an API often ends in /v1."), again=self.whole
                     )
                 if response.status_code == 200:
                     return response
                 return await self._refusal(response)
         except TimeoutError:
-            return _Refusal(SteelyardError(f"no answer within {self.deadline:g} s", where=self.url, do="Raise the deadline, or ask later."))
+            return _Refusal(
+                SteelyardError(f"no answer within {self.deadline:g} s", where=self.url, do="Raise the deadline, or ask later."), free=False
+            )
         except httpx.TransportError as error:
             trusted = not _untrusted(error)
             do = (
                 "Check the URL, the network, and that the server runs." if trusted else "Name its authority's certificate in SSL_CERT_FILE."
             )
-            return _Refusal(SteelyardError(self._keyless(self._reached(error)), where=self.url, do=do), again=trusted)
+            free = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            return _Refusal(SteelyardError(self._keyless(self._reached(error)), where=self.url, do=do), again=trusted, free=free)
 
     async def _refusal(self, response: httpx.Response) -> _Refusal:
         """What a status other than 200 means, in the server's words where it gives any."""
@@ -295,8 +440,16 @@ class EndpointAnswerer:
                     "asking an endpoint needs the package httpx", where=self.url, do="Run `pip install 'steelyard[endpoints]'`."
                 ) from error
             patience = httpx.Timeout(self.timeout, connect=min(self.timeout, 15.0), pool=None)
-            self._clients[loop] = httpx.AsyncClient(timeout=patience, limits=httpx.Limits(max_connections=None))
+            self._clients[loop] = httpx.AsyncClient(timeout=patience, limits=httpx.Limits(max_connections=None), verify=_trusted())
         return self._clients[loop]
+
+
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """The authorities that certificates are checked against, read once: that takes longer than many answers."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _checked(url: str) -> str:

@@ -25,6 +25,7 @@ MEAN = "mean"
 def save(training: _Training) -> None:
     """Writes a checkpoint; with several processes, whole tensors by the first of them."""
     company, trained = training.company, training.trained
+    training.energy.pay(training.progress)
     names = {id(parameter): name for name, parameter in trained.items()}
     kept = {
         f"{names[id(parameter)]}/{key}": company.whole(value)

@@ -87,6 +87,9 @@ class Progress:
         skipped: those of them that were left out.
         validation_before: validation loss before the first step.
         validation_loss: the last one.
+        joules_low, joules_high: energy of this process from its first step to its last and all between, without idling; equal where measured.
+            Steps that a kill undid are not in it.
+        energy_source: wall, rapl, nvml, modelled, or several with a plus; "" where nobody counted.
     """
 
     step: int = 0
@@ -100,3 +103,6 @@ class Progress:
     skipped: int = 0
     validation_before: float | None = None
     validation_loss: float | None = None
+    joules_low: float = 0.0
+    joules_high: float = 0.0
+    energy_source: str = ""

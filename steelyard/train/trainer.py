@@ -26,6 +26,7 @@ from steelyard.data.batching import Batch, Place
 from steelyard.train import checkpoints, resumption
 from steelyard.train.average import Average
 from steelyard.train.clock import Clock
+from steelyard.train.energy import TrainingEnergy
 from steelyard.train.interruption import TrainingStopped, enough_memory, named, stop_signals
 from steelyard.train.objectives import Objective
 from steelyard.train.optimizers import optimizers
@@ -100,6 +101,7 @@ class _Training:
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self.energy = TrainingEnergy(self.company)
         self.budget = settings.budget
         if self.budget.unit == "flops" and self.flops is None:
             raise SteelyardError("a budget of FLOPs needs somebody who counts them", do="Give `flops`, or another budget.")
@@ -124,6 +126,7 @@ class _Training:
     def run_to_the_end(self) -> Progress:
         resumption.resume(self)
         if not self.budget.finished(self.progress):
+            self.energy.begin()
             hearing = self.clock.hearing_the_compiler() if self.settings.compiles else contextlib.nullcontext()
             with hearing, stop_signals() as stopped, torch.random.fork_rng(self._random_devices()):
                 if self.validation is not None and self.progress.step == 0:

@@ -42,7 +42,7 @@ def serving(*replies: Reply) -> Iterator[FakeEndpoint]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            self.body = body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with lock:
                 number = len(fake.bodies)
                 fake.bodies.append({**body, "path": self.path})
@@ -52,6 +52,9 @@ def serving(*replies: Reply) -> Iterator[FakeEndpoint]:
                 fake.replies[min(number, len(fake.replies) - 1)](self)
             except (BrokenPipeError, ConnectionResetError):
                 fake.hung_up.set()
+
+        def do_GET(self) -> None:
+            status(404, {"error": {"message": "nothing is there"}})(self)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from steelyard.data.checks.json_schema import matches
 from steelyard.data.generated.arithmetic import make_problem
 from steelyard.data.generated.forms import FORMS, make_form, training_pair
 from steelyard.data.generated.names import Names
 from steelyard.data.generated.passages import make_passage
 from steelyard.data.words import words
-from steelyard.weigh.scorers.json_schema import matches
 
 REPLY = '{"object": "ice skate", "station": "Keizunga", "shelf": 33, "finder": "Edith Kistessen"}'
 TEXT = "The navivane is a machine. It winds ropes. The first one was built in 1859."

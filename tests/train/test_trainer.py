@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from tiny_llama import tiny_llama
 
 from steelyard.core.errors import SteelyardError
+from steelyard.core.fingerprint import digest
 from steelyard.core.run import Run
 from steelyard.data.batching import Batches
 from steelyard.data.encoding import TokenRow
@@ -358,3 +359,32 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_floor(steps, warmup_share, 
     assert all(a >= b for a, b in itertools.pairwise(shares[warmup:]))
     assert max(shares) == 1.0
     assert min(shares[warmup:], default=1.0) >= floor or shape == "constant"
+
+
+def stopped_halfway(directory):
+    """A training of six steps that was stopped after three."""
+    run = Run(directory, seed=3)
+    run.cancelled = lambda: len(metrics(directory)) >= 3
+    with pytest.raises(TrainingStopped):
+        trained(directory, 6, run=run)
+    return checkpoints.load_latest(directory / "checkpoints").state
+
+
+def test_energy_is_counted_from_the_first_step_and_a_stopped_training_adds_to_it(tmp_path):
+    _, whole = trained(tmp_path / "whole", 6)
+    assert 0 < whole.joules_low <= whole.joules_high
+    assert set(whole.energy_source.split("+")) <= {"wall", "rapl", "nvml", "modelled"}
+    before = stopped_halfway(tmp_path / "parts")["progress"]
+    _, after = trained(tmp_path / "parts", 6)
+    assert 0 < before["joules_low"] < after.joules_low and before["joules_high"] < after.joules_high
+
+
+def test_a_checkpoint_of_a_version_that_counted_no_energy_is_gone_on_from(tmp_path):
+    state = stopped_halfway(tmp_path)
+    for key in ("joules_low", "joules_high", "energy_source"):
+        del state["progress"][key]
+    state["digest"] = digest({key: value for key, value in state.items() if key != "digest"})
+    (file,) = (path for path in (tmp_path / "checkpoints").rglob("*.json") if "joules_low" in path.read_text())
+    file.write_text(json.dumps(state))
+    _, progress = trained(tmp_path, 6)
+    assert progress.step == 6 and progress.joules_low > 0

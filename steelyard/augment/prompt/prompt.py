@@ -19,8 +19,8 @@ import pydantic
 from pydantic import Field
 
 from steelyard.augment.answerers import room
+from steelyard.augment.wrapped import Wrapped
 from steelyard.core.errors import nearest
-from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Event, Message, Score, ScoringAnswerer
 
@@ -126,19 +126,8 @@ def _check(field: str, template: str, known: Iterable[str]) -> set[str]:
     return used
 
 
-class Prompted:
+class Prompted(Wrapped[Prompt]):
     """An answerer that reads every conversation as a `Prompt` rewrites it."""
-
-    def __init__(self, lever: Prompt, inner: Answerer):
-        self.lever, self.inner = lever, inner
-
-    @property
-    def fingerprint(self) -> str:
-        return digest([self.lever.fingerprint, self.inner.fingerprint])
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return self.inner.capabilities
 
     def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
         """The inner answerer's events. Raises what it raises: added instructions may make a conversation too long for it."""

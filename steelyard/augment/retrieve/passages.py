@@ -33,7 +33,8 @@ def estimated_tokens(text: str) -> int:
     letters (capitals, identifiers, base64) one per letter; every other character its UTF-8 bytes.
     """
     total = 0
-    for piece in _PIECE.findall(text):
+    for found in _PIECE.finditer(text):  # one by one, so that other threads get their turns meanwhile
+        piece = found[0]
         if piece.isspace():
             total += len(piece) - 1 + piece.count("\n")
         elif not piece.isascii():

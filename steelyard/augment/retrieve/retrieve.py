@@ -19,8 +19,8 @@ from typing import ClassVar, cast
 from pydantic import Field
 
 from steelyard.augment.answerers import count, room
+from steelyard.augment.wrapped import Wrapped
 from steelyard.core.errors import ContextLengthError
-from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import (
     Answerer,
@@ -146,15 +146,8 @@ class _Reading:
     passages: tuple[Passage, ...]
 
 
-class Retrieved:
+class Retrieved(Wrapped[Retrieve]):
     """An answerer that looks every question up first. Its first events are citations of what it was given to read."""
-
-    def __init__(self, lever: Retrieve, inner: Answerer):
-        self.lever, self.inner = lever, inner
-
-    @property
-    def fingerprint(self) -> str:
-        return digest([self.lever.fingerprint, self.inner.fingerprint])
 
     @property
     def capabilities(self) -> frozenset[str]:

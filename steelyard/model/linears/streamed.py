@@ -8,7 +8,6 @@ disk (floats, 8 bits, GGUF's blocks), over the same bytes: the same bits. Source
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import math
 import mmap
@@ -20,6 +19,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from steelyard.core.meters.memory import trim
 from steelyard.model.files.block_file import BlockFile, Extent
 from steelyard.model.linears.linear import DenseStorage, Linear
 
@@ -58,7 +58,7 @@ class BlockReader:
 
     def _turn_to(self, block: int) -> None:
         if not self._memory:
-            give_back()
+            trim()  # of the tensors that are now on disk
             most = max(sum(extent.room for extent in extents) for extents in self.blocks)
             self._memory = [mmap.mmap(-1, most) for _ in range(2)]
         memory = 0 if self._held is None else 1 - self._held[1]
@@ -167,12 +167,6 @@ def send_to_disk(block: nn.Module, reader: BlockReader) -> None:
         places = {name: place + index for index, name in enumerate(own)}
         place += len(own)
         linear.storage = StreamedStorage(linear.storage, reader, number, places, digest.hexdigest()[:32])
-
-
-def give_back() -> None:
-    """Hands memory of tensors that are gone back to the system, where the C library keeps it for later (glibc does)."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 def _tensors(storage: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -1,0 +1,1 @@
+"""Repair: faults of an answer that can be told without knowing the right one, and asking again with them named."""
