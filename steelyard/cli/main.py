@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 import steelyard
-from steelyard.cli import calibrate, chat, detect, doctor, get, inspect, levers, make, serve, tasks, weigh
+from steelyard.cli import arena, calibrate, chat, detect, doctor, get, inspect, levers, make, report, runs, serve, tasks, weigh
 from steelyard.core.errors import SteelyardError
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
@@ -77,8 +77,12 @@ app.command("get")(get.get)
 app.command("inspect")(inspect.inspect)
 app.command("chat")(chat.chat)
 app.command("weigh")(weigh.weigh)
+app.command("report")(report.report)
+app.command("merge")(runs.merge)
+app.command("rescore")(runs.rescore)
 app.command("make")(make.make)
 app.command("calibrate")(calibrate.calibrate)
+app.command("arena")(arena.arena)
 app.command("serve")(serve.serve)
 app.command("levers")(levers.levers)
 app.command("tasks")(tasks.tasks)

@@ -27,15 +27,23 @@ def weigh(
     ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Only say what it would take and what it could show.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run directory; runs/NAME if left out. A killed run resumes.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="At most N samples of each task (recipe key `samples`).")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Ask for at most S seconds, shared by the arms; the report says what is there.")
+    ] = None,
+    shard: Annotated[str | None, typer.Option(metavar="K/N", help="Only ask the K-th of N parts; `steelyard merge` joins them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON: the report.")] = False,
 ) -> None:
     """Weigh a model against changes to it.
 
     Writes report.html and report.json, with intervals and a verdict for each figure. A killed run resumes.
     """
-    recipe = _recipe(words or [], base, data, tries or [])
+    budgets = [f"{key}={value}" for key, value in (("samples", limit), ("seconds", seconds)) if value is not None]
+    recipe = _recipe([*(words or []), *budgets], base, data, tries or [])
     if plan:
         return _plan(recipe, out, as_json)
+    if shard is not None:
+        return _part(recipe, out, shard, as_json)
     from steelyard.weigh import runner
     from steelyard.weigh.report.json import to_json
     from steelyard.weigh.report.terminal import table
@@ -45,6 +53,15 @@ def weigh(
         print(to_json(report))
     else:
         console().print(table(report, where=(out or Path("runs") / recipe.name) / "report.html"))
+
+
+def _part(recipe: Any, out: Path | None, shard: str, as_json: bool) -> None:
+    from steelyard.weigh.shard import collect, parsed
+
+    records = collect(recipe, out, parsed(shard), say=say_on(True))
+    if as_json:
+        return print_json({"records": records})
+    console().print(f"{records} records in {out or Path('runs') / recipe.name}; `steelyard merge` joins the parts.")
 
 
 def _recipe(words: list[str], base: str | None, data: Path | None, tries: list[str]) -> Any:

@@ -5,6 +5,20 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 Axis = Literal[
-    "quality", "truthfulness", "calibration", "format", "fairness", "repeatability", "diversity", "speed", "memory", "energy", "money"
+    "quality",
+    "truthfulness",
+    "calibration",
+    "robustness",
+    "format",
+    "position",
+    "languages",
+    "fairness",
+    "safety",
+    "repeatability",
+    "diversity",
+    "speed",
+    "memory",
+    "energy",
+    "money",
 ]
 AXES: tuple[Axis, ...] = get_args(Axis)

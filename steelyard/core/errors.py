@@ -51,6 +51,10 @@ class BusyError(SteelyardError):
     """More requests wait than an engine takes. Nothing is wrong with this one: it may come again."""
 
 
+class SpendError(SteelyardError):
+    """A request that might cost more than may still be spent. It was not sent."""
+
+
 class DownloadError(SteelyardError):
     """A download that failed, or whose bytes are not the pinned ones."""
 

@@ -1,20 +1,57 @@
-"""A terminal's progress bar with the time left, fed through `Run.progress`. Where nobody watches, nothing is drawn."""
+"""How far long work is, with the time left, fed through `Run.progress`: bars on a terminal, a line every half minute elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+EVERY = 30.0  # seconds between two lines
+
+
+class Lines:
+    """Progress as plain lines, one in so many seconds at most, for logs and for output that is read later.
+
+    Args:
+        say: receives the lines.
+        every: seconds between two of them, and before the first.
+        clock: tells seconds.
+    """
+
+    def __init__(self, say: Callable[[str], object], every: float = EVERY, clock: Callable[[], float] = time.monotonic):
+        self._say, self._every, self._clock = say, every, clock
+        self._last = clock()
+        self._task, self._begun, self._first = "", 0.0, 0
+
+    def __call__(self, task: str, done: int, total: int, note: str) -> None:
+        now = self._clock()
+        if task != self._task:
+            self._task, self._begun, self._first = task, now, done
+        if now - self._last < self._every:
+            return
+        self._last = now
+        new, left = done - self._first, ""
+        if new > 0 and done < total:
+            left = f", {spoken((total - done) * (now - self._begun) / new)} left"
+        self._say(f"{task}: {done} of {total}{left}" + (f"; {note}" if note else ""))
+
+
+def spoken(seconds: float) -> str:
+    """A stretch of time as a person would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
 
 @contextlib.contextmanager
 def shown(console: Console | None = None) -> Iterator[Callable[[str, int, int, str], None]]:
-    """Yields what `Run.progress` wants. Bars go to standard error, one for each task, and only if it is a terminal."""
+    """Yields what `Run.progress` wants. Standard error gets a bar for each task if it is a terminal, and lines if it is not."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        yield lambda task, done, total, note: None
+        yield Lines(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
         return
     columns = (
         TextColumn("{task.description}"),

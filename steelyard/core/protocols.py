@@ -192,9 +192,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer is complete. `reason`: stop (end token or stop string), length, timeout, cancelled, error."""
+    """The answer is complete. `reason`: stop (end token or stop string), length, timeout, cancelled, error.
+
+    `model` is what the server that answered calls its model, where it is a remote one and says so.
+    """
 
     reason: Literal["stop", "length", "timeout", "cancelled", "error", "tool_calls"]
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +347,7 @@ class Answer:
     usage: Usage | None = None
     failure: str | None = None
     reason: str = "error"
+    model: str = ""
 
 
 async def collect(events: AsyncIterator[Event]) -> Answer:
@@ -363,8 +368,8 @@ async def collect(events: AsyncIterator[Event]) -> Answer:
                 out.usage = event
             case Failure(message):
                 out.failure = message
-            case Done(reason):
-                out.reason = reason
+            case Done(reason, model):
+                out.reason, out.model = reason, model
             case _:
                 pass
     out.text = "".join(pieces)

@@ -29,6 +29,7 @@ from steelyard.core.axes import AXES, Axis
 from steelyard.core.errors import DataError, RecipeError, SteelyardError, nearest
 from steelyard.core.levers import Lever, short
 from steelyard.core.recipe_arms import BASE, LARGEST_SEED, Problems, after, chain, expand, lever, shaping, source, training_seeds
+from steelyard.core.recipe_judged import ChoicesSpec, JudgeSpec
 from steelyard.core.recipe_parts import (
     TASK_FILE,
     Arm,
@@ -37,6 +38,7 @@ from steelyard.core.recipe_parts import (
     NewSource,
     Source,
     TaskSpec,
+    Where,
     task_class,
     task_names,
     written_lever,
@@ -63,6 +65,11 @@ class Recipe(pydantic.BaseModel):
         samples: most samples of each task, or None for all of them.
         trials: runs of each sample under other seeds, or None for the task's own number.
         seeds: training seeds of the base and of every trained arm that says none of its own; () for the recipe's seed alone.
+        perturbed: questions of a task asked in other words for the axis `robustness`, or None for the usual number.
+        seconds: that asking may take, or None for as long as it takes.
+        run: where arms answer.
+        judge: who judges the arms' answers beside the base's, or None.
+        choices: what people chose between the arms' answers, or None.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -78,6 +85,11 @@ class Recipe(pydantic.BaseModel):
     samples: int | None = None
     trials: int | None = None
     seeds: tuple[int, ...] = ()
+    perturbed: int | None = None
+    seconds: float | None = None
+    run: Where = Where()
+    judge: JudgeSpec | None = None
+    choices: ChoicesSpec | None = None
 
     def resolved(self) -> dict[str, Any]:
         """The recipe as plain data with every default said and every path absolute."""
@@ -89,7 +101,9 @@ class Recipe(pydantic.BaseModel):
         out["axes"] = "all" if self.axes == AXES else list(self.axes)
         out["seed"] = self.seed
         out["primary"] = {arm: list(choice) for arm, choice in self.primary.items()}
-        out |= {key: value for key in ("samples", "trials") if (value := getattr(self, key)) is not None}
+        out |= {key: value for key in ("samples", "trials", "perturbed", "seconds") if (value := getattr(self, key)) is not None}
+        out |= {"run": written} if (written := self.run.written()) else {}
+        out |= {key: value.written() for key in ("judge", "choices") if (value := getattr(self, key)) is not None}
         return out | ({"seeds": list(self.seeds)} if self.seeds else {})
 
     def text(self) -> str:
@@ -126,6 +140,11 @@ class _Written(pydantic.BaseModel):
     samples: pydantic.StrictInt | None = pydantic.Field(None, ge=1)
     trials: pydantic.StrictInt | None = pydantic.Field(None, ge=1)
     seeds: list[Any] | None = None
+    perturbed: pydantic.StrictInt | None = pydantic.Field(None, ge=1)
+    seconds: pydantic.StrictInt | pydantic.StrictFloat | None = pydantic.Field(None, gt=0, allow_inf_nan=False)
+    run: Where = Where()
+    judge: JudgeSpec | None = None
+    choices: ChoicesSpec | None = None
 
 
 KEYS = tuple(_Written.model_fields)
@@ -279,6 +298,7 @@ def _checked(document: Document, name: str, directory: Path, overrides: Iterable
     tasks = _tasks(written.tasks or [], directory, problems)
     axes = _axes(written.axes, problems)
     primary = _primary(written, tasks, axes, problems)
+    _judged(written, tasks, arms, problems)
     problems.raise_if_any()
     return Recipe(
         name=_name(written.name or name),
@@ -292,7 +312,23 @@ def _checked(document: Document, name: str, directory: Path, overrides: Iterable
         samples=written.samples,
         trials=written.trials,
         seeds=seeds,
+        perturbed=written.perturbed,
+        seconds=written.seconds,
+        run=written.run,
+        judge=written.judge and rooted(written.judge, directory),
+        choices=written.choices and rooted(written.choices, directory),
     )
+
+
+def _judged(written: _Written, tasks: Iterable[TaskSpec], arms: Iterable[str], problems: Problems) -> None:
+    """Notes tasks and arms that judge and choices name and the recipe lacks."""
+    known = [task.name for task in tasks]
+    for name in written.judge.tasks if written.judge else ():
+        if name not in known:
+            problems.add(("judge", "tasks"), f"no task of this recipe is called `{name}`", nearest(name, known))
+    for name in written.choices.arms if written.choices else ():
+        if name not in arms:
+            problems.add(("choices", "arms"), f"no arm of this recipe is called `{name}`", nearest(name, arms))
 
 
 def _name(name: str) -> str:

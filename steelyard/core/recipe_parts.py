@@ -44,6 +44,22 @@ class EndpointSource(_Part):
     url: str = pydantic.Field(description="where the API begins, such as https://host/v1")
     model: str = pydantic.Field(min_length=1, description="the model's name there")
     key: str | None = pydantic.Field(None, description="name of the environment variable that holds the key")
+    spend: float | None = pydantic.Field(
+        default=None, gt=0, allow_inf_nan=False, description="most that a run may spend there, in the price table's currency; unset: no cap"
+    )
+    at_once: int = pydantic.Field(default=8, ge=1, le=256, strict=True, description="requests under way at the same time")
+    timeout: float = pydantic.Field(default=60.0, gt=0, le=3600, description="seconds without a byte after which the server counts as gone")
+    deadline: float = pydantic.Field(default=600.0, gt=0, le=86400, description="seconds that one answer may take, further tries included")
+    retries: int = pydantic.Field(default=4, ge=0, le=20, strict=True, description="further tries where one did not succeed")
+    backoff: float = pydantic.Field(
+        default=1.0, gt=0, le=60, description="seconds before the first of them, on average; each waits twice as long"
+    )
+    start: str = pydantic.Field(
+        default="", description="text of the token that texts without context follow; unset: the server's word for it (`steelyard serve`)"
+    )
+    date: str | None = pydantic.Field(
+        default=None, pattern=r"^\d{4}-\d{2}-\d{2}$", description="the day the answers are taken to be of; unset: when the run began to ask"
+    )
 
     @pydantic.field_validator("url")
     @classmethod
@@ -72,7 +88,7 @@ class EndpointSource(_Part):
 
     def written(self) -> dict[str, Any]:
         """The recipe keys that say so; the key is named, never held."""
-        return {"endpoint": self.model_dump(exclude_none=True)}
+        return {"endpoint": self.model_dump(exclude_defaults=True)}
 
 
 class NewSource(_Part):
@@ -127,6 +143,30 @@ class Arm(_Part):
     source: Source
     levers: tuple[Lever, ...] = ()
     seeds: tuple[int, ...] = ()
+
+
+class Where(_Part):
+    """Where a weighing's arms answer: in its own process, or in processes that Ray starts here and on further machines."""
+
+    ray: str | None = pydantic.Field(
+        default=None, min_length=1, description="`auto`: the Ray cluster this machine belongs to, or one of its own; or a cluster's address"
+    )
+    workers: pydantic.PositiveInt | None = pydantic.Field(
+        default=None, description="processes that answer; unset: one for each two processors"
+    )
+    threads: pydantic.PositiveInt | None = pydantic.Field(
+        default=None, description="processors of each; unset: the cluster's, shared out evenly"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _is_on_ray(self) -> Where:
+        if self.ray is None and (self.workers or self.threads):
+            raise pydantic_core.PydanticCustomError("ray", "`workers` and `threads` are Ray's: add `ray: auto`")
+        return self
+
+    def written(self) -> dict[str, Any]:
+        """The recipe keys that say so; empty for its own process."""
+        return self.model_dump(exclude_none=True)
 
 
 TASK_FILE = "task_file"

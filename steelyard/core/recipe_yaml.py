@@ -73,15 +73,15 @@ class Document:
         return next((mark for mark in inner_first if mark is not None), None)
 
 
-def read(path: Path) -> Document:
-    """Reads a YAML file.
+def read(path: Path, most_bytes: int = MOST_BYTES) -> Document:
+    """Reads a YAML file of at most `most_bytes`.
 
     Raises:
         RecipeError: it is missing, too large, not UTF-8, or breaks a rule of the module's docstring.
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(most_bytes + 1)
     except FileNotFoundError:
         raise RecipeError(
             "there is no such file", where=str(path), do="Give the path of a recipe, such as recipes/quickstart.yaml."
@@ -89,8 +89,8 @@ def read(path: Path) -> Document:
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise RecipeError(f"the file cannot be read: {reason[:1].lower()}{reason[1:]}", where=str(path)) from None
-    if len(data) > MOST_BYTES:
-        raise RecipeError(f"a recipe is at most {MOST_BYTES // 1024} KiB", where=str(path), do="Is this the right file?")
+    if len(data) > most_bytes:
+        raise RecipeError(f"such a file is at most {most_bytes // 1024} KiB", where=str(path), do="Is this the right file?")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

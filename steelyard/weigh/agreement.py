@@ -44,11 +44,16 @@ def reliability(confidence: Sequence[float], right: Sequence[float], bins: int =
         raise ValueError("confidences and outcomes are two lists of one length, with something in them")
     if not ((stated >= 0) & (stated <= 1) & (true >= 0) & (true <= 1)).all():
         raise ValueError("confidences and outcomes lie in [0, 1]")
-    edges = numpy.percentile(stated, numpy.linspace(0, 1, bins + 1) * 100)
-    places = numpy.searchsorted(edges[1:-1], stated)
+    places = places_of(stated, bins)
     counts = numpy.bincount(places, minlength=bins)
     sums = (numpy.bincount(places, weights=column, minlength=bins) for column in (stated, true))
     return [Bin(int(n), float(sure / n), float(hit / n)) for n, sure, hit in zip(counts, *sums, strict=True) if n]
+
+
+def places_of(stated: numpy.ndarray, bins: int) -> numpy.ndarray:
+    """The number of each confidence's bin of equal mass, from 0; equal confidences share one."""
+    edges = numpy.percentile(stated, numpy.linspace(0, 1, bins + 1) * 100)
+    return numpy.searchsorted(edges[1:-1], stated)
 
 
 def calibration_error(confidence: Sequence[float], right: Sequence[float], bins: int = BINS) -> float:

@@ -2,26 +2,29 @@
 
 A sample whose execution fails is recorded as failed, with the reason, and the rest goes on. Failures are tried again by the
 next run over the same directory: a server that was away may be back, and an answer that fails by its nature fails again.
+Samples are begun in order, and those that were begun are waited for: where asking stops early, the first ones are there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import itertools
 import math
-import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import cast
 
-from steelyard.core.errors import SteelyardError
-from steelyard.core.protocols import Answer, AnswerSettings, Score, ScoringAnswerer, collect
+from steelyard.augment.answerers import Crossing
+from steelyard.core.asynchrony import run_to_end
+from steelyard.core.errors import SpendError, SteelyardError
+from steelyard.core.protocols import Answer, AnswerSettings, Event, Score, ScoringAnswerer, collect
 from steelyard.core.seeds import derive
 from steelyard.weigh.arms import OpenArm
 from steelyard.weigh.records import Key, Records, key_of
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
-AHEAD = 2  # requests per slot: while one ends, the next is already waiting
 TOGETHER = 8  # raw texts per slot that are scored in one call: the more, the more of them begin alike and the less the slots wait
 RAW = (Continue, Read)
 """Requests that the engine answers below whatever wraps it."""
@@ -30,8 +33,12 @@ RAW = (Continue, Read)
 def obstacle(arm: OpenArm, samples: Sequence[Sample]) -> str | None:
     """Why an arm cannot be asked these samples at all, or None."""
     kinds = {type(sample.request) for sample in samples}
+    if kinds - {Ask}:
+        arm.learn()
     if Choose in kinds and not ("score" in arm.answerer.capabilities and callable(getattr(arm.answerer, "score", None))):
         return "this arm does not tell log-probabilities"
+    if arm.engine is None and not arm.goes_on and any(_raw(sample) for sample in samples):
+        return "this arm cannot go on with raw text"
     if kinds & {Read, Continue} and arm.read is None or arm.roll is None and any(_rolling(sample) for sample in samples):
         return "this arm cannot score raw text"
     return None
@@ -39,7 +46,12 @@ def obstacle(arm: OpenArm, samples: Sequence[Sample]) -> str | None:
 
 def key_for(arm: OpenArm, task: str, sample: Sample, seed: int, trial: int = 0) -> Key:
     """The key of a sample's record. Raw text belongs to the engine, whatever wraps it."""
-    return key_of(arm.read_fingerprint if isinstance(sample.request, RAW) else arm.fingerprint, task, sample, seed, trial)
+    below = isinstance(sample.request, RAW) or _raw(sample)
+    return key_of(arm.read_fingerprint if below else arm.fingerprint, task, sample, seed, trial)
+
+
+def _raw(sample: Sample) -> bool:
+    return isinstance(sample.request, Ask) and sample.request.raw
 
 
 def _rolling(sample: Sample) -> bool:
@@ -55,6 +67,7 @@ def answer_all(
     seed: int,
     trial: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Output]:
     """The arm's output for each sample, in order: from the records where they have it, else asked now and recorded.
 
@@ -66,43 +79,67 @@ def answer_all(
         seed: of the recipe; sampled answers draw from it, the sample's id and the trial.
         trial: number of the repetition.
         progress: told (done, total) after each answer.
+        stop: asked before each sample; once it says yes, nothing more is begun.
+
+    Returns:
+        The outputs of all samples, or, where it was stopped, of the first ones: as many as are there without a gap.
+
+    Raises:
+        SpendError: the next request might cost more than may be spent. What was recorded stays.
     """
     outputs: dict[int, Output] = {}
     for position, sample in enumerate(samples):
         found = records.get(key_for(arm, task, sample, seed, trial))
-        if found is not None and found.failure is None:
+        if found is not None:
             outputs[position] = found
-    progress(len(outputs), len(samples))
+    missing = [position for position in range(len(samples)) if position not in outputs or outputs[position].failure is not None]
+    done = itertools.count(len(samples) - len(missing))
+    progress(next(done), len(samples))
 
     def keep(position: int, output: Output) -> None:
         outputs[position] = output
         records.put(key_for(arm, task, samples[position], seed, trial), output)
-        progress(len(outputs), len(samples))
+        progress(next(done), len(samples))
 
-    missing = [position for position in range(len(samples)) if position not in outputs]
     if missing:
-        try:
-            run_to_end(_answer_missing(arm, samples, missing, seed, trial, keep))
-        finally:
-            records.flush()
-    return [outputs[position] for position in range(len(samples))]
+        run_to_end(_answer_missing(arm, samples, missing, seed, trial, keep, stop))
+    there = itertools.takewhile(outputs.__contains__, range(len(samples)))
+    return [outputs[position] for position in there]
 
 
 async def _answer_missing(
-    arm: OpenArm, samples: Sequence[Sample], missing: Sequence[int], seed: int, trial: int, keep: Callable[[int, Output], None]
+    arm: OpenArm,
+    samples: Sequence[Sample],
+    missing: Sequence[int],
+    seed: int,
+    trial: int,
+    keep: Callable[[int, Output], None],
+    stop: Callable[[], bool],
 ) -> None:
     texts = [position for position in missing if isinstance(samples[position].request, RAW)]
     for start in range(0, len(texts), TOGETHER * arm.slots):
+        if stop():
+            return
         chunk = texts[start : start + TOGETHER * arm.slots]
         for position, output in zip(chunk, await asyncio.to_thread(_read, arm, [samples[i] for i in chunk]), strict=True):
             keep(position, output)
     waiting = iter([position for position in missing if not isinstance(samples[position].request, RAW)])
+    refused: list[SpendError] = []
 
     async def work() -> None:
         for position in waiting:
-            keep(position, await answer_one(arm, samples[position], seed, trial))
+            if refused or stop():
+                return
+            try:
+                output = await answer_one(arm, samples[position], seed, trial)
+            except SpendError as error:  # answers under way are paid for: they are waited for
+                refused.append(error)
+                return
+            keep(position, output)
 
-    await asyncio.gather(*(work() for _ in range(AHEAD * arm.slots)))
+    await asyncio.gather(*(work() for _ in range(arm.ahead * arm.slots)))
+    if refused:
+        raise refused[0]
 
 
 def _read(arm: OpenArm, samples: Sequence[Sample]) -> list[Output]:
@@ -110,6 +147,8 @@ def _read(arm: OpenArm, samples: Sequence[Sample]) -> list[Output]:
     begun = time.perf_counter()
     try:
         scores = _scored(arm, [sample.request for sample in samples])  # type: ignore[misc]
+    except SpendError:
+        raise
     except Exception as error:  # see `answer_one`
         if len(samples) > 1:
             return [_read(arm, [sample])[0] for sample in samples]
@@ -144,21 +183,35 @@ def _pairs(request: Continue | Read) -> list[tuple[str, str]]:
 async def answer_one(arm: OpenArm, sample: Sample, seed: int, trial: int) -> Output:
     """One sample put to an arm."""
     begun, request = time.perf_counter(), sample.request
+    if arm.ask is not None:
+        return await arm.ask(sample, seed, trial)
     try:
         if isinstance(request, Choose):
             scores = await cast(ScoringAnswerer, arm.answerer).score(request.conversation, request.continuations)
             return _checked(Output(scores=tuple(scores), seconds=time.perf_counter() - begun))
         assert isinstance(request, Ask)
         settings = _settings(request.settings, arm, derive(seed, sample.id, trial))
-        answer = await collect(arm.answerer.answer(request.conversation, settings))
+        answer = await collect(_gone_on(arm, request, settings) if request.raw else arm.answerer.answer(request.conversation, settings))
+    except SpendError:
+        raise
     except Exception as error:  # an arm is made of anybody's levers; whatever one sample breaks must not sink the others
         return Output(failure=reason_of(error), seconds=time.perf_counter() - begun)
     return _checked(_output(answer, time.perf_counter() - begun))
 
 
+async def _gone_on(arm: OpenArm, request: Ask, settings: AnswerSettings) -> AsyncGenerator[Event]:
+    """The engine's events as it goes on with a raw text."""
+    assert arm.engine is not None  # `obstacle` has been asked
+    crossing = Crossing()
+    going = arm.engine.submit(request.conversation[-1].content, settings, crossing.on_event)
+    async with contextlib.aclosing(crossing.events(going.cancel)) as events:
+        async for event in events:
+            yield event
+
+
 def _settings(settings: AnswerSettings, arm: OpenArm, seed: int) -> AnswerSettings:
-    """A sample's settings with its own seed, and with confidences where the arm has them."""
-    return dataclasses.replace(settings, seed=seed, token_events="logprobs" in arm.answerer.capabilities)
+    """A sample's settings with its own seed, and with confidences where the arm has them (an endpoint may: it is asked)."""
+    return dataclasses.replace(settings, seed=seed, token_events=not arm.answerer.capabilities.isdisjoint({"logprobs", "remote"}))
 
 
 def _output(answer: Answer, seconds: float) -> Output:
@@ -172,6 +225,7 @@ def _output(answer: Answer, seconds: float) -> Output:
         seconds=seconds,
         failure=failure,
         confidence=answer.confidence,
+        model=answer.model,
     )
 
 
@@ -186,25 +240,3 @@ def _checked(output: Output) -> Output:
 def reason_of(error: Exception) -> str:
     """Why something failed, in one line for a record or a report."""
     return str(error) if isinstance(error, SteelyardError) else f"{type(error).__name__}: {error}"
-
-
-def run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a coroutine from plain code, also where an event loop already turns (a notebook): then on a thread of its own."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-        return
-    failures: list[BaseException] = []
-
-    def turn() -> None:
-        try:
-            asyncio.run(work)
-        except BaseException as error:  # carried over to the caller's thread
-            failures.append(error)
-
-    thread = threading.Thread(target=turn, name="steelyard-weigh")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]

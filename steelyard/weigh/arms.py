@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,11 +20,15 @@ from typing import Any, Protocol
 import torch
 
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
+from steelyard.augment.endpoint_days import first_asked
 from steelyard.augment.pair_answerer import PairAnswerer, answerer_for
+from steelyard.augment.spending import Spending
+from steelyard.core.asynchrony import run_to_end
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.get import locate
 from steelyard.core.levers import Lever
+from steelyard.core.meters.money import prices
 from steelyard.core.protocols import Answerer, Score
 from steelyard.core.recipe import Arm, EndpointSource, ModelSource, NewSource
 from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
@@ -40,10 +44,10 @@ from steelyard.model.model import Model
 from steelyard.train.pretrain.new import new_model
 from steelyard.train.steps import pull, weight_levers
 from steelyard.weigh.report.report import Training
+from steelyard.weigh.tasks.task import Output
 from steelyard.weigh.trainings import trainings_of
 
 SLOTS = 8
-ENDPOINT_SLOTS = 4  # requests under way at a server that may be somebody else's
 
 
 @dataclass
@@ -66,6 +70,10 @@ class OpenArm:
         trainings: the training that made it from nothing, where scaling laws can use it.
         engine: the engine underneath, or None for an endpoint and for an encoder-decoder.
         templated: whether what it is told passes through a template that could be a wrong one.
+        goes_on: whether it goes on with raw text although there is no engine here.
+        ahead: requests put to it per slot: while one ends, the next is already waiting.
+        ask: puts a sample (with the recipe's seed and the trial) to the arm where it answers elsewhere as a whole; None here.
+        learn: finds out whether it tells log-probabilities of given texts, where that is not known yet.
         closing: ends it and frees its memory.
     """
 
@@ -79,10 +87,14 @@ class OpenArm:
     kernels: str = ""
     parameters: int | None = None
     weight_bytes: int | None = None
-    cost: dict[str, float] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
     trainings: list[Training] = field(default_factory=list)
     engine: Engine | None = None
     templated: bool = True
+    goes_on: bool = False
+    ahead: int = 2
+    learn: Callable[[], None] = lambda: None
+    ask: Callable[..., Awaitable[Output]] | None = None
     closing: Callable[[], None] = lambda: None
 
     def close(self) -> None:
@@ -183,7 +195,7 @@ class ArmOpener:
         try:
             levers = [lever.bind(self.references) for lever in arm.levers]
             if isinstance(arm.source, EndpointSource):
-                return _wrapped(arm.name, EndpointAnswerer(arm.source.url, arm.source.model, arm.source.key), levers)
+                return _remote(arm, arm.source, levers, self.run.directory)
             begun = time.perf_counter()
             model = self._weights(arm, levers, self.run.seed if seed is None else seed)
             if (pairs := answerer_for(model)) is not None:
@@ -265,11 +277,27 @@ def _opened(name: str, streamed: Offload | None) -> Model:
     return load(name, native_type(torch.device("cpu")), streamed.keep, streamed.folder)
 
 
-def training_cost(model: Model) -> dict[str, float]:
-    """What its trainings used, as their records say: seconds in steps, tokens read and operations."""
+def training_cost(model: Model) -> dict[str, Any]:
+    """What its trainings used, as their records say: seconds in steps, tokens read, operations, joules and where these are from.
+
+    Energy is told only where every training's record has it.
+    """
     results = [entry.get("result", {}) for entry in model.record.get("training", [])]
-    totals = {unit: sum(result.get(unit) or 0 for result in results) for unit in ("seconds", "tokens", "flops")}
-    return {f"training_{unit}": round(total, 3) for unit, total in totals.items() if total}
+    units = ("seconds", "tokens", "flops")
+    counted = bool(results) and all(result.get("energy_source") for result in results)
+    units += ("joules_low", "joules_high") if counted else ()
+    totals = {unit: sum(result.get(unit) or 0 for result in results) for unit in units}
+    cost: dict[str, Any] = {f"training_{unit}": round(total, 3) for unit, total in totals.items() if total}
+    sources = dict.fromkeys(part for result in results for part in str(result.get("energy_source", "")).split("+"))
+    return cost | ({"training_energy_source": "+".join(sources)} if counted else {})
+
+
+def added_costs(one: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """The costs of an arm under several training seeds, added up; energy only where each of them was counted."""
+    kept = {key: value for key, value in one.items() if key in more or not key.startswith("training_joules")}
+    out = {key: round(value + more.get(key, 0.0), 3) for key, value in kept.items() if isinstance(value, int | float)}
+    sources = [cost["training_energy_source"] for cost in (one, more) if cost.get("training_energy_source")]
+    return out | ({"training_energy_source": "+".join(dict.fromkeys("+".join(sources).split("+")))} if sources else {})
 
 
 def is_trained(arm: Arm) -> bool:
@@ -300,6 +328,58 @@ def _of_pairs(name: str, answerer: PairAnswerer, levers: Sequence[Lever], second
     )
 
 
+def _remote(arm: Arm, source: EndpointSource, levers: Sequence[Lever], directory: Path) -> OpenArm:
+    """An arm that answers elsewhere. Whether it tells log-probabilities of given texts is learned when that is first needed."""
+    answerer = EndpointAnswerer(
+        source.url,
+        source.model,
+        source.key,
+        timeout=source.timeout,
+        deadline=source.deadline,
+        retries=source.retries,
+        backoff=source.backoff,
+        whole=True,
+        spending=Spending(directory, source.url, source.model, prices(), source.spend),
+        date=source.date or first_asked(directory, source.url, source.model),
+    )
+    asked: list[bool] = []
+    opened = dataclasses.replace(
+        _wrapped(arm.name, answerer, levers), slots=source.at_once, ahead=1, read_fingerprint=digest([answerer.fingerprint, source.start])
+    )
+
+    def learn() -> None:
+        if asked:
+            return
+
+        async def ask() -> None:
+            try:
+                await answerer.learn(source.start)
+            finally:
+                await answerer.aclose()
+
+        run_to_end(ask())
+        asked.append(True)
+        if answerer.scores is not None:
+            opened.read = read
+
+    def read(pairs: Sequence[tuple[str, str]], cut: bool = False) -> list[Score]:
+        """`cut` has no meaning here: a text that is too long for the server is refused by it."""
+        scores, found = answerer.scores, []
+        assert scores is not None
+
+        async def ask() -> None:
+            try:
+                found.extend(await scores.of_texts(pairs, source.at_once))
+            finally:
+                await answerer.aclose()
+
+        run_to_end(ask())
+        return found
+
+    opened.learn = learn
+    return opened
+
+
 def _wrapped(name: str, answerer: Answerer, levers: Sequence[Lever]) -> OpenArm:
     inner = answerer
     wraps = [lever for lever in levers if "wrap" in lever.hooks()]
@@ -308,4 +388,4 @@ def _wrapped(name: str, answerer: Answerer, levers: Sequence[Lever]) -> OpenArm:
         answerer = hooks.wrap(answerer)
     # A wrapper digests what it wraps; the levers are digested again so that one that forgets itself is still told apart.
     fingerprint = digest([answerer.fingerprint, [lever.fingerprint for lever in wraps]]) if answerer is not inner else inner.fingerprint
-    return OpenArm(name, answerer, fingerprint, ENDPOINT_SLOTS)
+    return OpenArm(name, answerer, fingerprint)

@@ -54,6 +54,8 @@ def task_fingerprint(task: Task) -> str:
 def foreign(answerer: Answerer, task: Task, seed: int) -> str | None:
     """Why an answerer that abstains by a calibration promises nothing on a task's questions, or None."""
     here: Any = answerer
+    if hasattr(here, "foreign"):  # it stands for answerers elsewhere, which are asked
+        return here.foreign(task, seed)
     while here is not None:
         made, lever = getattr(here, "made", None), getattr(here, "lever", None)
         if isinstance(made, Calibration):

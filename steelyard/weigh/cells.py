@@ -8,43 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
+from steelyard.weigh.corrected import correct_estimate, corrected, note, useless
+from steelyard.weigh.drafts import Draft
+from steelyard.weigh.gaps import favoured, own_interval
+from steelyard.weigh.gates import gated, is_mute, why
 from steelyard.weigh.multiplicity import holm_levels
 from steelyard.weigh.power import samples_to_settle
+from steelyard.weigh.remarks import remarks, why_none
 from steelyard.weigh.report.report import Cell
-from steelyard.weigh.scoring import ONE_CLUSTER, Scored, clusters_of, one_cluster, same_records
+from steelyard.weigh.scoring import ONE_CLUSTER, Scored, clusters_of, metrics_in, one_cluster, same_records
 from steelyard.weigh.selective import linearised
-from steelyard.weigh.statistics import ALPHA, Comparison, compare, estimate, pair, spread_over_seeds
+from steelyard.weigh.statistics import ALPHA, Comparison, Estimate, compare, estimate, pair, spread_over_seeds
 from steelyard.weigh.tasks.task import Metric, Task, Value
 from steelyard.weigh.verdicts import at_floor, margin_of, verdict
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A cell before its error rate is known.
-
-    Attributes:
-        arm, task, metric: where it stands.
-        comparison: of arm and base; None where the arm has no value.
-        identical: every record and value is equal.
-        floored: neither side is better than the metric's floor.
-        base: where there is no comparison, the base against itself: it carries the base's value.
-        notes: what a reader should know.
-        source: `measured` or `modelled`.
-        shift: for modelled figures, what the doubt about the coefficients adds below and above the difference's interval.
-    """
-
-    arm: str
-    task: str
-    metric: Metric
-    comparison: Comparison | None
-    identical: bool = False
-    floored: bool = False
-    base: Comparison | None = None
-    notes: tuple[str, ...] = ()
-    source: str = "measured"
-    shift: tuple[float, float] = (0.0, 0.0)
 
 
 def draft_cells(
@@ -61,12 +38,13 @@ def draft_cells(
         again: the base's values under its second and further training seeds. Where the arm has as many seeds, each of its runs is
             compared with the base's of the same place, so that the doubt about both is told; else with the base's first.
     """
+    metrics = metrics_in(task, base, *runs, *again)
     count = min(len(base.samples), *(len(run.samples) for run in (*runs, *again)))
     base, runs = base.first(count), [run.first(count) for run in runs]
     bases = [base, *(run.first(count) for run in again)]
     bases = bases if len(bases) == len(runs) else [base]
     if reason := base.obstacle or next((run.obstacle for run in runs if run.obstacle), None):
-        return [unmeasured(arm, task.name, metric, reason, _alone(metric, base)) for metric in task.metrics]
+        return [unmeasured(arm, task.name, metric, reason, _alone(metric, base)) for metric in metrics]
     failed = [any(run.failures[i] is not None for run in (*bases, *runs)) for i in range(count)]
     if any(failed):
         why = next(run.failures[i] for i in range(count) for run in (*bases, *runs) if run.failures[i] is not None)
@@ -74,7 +52,7 @@ def draft_cells(
     if one_cluster(base.samples):
         notes = (*notes, ONE_CLUSTER)
     same = all(same_records(base, run) for run in runs)
-    return [_draft(arm, task.name, metric, bases, runs, failed, same, notes) for metric in task.metrics]
+    return gated([_draft(arm, task.name, metric, bases, runs, failed, same, notes) for metric in metrics])
 
 
 def _draft(
@@ -94,13 +72,19 @@ def _draft(
     lefts = [[one.values[metric.name][i] for i in kept] for one in bases]
     left = lefts[0]
     columns = [[run.values[metric.name][i] for i in kept] for run in runs]
+    if metric.detector is not None:
+        if reason := useless(metric.detector):
+            return unmeasured(arm, task, metric, reason)
+        notes = (*notes, note(metric.detector))
+    if metric.groups is not None:
+        notes = (*notes, *favoured(metric.groups, left, columns[0]))
     comparison = contrast(metric, left, columns, clusters, trials=base.trials, again=lefts[1:])
     if comparison is None:
-        reason = notes[0] if notes and not kept else "the metric applies to no sample of one side"
+        reason = notes[0] if notes and not kept else why_none(metric, [left, columns[0]])
         return unmeasured(arm, task, metric, reason, _alone(metric, base))
     equal = same and all(column == left for column in columns)
     floored = at_floor(metric, comparison.base.interval) and at_floor(metric, comparison.value.interval)
-    return Draft(arm, task, metric, comparison, equal, floored, notes=notes)
+    return Draft(arm, task, metric, comparison, equal, floored, notes=(*notes, *remarks(metric, [left, columns[0]])))
 
 
 def contrast(
@@ -112,6 +96,22 @@ def contrast(
     again: Sequence[Sequence[Value]] = (),
 ) -> Comparison | None:
     """Compares per-sample values of the base with those of one or several runs of an arm; `again` are those of further runs of the base."""
+    found = _contrast(metric, base, runs, clusters, trials, again)
+    if found is not None and metric.kind == "gap":
+        groups = len({name or place for place, (name, value) in enumerate(zip(clusters, base, strict=True)) if value is not None})
+        left, right = (own_interval(one, metric.span, groups) for one in (found.base, found.value))
+        found = dataclasses.replace(found, base=left, value=right)
+    return corrected(found, metric.detector) if found is not None and metric.detector is not None else found
+
+
+def _contrast(
+    metric: Metric,
+    base: Sequence[Value],
+    runs: Sequence[Sequence[Value]],
+    clusters: Sequence[str],
+    trials: int,
+    again: Sequence[Sequence[Value]],
+) -> Comparison | None:
     base, *others = linearised(metric, [base, *again, *runs])
     again, runs = others[: len(again)], others[len(again) :]
     bases = [base, *again] if again else [base] * len(runs)
@@ -160,7 +160,9 @@ def unmeasured(arm: str, task: str, metric: Metric, reason: str, base: Compariso
 def not_run(arm: str, task: Task, base: Scored) -> list[Draft]:
     """Cells of an arm that was not asked because the base is at floor."""
     note = f"the base is at floor on the first {len(base.samples)} samples, so this arm was not asked"
-    return [Draft(arm, task.name, metric, None, floored=True, notes=(note,), base=_alone(metric, base)) for metric in task.metrics]
+    return [
+        Draft(arm, task.name, metric, None, floored=True, notes=(note,), base=_alone(metric, base)) for metric in metrics_in(task, base)
+    ]
 
 
 def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
@@ -235,15 +237,43 @@ def finish_all(drafts: Sequence[Draft], primary: Mapping[str, tuple[str, str]], 
     return [finish(draft, id(draft) in levels, levels.get(id(draft), alpha)) for draft in drafts]
 
 
-def base_cell(task: str, metric: Metric, values: Sequence[Value], clusters: Sequence[str]) -> Cell | None:
-    """The base's own value, for a weighing with no arm beside it."""
+def base_cells(task: Task, scored: Scored) -> list[Cell]:
+    """The base's own values, for a weighing with no arm beside it; those behind a closed gate are at floor."""
+    metrics, clusters = {metric.name: metric for metric in metrics_in(task, scored)}, clusters_of(scored.samples)
+    own = {name: base_estimate(metric, scored.values[name], clusters) for name, metric in metrics.items()}
+    out = []
+    for name, metric in metrics.items():
+        cell, found = base_cell(task.name, metric, scored.values[name], clusters), own[name]
+        gate = metrics[metric.gate] if metric.gate else None
+        if cell is not None and found is not None and gate is not None and is_mute(metric, found, gate, own[gate.name]):
+            cell = dataclasses.replace(cell, verdict="floor", note=f"{cell.note}; {why('it', gate)}")
+        out.append(cell)
+    return [cell for cell in out if cell is not None]
+
+
+def base_estimate(metric: Metric, values: Sequence[Value], clusters: Sequence[str]) -> Estimate | None:
+    """The base's own value with its interval; None where there is none."""
     (values,) = linearised(metric, [values])
     both = pair(values, values, clusters)
     bounded = metric.unit == "share" and metric.kind == "mean"
     found = estimate(both.base, both.clusters, binary=metric.binary, bounded=bounded)
+    if found is not None and metric.kind == "gap":
+        return own_interval(found, metric.span, len(set(both.clusters.tolist())))
+    if found is not None and metric.detector is not None:
+        return None if useless(metric.detector) else correct_estimate(found, metric.detector)
+    return found
+
+
+def base_cell(task: str, metric: Metric, values: Sequence[Value], clusters: Sequence[str]) -> Cell | None:
+    """One of them."""
+    found = base_estimate(metric, values, clusters)
     if found is None:
         return None
+    notes = ["the base itself"]
+    notes += [note(metric.detector)] if metric.detector is not None else []
+    notes += favoured(metric.groups, values) if metric.groups is not None else ()
+    notes += remarks(metric, [values])
     return Cell(
         "base", task, metric.axis, metric.name, metric.unit, metric.higher_is_better, None, None, found.value, found.interval,
-        None, None, None, found.n, False, "identical", note="the base itself",
+        None, None, None, found.n, False, "identical", note="; ".join(notes),
     )  # fmt: skip

@@ -21,11 +21,25 @@ from steelyard.core.files import writing
 from steelyard.core.locks import lock
 from steelyard.core.recipe import Recipe
 from steelyard.weigh.records import Records
+from steelyard.weigh.tasks.perturbed import ITEMS
 
 RECIPE = "recipe.resolved.yaml"
 _LOCK = ".lock"
 _SHOWN = 8  # differences an error lists
-_MAY_GROW = ("arms", "tasks", "axes")
+HOW = ("spend", "at_once", "timeout", "deadline", "retries", "backoff")  # how an endpoint is asked, which is no part of what it is asked
+_APART = (
+    "name",
+    "arms",
+    "tasks",
+    "axes",
+    "primary",
+    "samples",
+    "trials",
+    "perturbed",
+    "seconds",
+    "run",
+)  # compared below, or no part of the question
+_MAY_GROW = ("arms", "tasks", "axes", "judge", "choices")
 
 
 @contextlib.contextmanager
@@ -98,13 +112,18 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         most = float("inf") if key == "samples" else 1  # what a recipe means that does not say it
         if (now.get(key) or most) < (before.get(key) or most):
             found.append(f"{key} was {before.get(key) or 'all'} and is {now.get(key) or 1}")
+    if (now.get("perturbed") or ITEMS) < (before.get("perturbed") or ITEMS):
+        found.append(f"perturbed was {before.get('perturbed') or ITEMS} and is {now.get('perturbed') or ITEMS}")
     return found
 
 
 def _comparable(resolved: Mapping[str, Any]) -> dict[str, Any]:
     """A resolved recipe as one flat mapping, parts that may be added under keys of their own."""
     plain = json.loads(json.dumps(resolved))
-    out = {key: value for key, value in plain.items() if key not in ("name", "arms", "tasks", "axes", "primary", "samples", "trials")}
+    for part in (plain, *plain.get("arms", {}).values()):
+        if isinstance(part, dict) and isinstance(part.get("endpoint"), dict):
+            part["endpoint"] = {key: value for key, value in part["endpoint"].items() if key not in HOW}
+    out = {key: value for key, value in plain.items() if key not in _APART}
     out |= {f"arms.{name}": arm for name, arm in plain.get("arms", {}).items()}
     out |= {f"tasks.{name}": settings for task in plain.get("tasks", []) for name, settings in task.items()}
     out |= {f"axes.{axis}": True for axis in (AXES if plain.get("axes") == "all" else plain.get("axes", []))}

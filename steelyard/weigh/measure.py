@@ -23,6 +23,7 @@ from steelyard.core import hardware
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
 from steelyard.weigh.costs import Measured
+from steelyard.weigh.tasks.perturbed import TAG
 from steelyard.weigh.tasks.task import Ask, Sample
 
 PASSES = 4  # forward, back, forward, back
@@ -40,7 +41,8 @@ PROMPTS = (
 
 def prompts_of(tasks: Sequence[Sequence[Sample]]) -> list[tuple[Message, ...]]:
     """What every arm is timed on: a question of the first two tasks that ask any, then the built-in prompts."""
-    own = [next((s.request.conversation for s in samples if isinstance(s.request, Ask)), None) for samples in tasks]
+    asked = [[s.request for s in samples if TAG not in s.tags] for samples in tasks]  # questions in other words are no further task
+    own = [next((request.conversation for request in requests if isinstance(request, Ask)), None) for requests in asked]
     return [tuple(turns) for turns in own if turns][:2] + [(Message("user", text),) for text in PROMPTS]
 
 

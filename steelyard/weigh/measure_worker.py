@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.meters import Meter, memory, money
+from steelyard.core.meters.energy import Idle, idle_power
 from steelyard.core.protocols import AnswerSettings, Done, Failure, Message, Text, Token, Usage
 from steelyard.core.recipe import Arm, EndpointSource, read
 from steelyard.core.run import Run
@@ -71,13 +72,13 @@ async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: in
     }
 
 
-def block(arm: OpenArm, conversations: list[list[Message]], max_tokens: int, paid: str | None) -> dict[str, Any]:
+def block(arm: OpenArm, conversations: list[list[Message]], max_tokens: int, paid: str | None, idle: Idle | None = None) -> dict[str, Any]:
     """Several answers one after the other, under one meter."""
 
     async def one_by_one() -> list[dict[str, Any]]:
         return [await timed_answer(arm, conversation, max_tokens) for conversation in conversations]
 
-    with Meter() as meter:
+    with Meter(idle=idle) as meter:
         answers = asyncio.run(one_by_one())
     reading = dataclasses.asdict(meter.reading)
     if paid is not None:  # an endpoint: its tokens have a price, our waiting has none
@@ -102,6 +103,7 @@ def serve(directory: Path, name: str, lines: IO[str], out: IO[str]) -> None:
             release(opened.engine.model, opened.engine.trunk)
             memory.hand_back()
         seconds = time.perf_counter() - begun
+        idle = idle_power()  # nothing is asked of any arm yet
     except SteelyardError as error:
         return say({"error": str(error)})
     paid = arm.source.model if isinstance(arm.source, EndpointSource) else None
@@ -110,7 +112,7 @@ def serve(directory: Path, name: str, lines: IO[str], out: IO[str]) -> None:
         asked = json.loads(line)
         conversations = [[Message(**turn) for turn in turns] for turns in asked["conversations"]]
         try:
-            say(block(opened, conversations, asked["max_tokens"], paid))
+            say(block(opened, conversations, asked["max_tokens"], paid, idle))
         except SteelyardError as error:
             say({"error": str(error)})
     opened.close()

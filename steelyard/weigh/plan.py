@@ -148,7 +148,7 @@ def _planned_in(run: Run, recipe: Recipe, calibrate: bool, opener: Opener | None
     try:
         for arm in recipe.arms.values():
             mine.find(arm)  # also where the speed is known: what cannot be weighed is not planned
-        if calibrate and not all(speeds.seconds(BASE, question.name) for question in asked):
+        if calibrate and not all(_pace(speeds, BASE, question) for question in asked):
             run.say("Timing the base on a few samples of each task ...")
             base = mine.open(recipe.arms[BASE])
             try:
@@ -170,7 +170,10 @@ def calibrated(base: OpenArm, asked: Sequence[Question], records: Records, recip
         SteelyardError: the base answered none of them. There is nothing to compare with, and waiting for the rest is in vain.
     """
     failures: list[str | None] = []
+    names = {question.name for question in asked}
     for question in asked:
+        if question.of in names:
+            continue  # as quick as the task whose questions these are
         samples = question.samples[:CALIBRATION]
         if speeds.seconds(BASE, question.name) is None and not obstacle(base, samples):
             begun, before = time.perf_counter(), len(records)
@@ -204,13 +207,19 @@ def planned(recipe: Recipe, asked: Sequence[Question], speeds: Speeds, directory
             found = None
             if name != BASE:
                 found = _detectable(metric, question.clusters, ALPHA / max(len(chosen), 1) if primary else ALPHA)
-            seconds, basis = speeds.seconds(name, question.name), "earlier run"
+            seconds, basis = _pace(speeds, name, question), "earlier run"
             if seconds is None:
-                seconds, basis = speeds.seconds(BASE, question.name), "the base's speed"
+                seconds, basis = _pace(speeds, BASE, question), "the base's speed"
             minutes = None if seconds is None else (needed - recorded) * seconds / 60
             rows.append(PlanRow(name, question.name, metric.name, metric.unit, needed, recorded, found, minutes, basis, primary))
     rows += _extras(recipe, asked, speeds)
     return Plan(rows, _notes(recipe, asked, chosen, rows))
+
+
+def _pace(speeds: Speeds, arm: str, question: Question) -> float | None:
+    """Seconds a sample, by the task whose questions these are where they were never asked themselves."""
+    own = speeds.seconds(arm, question.name)
+    return own if own is not None or not question.of else speeds.seconds(arm, question.of)
 
 
 def _extras(recipe: Recipe, asked: Sequence[Question], speeds: Speeds) -> list[PlanRow]:

@@ -2,8 +2,8 @@
 
 A record's key is a digest over the arm's fingerprint, the task's name, the sample's id and request, the seed and the trial.
 What judges an answer is not in the key: scoring reads records and may be repeated, and raising a task's number of samples
-keeps those already answered. A few records share a transaction, so a process killed at any moment loses at most those few,
-and the file stays whole (write-ahead log).
+keeps those already answered. Every record is a transaction of its own in the write-ahead log, so a process killed at any moment
+loses none that was kept, and the file stays whole. (Power that fails may cost the last ones: the log is not forced to disk.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import importlib
 import json
 import sqlite3
-import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,8 +28,6 @@ from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Samp
 
 FORMAT = 1
 APPLICATION_ID = 0x53595243  # "SYRC"
-BATCH = 8  # records a transaction holds; a kill loses at most these
-DELAY = 2.0  # seconds after which a smaller batch is written anyway
 LARGEST = 1 << 30  # bytes a record may claim to unpack to; no answer is that long, a damaged file may say so
 
 _TABLE = """
@@ -81,8 +78,9 @@ def content_digest(request: Ask | Choose | Continue | Read) -> str:
             del content["settings"][name]
     if content.get("before") == "":  # of texts that are read from their beginning, as all were once
         del content["before"]
-    if content.get("rolling") is False:
-        del content["rolling"]
+    for name in ("rolling", "raw"):  # both came later
+        if content.get(name) is False:
+            del content[name]
     return digest([type(request).__name__, content])
 
 
@@ -92,7 +90,7 @@ def key_of(arm: str, task: str, sample: Sample, seed: int, trial: int = 0) -> Ke
 
 
 class Records:
-    """An open store. Use as a context manager; writes of the last moments are flushed on leaving.
+    """An open store. Use as a context manager.
 
     Raises:
         SteelyardError: the file is damaged, is something else, comes from a newer version, or the disk is full.
@@ -100,8 +98,6 @@ class Records:
 
     def __init__(self, path: Path):
         self.path = path
-        self._waiting: list[tuple[Any, ...]] = []
-        self._since = time.monotonic()
         with self._explained():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -133,60 +129,48 @@ class Records:
 
     def get(self, key: Key) -> Output | None:
         """The output recorded for a key, or None."""
-        for row in self._waiting:
-            if row[0] == key.text:
-                return _unpack(row[-1], self.path)
         with self._explained():
             row = self._database.execute("SELECT output FROM records WHERE key = ?", (key.text,)).fetchone()
         return None if row is None else _unpack(row[0], self.path)
 
     def put(self, key: Key, output: Output) -> None:
         """Keeps an output; one already kept under this key is replaced."""
-        packed = _pack(output)
-        self._waiting.append((key.text, key.arm, key.task, key.sample, key.seed, key.trial, output.failure is not None, packed))
-        if len(self._waiting) >= BATCH or time.monotonic() - self._since > DELAY:
-            self.flush()
+        row = (key.text, key.arm, key.task, key.sample, key.seed, key.trial, output.failure is not None, _pack(output))
+        self._insert([row])
 
-    def flush(self) -> None:
-        """Writes what is waiting, in one transaction."""
-        if self._waiting:
-            self._insert(self._waiting)
-            self._waiting = []
-        self._since = time.monotonic()
-
-    def _insert(self, rows: Iterable[tuple[Any, ...]], verb: str = "REPLACE") -> int:
+    def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
         with self._explained():
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                done = self._database.executemany(f"INSERT OR {verb} INTO records({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+                self._database.executemany(f"INSERT OR REPLACE INTO records({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
                 self._database.execute("COMMIT")
             except BaseException:
                 if self._database.in_transaction:
                     self._database.execute("ROLLBACK")
                 raise
-            return done.rowcount
 
     def merge(self, other: Path) -> int:
         """Takes over what another store has and this one lacks, or has only as a failure.
 
+        Where both have an answer (or both a failure), the one whose packed bytes come first is kept: whichever order stores are
+        merged in, and however often, the same records come out.
+
         Args:
-            other: another store's file; it is only read.
+            other: another store's file; its records are only read.
 
         Returns:
             The number of records taken over.
         """
-        self.flush()
         if not other.is_file():
             raise SteelyardError("there are no records to merge", where=str(other))
+        taken = 0
         with Records(other) as theirs:
-            rows = theirs._rows("SELECT " + _COLUMNS + " FROM records")
-            taken = 0
-            with self._explained():
-                mine = dict(self._database.execute("SELECT key, failed FROM records").fetchall())
             batch: list[tuple[Any, ...]] = []
-            for row in rows:
+            for row in theirs._rows("SELECT " + _COLUMNS + " FROM records"):
                 _unpack(row[-1], other)  # damage stays where it is
-                if mine.get(row[0], 2) == 2 or mine[row[0]] and not row[-2]:
+                with self._explained():
+                    mine = self._database.execute("SELECT failed, output FROM records WHERE key = ?", (row[0],)).fetchone()
+                if mine is None or (bool(row[-2]), row[-1]) < (bool(mine[0]), mine[1]):
                     batch.append(row)
                     taken += 1
                 if len(batch) >= 500:
@@ -207,14 +191,12 @@ class Records:
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Output]]:
         """Every record: what it belongs to, and the output."""
-        self.flush()
         for key, arm, task, sample, seed, trial, _, output in self._rows(
             f"SELECT {_COLUMNS} FROM records ORDER BY task, sample, trial, arm"
         ):
             yield {"key": key, "arm": arm, "task": task, "sample": sample, "seed": seed, "trial": trial}, _unpack(output, self.path)
 
     def __len__(self) -> int:
-        self.flush()
         with self._explained():
             return self._database.execute("SELECT count(*) FROM records").fetchone()[0]
 
@@ -246,12 +228,8 @@ class Records:
         return len(rows)
 
     def close(self) -> None:
-        """Writes what is waiting and closes the file. Closing twice is fine."""
-        try:
-            self.flush()
-        finally:
-            self._database.close()
-            self._waiting = []
+        """Closes the file. Closing twice is fine."""
+        self._database.close()
 
     def __enter__(self) -> Self:
         return self
@@ -307,7 +285,9 @@ def _pack(output: Output) -> bytes:
     value["scores"] = [[s.logprob, s.greedy, s.tokens, s.bytes, *([s.cut] if s.cut else [])] for s in output.scores]
     value["citations"] = [dataclasses.asdict(citation) for citation in output.citations]
     value["usage"] = dataclasses.asdict(output.usage) if output.usage else None
-    if output.confidence is None:  # as in the records of versions that knew of none
+    if not output.model:  # as in the records of versions that knew of none
+        del value["model"]
+    if output.confidence is None:
         del value["confidence"]
     else:
         value["confidence"] = [output.confidence.value, output.confidence.kind]

@@ -9,11 +9,12 @@ quality part is byte for byte that of one which was never killed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import io
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +22,38 @@ from rich.console import Console
 
 from steelyard.core import hardware
 from steelyard.core import recipe as recipes
+from steelyard.core.errors import SpendError, SteelyardError
 from steelyard.core.files import write_text
 from steelyard.core.meters import money
-from steelyard.core.progress import shown
-from steelyard.core.recipe import Arm, Recipe
+from steelyard.core.progress import Lines, shown
+from steelyard.core.recipe import Arm, EndpointSource, Recipe
 from steelyard.core.run import Run
-from steelyard.weigh import checks
+from steelyard.weigh import checks, costs, preferred, roster
 from steelyard.weigh.answering import reason_of
 from steelyard.weigh.arms import ArmOpener, OpenArm, Opener, is_trained
 from steelyard.weigh.axes import DIVERSITY, REPEATABILITY, agreement, distinct, repeated_task
-from steelyard.weigh.cells import Draft, base_cell, contrast, draft_cells, finish, finish_all, not_run, unmeasured
+from steelyard.weigh.budget import Budget
+from steelyard.weigh.cells import Draft, base_cell, base_cells, contrast, draft_cells, finish, finish_all, not_run, unmeasured
 from steelyard.weigh.costs import MEASURED, METRICS, Measured, draft_measured, values
+from steelyard.weigh.curves import all_curves
 from steelyard.weigh.directory import RECIPE, held, refuse_another_recipe
 from steelyard.weigh.flips import chosen, detail_rows, flips_of
 from steelyard.weigh.measure import measure, prompts_of
+from steelyard.weigh.outlook import Outlook
 from steelyard.weigh.plan import calibrated, planned
 from steelyard.weigh.records import Records
+from steelyard.weigh.remote import remarks
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
-from steelyard.weigh.report.report import Cell, Report
+from steelyard.weigh.report.report import ArmSummary, Cell, Report
 from steelyard.weigh.scaling_law import scaling_laws
 from steelyard.weigh.scoring import clusters_of, unable
 from steelyard.weigh.speeds import Speeds
 from steelyard.weigh.statistics import ALPHA
 from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
 from steelyard.weigh.sweep import ONE_SEED, Repeated, Sweep
+from steelyard.weigh.tasks.task import Ask
+from steelyard.weigh.usage import usage_drafts
 
 
 def weigh(
@@ -57,6 +65,7 @@ def weigh(
     on_cell: Callable[[Cell], None] = lambda cell: None,
     overrides: Sequence[str] = (),
     opener: Opener | None = None,
+    budget: Budget | None = None,
 ) -> Report:
     """Weighs a recipe's arms against its base.
 
@@ -69,8 +78,10 @@ def weigh(
             can only improve on; the report's cells are final.
         overrides: `key.path=value`, for a recipe given as a file.
         opener: opens arms; this machine's own if None.
+        budget: how long may be asked; the recipe's `seconds` if None.
 
     Raises:
+        SpendError: an endpoint's cap was reached; the report of what is there has been written.
         SteelyardError: the recipe, its data, the base or the disk does not allow it, another process is weighing in the directory,
             or it holds the weighing of another recipe. What was recorded stays. An arm that cannot be made or opened is told in
             the report and stops nothing.
@@ -78,36 +89,77 @@ def weigh(
     recipe = recipe if isinstance(recipe, Recipe) else recipes.read(recipe, overrides)
     with contextlib.ExitStack() as stack:
         draw = progress if progress is not None else stack.enter_context(shown())
-        run = Run(Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, say=say, progress=draw)
+        run = Run(Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, say=say)
+        logged = Lines(run.log)
+
+        def told(*how_far: Any) -> None:
+            draw(*how_far)
+            logged(*how_far)
+
+        run.progress = told
         with held(run.directory):
             refuse_another_recipe(recipe, run.directory)
-            return _Weighing(recipe, run, on_cell, opener).report()
+            return _Weighing(recipe, run, on_cell, opener, budget or Budget(recipe.seconds)).report()
+
+
+def rescore(
+    directory: str | Path,
+    *,
+    say: Callable[[str], None] = print,
+    progress: Callable[[str, int, int, str], None] | None = None,
+) -> Report:
+    """Writes a run's report anew from its records: after a change to scorers, statistics or the page, or once stores are merged.
+
+    No model is opened and nothing is asked or timed: samples without a record are left out and named, speed, memory, energy and
+    money are those that were measured last. The same code over the same records gives the same figures.
+
+    Args:
+        directory: the run's.
+        say, progress: as for `weigh`.
+
+    Raises:
+        SteelyardError: the directory holds no run, or one of an earlier version that does not say who answered.
+    """
+    directory = Path(directory)
+    if not (directory / RECIPE).is_file():
+        raise SteelyardError(f"there is no {RECIPE} here", where=str(directory), do="Name the directory of a weighing: runs/NAME.")
+    recipe = recipes.read(directory / RECIPE)
+    with held(directory):
+        run = Run(directory, recipe.seed, say=say, progress=progress or (lambda *told: None))
+        return _Weighing(recipe, run, lambda cell: None, roster.RecordedOpener(directory), Budget(0.0)).report()
 
 
 class _Weighing:
-    """One call of `weigh`."""
+    """One call of `weigh`, or of `rescore`: then the budget is nothing, and nothing is asked or timed."""
 
-    def __init__(self, recipe: Recipe, run: Run, on_cell: Callable[[Cell], None], opener: Opener | None):
+    def __init__(self, recipe: Recipe, run: Run, on_cell: Callable[[Cell], None], opener: Opener | None, budget: Budget):
         self.recipe, self.run, self.on_cell = recipe, run, on_cell
-        self.opener = opener or ArmOpener(run)
+        self.budget, self.asks = budget, budget.seconds != 0
+        self.left = 0  # parts of the sweep that still want some of the time
         self.asked = questions(recipe)
+        self.opener = opener or opener_for(recipe, run)
         self.primary = primaries(recipe, self.asked)
         self.others = [arm for name, arm in recipe.arms.items() if name != BASE]
         self.repeated = self._question(repeated_task([(q.name, q.samples) for q in self.asked]))
         self.drafts: dict[str, list[Draft]] = {arm.name: [] for arm in self.others}
         self.checks: dict[str, list[Cell]] = {"a_a": [], "planted_defect": []}
+        self.preferred: list[Cell] = []
 
     def report(self) -> Report:
         """Runs everything and writes the report."""
         started, begun = datetime.datetime.now().astimezone().isoformat(timespec="seconds"), time.perf_counter()
         write_text(self.run.path(RECIPE), self.recipe.text())
         self.run.log(f"weighing {self.recipe.name}: {len(self.others)} arms, {len(self.asked)} tasks")
-        self.run.say(f"Weighing {self.recipe.name} in {self.run.directory}; stopped at any moment, the same command goes on from there.")
+        if self.asks:
+            where = f"Weighing {self.recipe.name} in {self.run.directory}"
+            self.run.say(f"{where}; stopped at any moment, the same command goes on from there.")
         try:
             with Records(self.run.path("records.sqlite")) as records:
-                sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, Speeds.read(self.run.directory, self.recipe))
+                speeds = Speeds.read(self.run.directory, self.recipe)
+                sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, speeds, budget=self.budget)
                 try:
                     self._quality(sweep)
+                    self._preferred(sweep)
                 finally:
                     sweep.speeds.write(self.run.directory)
         finally:
@@ -119,6 +171,9 @@ class _Weighing:
         self.run.log(f"done in {report.seconds} s")
         for note in report.notes:
             self.run.say(note)
+        if sweep.refused:
+            told = f"what is there is told in {self.run.path('report.html')}"
+            raise SpendError(f"{sweep.refused.what}; {told}", where=sweep.refused.where, do=sweep.refused.do)
         return report
 
     # Quality
@@ -127,13 +182,18 @@ class _Weighing:
         for arm in self.recipe.arms.values():
             self.opener.find(arm)
         seeds = self.recipe.arms[BASE].seeds or (None,)
-        base = self.opener.open(self.recipe.arms[BASE], seeds[0])
+        self.left = len(seeds) + sum(max(len(arm.seeds), 1) for arm in self.others) + 1
+        base = self._opened(self.recipe.arms[BASE], seeds[0])
         try:
             sweep.introduce(base, self.recipe.arms[BASE])
-            calibrated(base, self.asked, sweep.records, self.recipe, sweep.speeds)
-            self.run.say(_printed(planned(self.recipe, self.asked, sweep.speeds, self.run.directory)))
-            for question in self.asked:
-                self._base(sweep, base, question)
+            if self.asks:
+                calibrated(base, self.asked, sweep.records, self.recipe, sweep.speeds)
+                plan = planned(self.recipe, self.asked, sweep.speeds, self.run.directory)
+                self.run.say(_printed(plan))
+                sweep.outlook = Outlook(plan.rows).left
+            with self._part():
+                for question in self._tasks():
+                    self._base(sweep, base, question)
         finally:
             base.close()
         for seed in seeds[1:]:
@@ -141,7 +201,32 @@ class _Weighing:
         for arm in self.others:
             self._arm(sweep, arm)
         if self.asked:
-            self._checks(sweep)
+            with self._part():
+                self._checks(sweep)
+
+    def _opened(self, arm: Arm, seed: int | None) -> OpenArm:
+        """An arm, and its entry among those who answered here."""
+        with self.budget.paused():
+            opened = self.opener.open(arm, seed)
+        if any(not isinstance(sample.request, Ask) for question in self.asked for sample in question.samples):
+            opened.learn()
+        roster.enter(self.run.directory, opened, seed)
+        return opened
+
+    @contextlib.contextmanager
+    def _part(self) -> Iterator[None]:
+        """One arm's part of the time for asking."""
+        with self.budget.share(self.left):
+            self.left -= 1
+            yield
+
+    def _tasks(self, more: int = 0) -> Iterator[Question]:
+        """The tasks, each with its part of the time that the arm has (a fourth of one for what asks a task's questions in another way);
+        `more` is asked after them."""
+        weights = [0.25 if question.of else 1.0 for question in self.asked]
+        for number, question in enumerate(self.asked):
+            with self.budget.share((sum(weights[number:]) + more) / weights[number]):
+                yield question
 
     def _base(self, sweep: Sweep, base: OpenArm, question: Question) -> None:
         scored, metric = sweep.weigh_base(base, question), question.shown(None)
@@ -152,11 +237,12 @@ class _Weighing:
         self.run.say(f"{BASE} · {question.name}: {floored}")
 
     def _base_again(self, sweep: Sweep, seed: int | None) -> None:
-        base = self.opener.open(self.recipe.arms[BASE], seed)
+        base = self._opened(self.recipe.arms[BASE], seed)
         try:
             sweep.introduce(base, self.recipe.arms[BASE])
-            for question in self.asked:
-                sweep.weigh_base_again(base, question)
+            with self._part():
+                for question in self._tasks():
+                    sweep.weigh_base_again(base, question)
         finally:
             base.close()
 
@@ -164,18 +250,20 @@ class _Weighing:
         seeds: Sequence[int | None] = arm.seeds or (None,)
         for number, seed in enumerate(seeds):
             try:
-                open_arm = self.opener.open(arm, seed)
+                open_arm = self._opened(arm, seed)
             except Exception as error:  # made of anybody's levers: one arm that breaks must not cost the others their answers
                 return self._give_up(sweep, arm, error)
             try:
                 sweep.introduce(open_arm, arm)
-                for question in self.asked:
-                    if not sweep.skips(arm, question):
-                        sweep.weigh_arm(open_arm, question)
-                    if number == len(seeds) - 1:
-                        self._draft(sweep, arm, question)
-                if number == 0 and self.repeated and self._repeats and not sweep.skips(arm, self.repeated):
-                    sweep.repeat(open_arm, self.repeated)
+                repeats = number == 0 and self._repeats
+                with self._part():
+                    for question in self._tasks(1 if repeats else 0):
+                        if not sweep.skips(arm, question):
+                            sweep.weigh_arm(open_arm, question)
+                        if number == len(seeds) - 1:
+                            self._draft(sweep, arm, question)
+                    if repeats and self.repeated and not sweep.skips(arm, self.repeated):
+                        sweep.repeat(open_arm, self.repeated)
             finally:
                 open_arm.close()
 
@@ -217,11 +305,22 @@ class _Weighing:
     def _question(self, name: str | None) -> Question | None:
         return next((question for question in self.asked if question.name == name), None)
 
+    def _preferred(self, sweep: Sweep) -> None:
+        """What a judge and people prefer, where the recipe names them."""
+        arms = [arm.name for arm in self.others if not checks.is_defect(arm)]
+        if self.recipe.judge is not None:
+            self.preferred += preferred.by_judge(self.recipe.judge, sweep, arms, lambda arm: self._opened(arm, None))
+        if self.recipe.choices is not None:
+            self.preferred += preferred.by_people(self.recipe.choices, arms, self.recipe.seed)
+        for cell in self.preferred:
+            self.on_cell(cell)
+            self.run.say(_line(cell))
+
     # Checks and repeats: the base once more
 
     def _checks(self, sweep: Sweep) -> None:
         again = self.repeated or self.asked[0]
-        base = self.opener.open(self.recipe.arms[BASE], next(iter(self.recipe.arms[BASE].seeds), None))
+        base = self._opened(self.recipe.arms[BASE], next(iter(self.recipe.arms[BASE].seeds), None))
         try:
             if self.repeated:
                 sweep.repeat(base, self.repeated)
@@ -237,6 +336,7 @@ class _Weighing:
 
     def _repeat_drafts(self, arm: str, run: Repeated | None, base: Repeated) -> list[Draft]:
         drafts, task = [], base.question.task
+        count = min(len(base.samples), len(run.samples)) if run else 0
         for metric in (REPEATABILITY, DIVERSITY):
             if metric.axis not in self.recipe.axes:
                 continue
@@ -249,11 +349,11 @@ class _Weighing:
                 columns.append(
                     [
                         agreement(task, sample, outputs) if metric is REPEATABILITY else distinct(outputs)
-                        for sample, outputs in zip(side.samples, trials, strict=True)
+                        for sample, outputs in list(zip(side.samples, trials, strict=True))[:count]
                     ]
                 )
-            comparison = contrast(metric, columns[0], [columns[1]], clusters_of(base.samples))
-            note = f"{len(base.outputs)} answers each to {len(base.samples)} questions at temperature 0.8"
+            comparison = contrast(metric, columns[0], [columns[1]], clusters_of(base.samples)[:count])
+            note = f"{len(base.outputs)} answers each to {count} questions at temperature 0.8"
             draft = unmeasured(arm, base.question.name, metric, "no answers to compare") if comparison is None else None
             drafts.append(draft or Draft(arm, base.question.name, metric, comparison, notes=(note,)))
         return drafts
@@ -270,28 +370,21 @@ class _Weighing:
                 if runs:
                     self.checks["planted_defect"] += checks.defect_cells(question.task, sweep.base[question.name], runs[0], arm.name)
         else:
-            self.run.say("planting a defect, to see whether the balance notices")
+            if self.asks:
+                self.run.say("planting a defect, to see whether the balance notices")
             self.checks["planted_defect"] += checks.defect_cells(question.task, *sweep.defect(question))
 
     # Costs
 
     def _costs(self, sweep: Sweep) -> list[Cell]:
         """Drafts of speed, memory, energy and money for every arm; the base's own cells where there is no arm beside it."""
-        self.run.say("timing, in processes of their own")
-        begun = time.perf_counter()
         names = [BASE, *(arm.name for arm in self.others if not checks.is_defect(arm) and arm.name not in sweep.failed)]
-        found = measure(
-            self.run.directory,
-            names,
-            prompts_of([question.samples for question in self.asked]),
-            lambda done, total: self.run.progress("timing", done, total, ""),
-        )
-        sweep.speeds.note("all", "", "measuring", time.perf_counter() - begun)
-        sweep.speeds.write(self.run.directory)
+        found = self._timed(sweep, names) if self.asks else costs.read(self.run.directory, names)
         currency = money.prices().currency
         for (_, arm), (base, other) in found.items():
             if arm != BASE:
                 self.drafts[arm] += draft_measured(arm, base, other, self.recipe.axes, currency)
+                self.drafts[arm] += self._usage(sweep, arm)
             self.run.metric(kind="measured", arm=arm, load_seconds=other.load_seconds, blocks=len(other.blocks), failure=other.failure)
         for arm, reason in sweep.failed.items():
             if not checks.is_defect(self.recipe.arms[arm]):
@@ -303,13 +396,35 @@ class _Weighing:
         cells = [base_cell("", m, values(m, base), [""] * len(base.blocks)) for m in METRICS if m.axis in ("speed", "memory")]
         return [cell for cell in cells if cell is not None]
 
+    def _usage(self, sweep: Sweep, arm: str) -> list[Draft]:
+        """Requests and tokens behind an answer, where the arm's are not the base's."""
+        asked = sweep.arms.get(arm, {}) if wants(self.recipe, "money") else {}
+        return [draft for task, runs in asked.items() for draft in usage_drafts(arm, task, sweep.base[task], runs[0])]
+
+    def _timed(self, sweep: Sweep, names: Sequence[str]) -> dict[tuple[str, str], tuple[Measured, Measured]]:
+        """Arms side by side with the base, measured now."""
+        self.run.say("timing, in processes of their own")
+        begun = time.perf_counter()
+        found = measure(
+            self.run.directory,
+            names,
+            prompts_of([question.samples for question in self.asked]),
+            lambda done, total: self.run.progress("timing", done, total, ""),
+        )
+        costs.keep(self.run.directory, found)
+        sweep.speeds.note("all", "", "measuring", time.perf_counter() - begun)
+        sweep.speeds.write(self.run.directory)
+        return found
+
     # The report
 
     def _assembled(self, sweep: Sweep, base_costs: list[Cell], started: str, begun: float) -> Report:
         drafts = [draft for arm in self.others for draft in self.drafts[arm.name]]
-        cells = finish_all(drafts, self.primary)
+        cells = [*finish_all(drafts, self.primary), *self.preferred]
         if not self.others:
             cells = [*self._base_alone(sweep), *base_costs]
+        if wants(self.recipe, "energy"):
+            cells += costs.training_cells(sweep.summaries, {name: len(arm.seeds) for name, arm in self.recipe.arms.items()})
         groups = [
             flips_of(arm.name, question.task, sweep.base[question.name], runs[0])
             for arm in self.others
@@ -320,10 +435,11 @@ class _Weighing:
         notes += checks.complaints(self.checks["a_a"], self.checks["planted_defect"])
         if self.asked and not self.checks["planted_defect"]:
             notes.append("No planted defect was tried: it needs a task that puts questions and is not at floor.")
+        notes += _cut_short(sweep)
         if sweep.floored:
             notes.append(f"The base is at floor on {', '.join(sorted(sweep.floored))}: nothing can be told there.")
         return Report(
-            arms={name: sweep.summaries[name] for name in self.recipe.arms},
+            arms={name: self._told(sweep, arm) for name, arm in self.recipe.arms.items()},
             cells=cells,
             checks=self.checks,
             machine=hardware.describe(),
@@ -335,15 +451,22 @@ class _Weighing:
             seconds=round(time.perf_counter() - begun, 1),
             confidence=1 - ALPHA,
             scaling=scaling_laws(sweep.summaries, ALPHA),
+            curves=all_curves({question.name: question.task for question in self.asked}, sweep.base, sweep.arms),
         )
+
+    def _told(self, sweep: Sweep, arm: Arm) -> ArmSummary:
+        """Who an arm was; of a remote one also what became known while it answered."""
+        summary = sweep.summaries[arm.name]
+        if not isinstance(arm.source, EndpointSource):
+            return summary
+        runs = [*sweep.base.values()] if arm.name == BASE else [run for runs in sweep.arms.get(arm.name, {}).values() for run in runs]
+        return dataclasses.replace(summary, note="; ".join(filter(None, [summary.note, *remarks(arm.source, runs, self.run.directory)])))
 
     def _base_alone(self, sweep: Sweep) -> list[Cell]:
         cells = []
         for question in self.asked:
-            scored = sweep.base[question.name]
-            clusters = clusters_of(scored.samples)
-            cells += [base_cell(question.name, metric, scored.values[metric.name], clusters) for metric in question.task.metrics]
-        return [cell for cell in cells if cell is not None and cell.axis in self.recipe.axes]
+            cells += base_cells(question.task, sweep.base[question.name])
+        return [cell for cell in cells if cell.axis in self.recipe.axes]
 
     def _details(self, sweep: Sweep) -> dict[tuple[str, str], list[dict[str, Any]]]:
         rows = {(BASE, question.name): detail_rows(sweep.base[question.name], question.task.metrics) for question in self.asked}
@@ -352,6 +475,26 @@ class _Weighing:
                 if runs := sweep.arms.get(arm.name, {}).get(question.name):
                     rows[arm.name, question.name] = detail_rows(runs[0], question.task.metrics)
         return rows
+
+
+def opener_for(recipe: Recipe, run: Run) -> Opener:
+    """What opens a recipe's arms: this process, or Ray's workers."""
+    if recipe.run.ray is None:
+        return ArmOpener(run)
+    from steelyard.weigh.ray_workers import RayOpener  # Ray is imported only where it is asked for
+
+    return RayOpener(run, recipe.run)
+
+
+def _cut_short(sweep: Sweep) -> list[str]:
+    """What was not asked because the time or the money had ended."""
+    if not sweep.cut:
+        return []
+    listed = "; ".join(f"{what} {done} of {wanted}" for what, (done, wanted) in sweep.cut.items())
+    if sweep.budget.seconds == 0:
+        return [f"Only what was recorded is told: {listed}."]
+    why = f"{sweep.refused.what}" if sweep.refused else f"{sweep.budget.seconds:g} seconds of asking were allowed"
+    return [f"Asking stopped early: {why}. Answered: {listed}. The same command goes on from there."]
 
 
 def _printed(plan: Any) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steelyard.core.errors import SteelyardError
+from steelyard.weigh.breakdowns import filled, metrics_of
 from steelyard.weigh.tasks.task import Metric, Output, Sample, Task, Value
 
 
@@ -54,7 +55,8 @@ def clusters_of(samples: Sequence[Sample]) -> list[str]:
 def unable(task: Task, samples: Sequence[Sample], reason: str) -> Scored:
     """What stands for an arm that could not be asked."""
     nothing: list[Value] = [None] * len(samples)
-    return Scored(samples, [[] for _ in samples], {metric.name: nothing for metric in task.metrics}, [reason] * len(samples), reason)
+    values = {metric.name: nothing for metric in metrics_of(task, samples)}
+    return Scored(samples, [[] for _ in samples], values, [reason] * len(samples), reason)
 
 
 def score(task: Task, samples: Sequence[Sample], trials: Sequence[Sequence[Output]]) -> Scored:
@@ -77,7 +79,12 @@ def score(task: Task, samples: Sequence[Sample], trials: Sequence[Sequence[Outpu
         for metric in task.metrics:
             values[metric.name].append(_joined(metric, [one.get(metric.name) for one in found]))
         failures.append(failure)
-    return Scored(samples, per_sample, values, failures)
+    return Scored(samples, per_sample, filled(task, samples, values), failures)
+
+
+def metrics_in(task: Task, *sides: Scored) -> list[Metric]:
+    """The metrics of a task, its own and those by tags, that all of these have."""
+    return [metric for metric in metrics_of(task, sides[0].samples) if all(metric.name in side.values for side in sides)]
 
 
 def _scores(task: Task, sample: Sample, output: Output) -> Mapping[str, Value]:
@@ -87,7 +94,7 @@ def _scores(task: Task, sample: Sample, output: Output) -> Mapping[str, Value]:
     for metric in task.metrics:
         value = found.get(metric.name)
         if isinstance(value, tuple) != (metric.kind != "mean") and value is not None:
-            pair = "a pair (numerator, denominator)" if metric.kind == "ratio" else "a pair (confidence, right)"
+            pair = "a pair (numerator, denominator)" if metric.kind == "ratio" else f"a pair, as its kind `{metric.kind}` has"
             expected = "a number" if metric.kind == "mean" else pair
             raise SteelyardError(f"`{metric.name}` is {value!r}, expected {expected}", where=f"task `{task.name}`, sample {sample.id}")
     return found
@@ -97,6 +104,8 @@ def _joined(metric: Metric, values: Sequence[Value]) -> Value:
     """Trials as one value. Numbers that are none count as not there."""
     if metric.kind != "mean":
         pairs = [value for value in values if isinstance(value, tuple) and all(map(math.isfinite, value))]
+        if metric.kind == "kappa":
+            return pairs[0] if pairs else None  # there is no mean of two labels
         share = 1 if metric.kind == "ratio" else max(len(pairs), 1)  # confidence and outcome are averaged
         return (sum(a for a, _ in pairs) / share, sum(b for _, b in pairs) / share) if pairs else None
     numbers = [float(value) for value in values if value is not None and not isinstance(value, tuple) and math.isfinite(value)]

@@ -17,10 +17,11 @@ from collections.abc import Sequence
 
 import numpy
 
+from steelyard.weigh import gaps, whole_set
 from steelyard.weigh.tasks.task import Metric, Value
 
-KINDS = ("auroc", "aurc")
-"""Kinds of metrics that exist only over a whole set; a sample's value is the pair (confidence, right)."""
+KINDS = ("auroc", "aurc", "ece", "equal_coverage", "kappa", "contrast", "gap")
+"""Kinds of metrics that exist only over a whole set; a sample's value is a pair, (confidence, right) for most (see `Metric.kind`)."""
 
 
 def auroc(confidence: Sequence[float], right: Sequence[float]) -> float | None:
@@ -62,14 +63,18 @@ def linearised(metric: Metric, columns: Sequence[Sequence[Value]]) -> list[list[
     if metric.kind not in KINDS:
         return [list(column) for column in columns]
     there = [place for place, row in enumerate(zip(*columns, strict=True)) if all(isinstance(value, tuple) for value in row)]
-    made = _auroc_column if metric.kind == "auroc" else _aurc_column
+    of = [numpy.array([column[place] for place in there], numpy.float64).reshape(-1, 2) for column in columns]
+    if metric.kind == "equal_coverage":
+        each = whole_set.equal_coverage_columns([(pairs[:, 0], pairs[:, 1]) for pairs in of])
+    else:
+        made = _MADE[metric.kind]
+        each = [made(pairs[:, 0], pairs[:, 1]) for pairs in of]
     out: list[list[Value]] = []
-    for column in columns:
-        pairs = numpy.array([column[place] for place in there], numpy.float64).reshape(-1, 2)
-        found, values = made(pairs[:, 0], pairs[:, 1]), [None] * len(column)
+    for column, found in zip(columns, each, strict=True):
+        values: list[Value] = [None] * len(column)
         for place, value in zip(there, [] if found is None else found, strict=False):
-            values[place] = float(value)  # type: ignore[call-overload]
-        out.append(values)  # type: ignore[arg-type]
+            values[place] = float(value)
+        out.append(values)
     return out if all(any(value is not None for value in values) for values in out) else [[None] * len(values) for values in out]
 
 
@@ -108,3 +113,13 @@ def _aurc_column(scores: numpy.ndarray, right: numpy.ndarray) -> numpy.ndarray |
     # A sample that comes in lowers the risk wherever answers less sure than it are counted.
     shared = (errors / last)[::-1].cumsum()[::-1][group]
     return wrong * weight - shared + wrong.mean()
+
+
+_MADE = {
+    "auroc": _auroc_column,
+    "aurc": _aurc_column,
+    "ece": whole_set.calibration_error_column,
+    "kappa": whole_set.kappa_column,
+    "gap": gaps.gap_column,
+    "contrast": whole_set.contrast_column,
+}

@@ -69,7 +69,7 @@ def pair(base: Sequence[Value], arm: Sequence[Value], clusters: Sequence[str]) -
     both = numpy.array([(*as_pair(b), *as_pair(a)) for b, a in zip(base, arm, strict=True)], dtype=numpy.float64).reshape(-1, 4)
     numbers: dict[object, int] = {}
     codes = numpy.array([numbers.setdefault(name or position, len(numbers)) for position, name in enumerate(clusters)], dtype=numpy.int64)
-    kept = (both[:, 1] != 0) | (both[:, 3] != 0)
+    kept = (both != 0).any(axis=1)
     _, codes = numpy.unique(codes[kept], return_inverse=True)
     return Pairs(both[kept, :2], both[kept, 2:], codes.reshape(-1))
 
@@ -117,7 +117,7 @@ def estimate(
     Returns:
         None where the metric applies to no sample.
     """
-    applies = values[:, 1] != 0
+    applies = (values != 0).any(axis=1)
     values, n = values[applies], int(applies.sum())
     if not n or values[:, 1].sum() == 0:
         return None

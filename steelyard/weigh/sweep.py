@@ -2,24 +2,28 @@
 
 What was recorded before is not asked again, so a sweep that was killed goes on where it was. The base answers its first 50
 samples of a task before anything else; where it is at floor, arms that stand on it are not asked. Arms that are trained, or
-that are another model, are asked all the same: what they can do the base does not tell.
+that are another model, are asked all the same: what they can do the base does not tell. Where the time or the money for asking
+ends, what was answered until then is compared: the first samples of each task, as many as both sides have.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy
 
+from steelyard.core.errors import SpendError
 from steelyard.core.recipe import Arm, Recipe
 from steelyard.core.recipe_parts import EndpointSource, written_lever
 from steelyard.core.run import Run
+from steelyard.weigh import roster
 from steelyard.weigh.answering import answer_all, key_for, obstacle
-from steelyard.weigh.arms import OpenArm, Opener, is_trained
+from steelyard.weigh.arms import OpenArm, Opener, added_costs, is_trained
 from steelyard.weigh.axes import REPEATS, repeated_samples
+from steelyard.weigh.budget import Budget
 from steelyard.weigh.calibrate import foreign
 from steelyard.weigh.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm, writes
 from steelyard.weigh.records import Records
@@ -34,6 +38,7 @@ from steelyard.weigh.verdicts import at_floor
 
 FLOOR_SAMPLES = 50
 ONE_SEED = "this run: one training seed"
+NOT_ASKED = "not asked: the time or money for asking had ended"
 
 
 @dataclass
@@ -63,6 +68,10 @@ class Sweep:
         summaries: arm -> who it was.
         failed: arm -> why it could not be made or opened.
         untemplated: arms that read no template.
+        budget: how long may be asked.
+        cut: what was asked -> (answers, samples), where asking ended early.
+        refused: the first request that was not sent because of what it might cost.
+        outlook: tells how long all that is still to be asked may take, in words; given (arm, task, share of it that is done).
     """
 
     recipe: Recipe
@@ -79,6 +88,10 @@ class Sweep:
     summaries: dict[str, ArmSummary] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     untemplated: set[str] = field(default_factory=set)
+    budget: Budget = field(default_factory=Budget)
+    cut: dict[str, tuple[int, int]] = field(default_factory=dict)
+    refused: SpendError | None = None
+    outlook: Callable[[str, str, float], str] = lambda arm, task, share: ""
 
     def ask(self, arm: OpenArm, question: Question, count: int | None = None, *, trial: int = 0, trials: int = 1) -> Scored:
         """An arm's values on the first `count` samples of a task."""
@@ -86,31 +99,46 @@ class Sweep:
         if reason := obstacle(arm, samples) or foreign(arm.answerer, question.task, self.recipe.seed):
             return unable(question.task, samples, reason)
         label, begun, before = f"{arm.name}: {question.name}", time.perf_counter(), len(self.records)
-        outputs = []
-        for number in range(trial, trial + trials):
-            outputs.append(
-                answer_all(
-                    arm,
-                    question.name,
-                    samples,
-                    self.records,
-                    seed=self.recipe.seed,
-                    trial=number,
-                    progress=lambda done, total: self.run.progress(label, done, total, ""),
-                )
-            )
+        label += ", again" if trial == AGAIN else ""
+        outputs = [self._answers(arm, question, samples, number, label) for number in range(trial, trial + trials)]
         seconds, new = time.perf_counter() - begun, len(self.records) - before
         if new >= min(8, len(samples)) and trial == 0:
             self.speeds.note(arm.name, key_for(arm, question.name, samples[0], self.recipe.seed).arm, question.name, seconds / new)
         if new:
             self.run.metric(kind="answers", arm=arm.name, task=question.name, answers=new, seconds=round(seconds, 3))
-        return score(question.task, samples, outputs)
+        there = self._shortest(outputs, label, len(samples))
+        if not there:
+            return unable(question.task, samples, str(self.refused) if self.refused else NOT_ASKED)
+        return score(question.task, samples[:there], [each[:there] for each in outputs])
+
+    def _answers(self, arm: OpenArm, question: Question, samples: Sequence[Sample], trial: int, label: str) -> list[Output]:
+        """One trial of an arm's answers; the first ones alone, where the time or the money has ended."""
+
+        def told(done: int, total: int) -> None:
+            self.run.progress(label, done, total, self.outlook(arm.name, question.name, done / max(total, 1)))
+
+        def answered(stop: Callable[[], bool]) -> list[Output]:
+            return answer_all(arm, question.name, samples, self.records, seed=self.recipe.seed, trial=trial, progress=told, stop=stop)
+
+        try:
+            return answered(self.budget.over)
+        except SpendError as error:
+            self.refused = self.refused or error
+            return answered(lambda: True)
+
+    def _shortest(self, trials: Sequence[Sequence[Output]], label: str, wanted: int) -> int:
+        """How many of the first samples every trial has answered; noted where these are not all."""
+        there = min(map(len, trials))
+        if there < wanted:
+            self.cut[label] = max(self.cut.get(label, (0, 0)), (there, wanted), key=lambda pair: pair[1])
+        return there
 
     def weigh_base(self, arm: OpenArm, question: Question) -> Scored:
         """The base on one task: floor samples, then the rest unless it is at floor."""
         if question.metrics_with_floor and len(question.samples) > FLOOR_SAMPLES:
             first = self.ask(arm, question, FLOOR_SAMPLES)
-            if all(_floored(metric, first) for metric in question.metrics_with_floor) and not first.obstacle:
+            whole = len(first.samples) == FLOOR_SAMPLES and not first.obstacle
+            if whole and all(_floored(metric, first) for metric in question.metrics_with_floor):
                 self.floored.add(question.name)
                 if not any(self.asks_anyway(other) for other in self.recipe.arms.values()):
                     self.base[question.name] = first
@@ -128,7 +156,11 @@ class Sweep:
 
     def weigh_arm(self, arm: OpenArm, question: Question) -> Scored:
         """An arm on one task, as many samples as the base answered."""
-        scored = self.ask(arm, question, len(self.base[question.name].samples), trials=question.trials(self.recipe))
+        base = self.base[question.name]
+        if base.obstacle == NOT_ASKED:
+            scored = unable(question.task, base.samples, NOT_ASKED)
+        else:
+            scored = self.ask(arm, question, len(base.samples), trials=question.trials(self.recipe))
         self.arms.setdefault(arm.name, {}).setdefault(question.name, []).append(scored)
         return scored
 
@@ -141,19 +173,9 @@ class Sweep:
         """The first questions of a task again, several times, sampled."""
         samples = repeated_samples(question.samples)
         label = f"{arm.name}: {question.name}, sampled"
-        outputs = [
-            answer_all(
-                arm,
-                question.name,
-                samples,
-                self.records,
-                seed=self.recipe.seed,
-                trial=trial,
-                progress=lambda done, total: self.run.progress(label, done, total, ""),
-            )
-            for trial in range(REPEATS)
-        ]
-        self.repeats[arm.name] = Repeated(question, samples, outputs)
+        outputs = [self._answers(arm, question, samples, trial, label) for trial in range(REPEATS)]
+        there = self._shortest(outputs, label, len(samples))
+        self.repeats[arm.name] = Repeated(question, samples[:there], [each[:there] for each in outputs])
 
     def again(self, arm: OpenArm, question: Question) -> tuple[Scored, Scored]:
         """The base's first answers, and the same questions really asked again."""
@@ -165,7 +187,9 @@ class Sweep:
         count = min(DEFECT_COUNT, len(self.base[question.name].samples))
         base = self.recipe.arms[BASE]
         templated = base.name not in self.untemplated and writes(self.base[question.name].samples)
-        arm = self.opener.open(defect_arm(base, templated), base.seeds[0] if base.seeds else None)
+        seed = base.seeds[0] if base.seeds else None
+        arm = self.opener.open(defect_arm(base, templated), seed)
+        roster.enter(self.run.directory, arm, seed)
         try:
             return self.base[question.name].first(count), self.ask(arm, question, count)
         finally:
@@ -176,7 +200,7 @@ class Sweep:
         if not opened.templated:
             self.untemplated.add(arm.name)
         if before := self.summaries.get(arm.name):
-            cost = {key: round(value + opened.cost.get(key, 0.0), 3) for key, value in before.cost.items()}
+            cost = added_costs(before.cost, opened.cost)
             self.summaries[arm.name] = dataclasses.replace(
                 before,
                 fingerprint=f"{before.fingerprint}+{opened.fingerprint}",

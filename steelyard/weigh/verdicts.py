@@ -3,7 +3,7 @@
 | verdict | holds when |
 | --- | --- |
 | not measurable | either side has no value (no probabilities, every sample failed, the worker died) |
-| floor | neither base nor arm is shown to be better than chance (or than zero) |
+| floor | neither base nor arm is shown to be better than chance (or than zero); or the metric's gate is closed (`weigh/gates.py`) |
 | identical | every record is equal, and so is every value |
 | equivalent | the interval of the difference lies inside the margin |
 | better, worse | the interval excludes zero |

@@ -17,7 +17,7 @@ import steelyard
 from steelyard.cli.completion import known_names, lever_names, model_names
 from steelyard.cli.main import app
 
-VERBS = ("get", "inspect", "chat", "weigh", "make", "calibrate", "levers", "tasks", "detect", "doctor")
+VERBS = ("get", "inspect", "chat", "weigh", "report", "make", "calibrate", "levers", "tasks", "detect", "doctor")
 
 
 @pytest.fixture

@@ -160,6 +160,50 @@ def test_the_modelled_range_is_a_range(seconds: float, cpu: float, resident: flo
     assert 0 <= low <= high
 
 
+def test_idle_power_is_left_out_of_what_counters_tell(tmp_path: Path) -> None:
+    package = domain(tmp_path, "intel-rapl:0", "package-0", 1_000_000)
+    meter = EnergyMeter(tmp_path, idle=energy.Idle(processor=0.5))
+    package.write_text("4000000\n")
+    assert meter.stop(2.0, 1.0, 1e9, 2, 4e9).low == pytest.approx(3.0 - 2.0 * 0.5)
+    package.write_text("4000001\n")
+    assert EnergyMeter(tmp_path, idle=energy.Idle(processor=500.0)).stop(1.0, 1.0, 0, 2, 0).low == 0.0
+
+
+def test_without_idling_the_model_charges_what_this_process_used_alone() -> None:
+    absent = Path("/nowhere/powercap")
+    whole = EnergyMeter(absent).stop(10.0, 5.0, 1e9, 8, 64e9)
+    alone = EnergyMeter(absent, idle=energy.NOTHING).stop(10.0, 5.0, 1e9, 8, 64e9)
+    assert alone.low == whole.low and alone.high < whole.high
+    assert alone.high == pytest.approx(5 * 11.9 + 10 * 0.392)
+
+
+def test_idle_power_is_the_least_of_two_looks_and_takes_no_time_without_counters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = domain(tmp_path, "intel-rapl:0", "package-0", 0)
+    drawn = iter([5_000_000, 1_000_000])
+
+    def sleep(seconds: float) -> None:
+        package.write_text(f"{int(package.read_text()) + next(drawn)}\n")
+
+    clock = iter([0.0, 1.0, 1.0, 2.0])
+    monkeypatch.setattr(energy.time, "sleep", sleep)
+    monkeypatch.setattr(energy.time, "perf_counter", lambda: next(clock))
+    assert energy.idle_power(2.0, tmp_path).processor == pytest.approx(1.0)
+    monkeypatch.setattr(energy.time, "perf_counter", lambda: 0.0)
+    assert energy.idle_power(2.0, tmp_path / "absent") == energy.NOTHING  # or `next(drawn)` would have raised
+
+
+def test_a_counter_at_the_wall_replaces_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meter").write_text("1000.5\n")
+    monkeypatch.setenv(energy.WALL, str(tmp_path / "meter"))
+    meter = EnergyMeter(tmp_path, idle=energy.Idle(wall=3.0))
+    (tmp_path / "meter").write_text("1050.5\n")
+    assert meter.stop(10.0, 1.0, 1e9, 2, 4e9) == energy.Joules(20.0, 20.0, "wall")
+    for text in ("", "many", "nan"):
+        (tmp_path / "meter").write_text(text)
+        with pytest.raises(SteelyardError, match="counter of joules"):
+            EnergyMeter(tmp_path)
+
+
 # ---- money --------------------------------------------------------------------------------------------------------------------
 
 

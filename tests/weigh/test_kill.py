@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -11,36 +10,21 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_talker import tiny_talker
+from tiny_weighing import tiny_weighing
 
-from steelyard.core import recipe_yaml
 from steelyard.core.errors import SteelyardError
 from steelyard.weigh.records import Records
 from steelyard.weigh.report.json import quality_part
 from steelyard.weigh.report.report import Report
 from steelyard.weigh.runner import weigh
 
-AXES = ["quality", "calibration", "format", "repeatability", "diversity"]
 PATIENCE = 120.0  # seconds for a process to start and answer on a busy machine
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe about a tiny model, with every kind of request, and levers on weights, decoding and nothing."""
-    folder = tmp_path_factory.mktemp("recipe")
-    tiny_talker(max_position_embeddings=512).save(folder / "tiny")
-    (folder / "text.txt").write_text(" ".join(f"Sentence {i} is about the number {i * i}." for i in range(60)))
-    rows = [{"question": f"{i} and {i}?", "choices": [str(2 * i), "a fish"], "answer": 0} for i in range(8)]
-    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    tasks = [
-        {"arithmetic": {"problems": 16, "shown": 1, "max_tokens": 8}},
-        {"choices": {"path": "rows.jsonl"}},
-        {"bits_per_byte": {"path": "text.txt", "pieces": 6, "piece_bytes": 120}},
-    ]
-    arms = {"int8": [{"quantize": {"bits": 8}}], "lookup": ["prompt_lookup"]}
-    recipe = {"base": "./tiny", "arms": arms, "tasks": tasks, "axes": AXES, "seed": 3}
-    (folder / "recipe.yaml").write_text(recipe_yaml.write(recipe))
-    return folder / "recipe.yaml"
+    return tiny_weighing(tmp_path_factory.mktemp("recipe"), problems=16, rows=8, pieces=6)
 
 
 @pytest.fixture(scope="module")

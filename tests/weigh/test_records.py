@@ -1,5 +1,6 @@
 """Records: kept through kills, found again, merged, and damage told with a remedy."""
 
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -12,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
-from steelyard.core.protocols import AnswerSettings, Citation, Message, Score, Token, Usage
-from steelyard.weigh.records import BATCH, Key, Records, _pack, _unpack, key_of
-from steelyard.weigh.tasks.task import Ask, Output, Sample
+from steelyard.core.protocols import AnswerSettings, Citation, Message, Score, Token, ToolCall, Usage
+from steelyard.weigh.records import Key, Records, _pack, _unpack, key_of
+from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
 FULL = Output(
     text="Paris\n\u2028 é 🗼",
@@ -71,60 +72,152 @@ def test_a_failure_is_replaced_by_the_answer_of_a_later_attempt(tmp_path):
     (key,) = keys(1)
     with Records(tmp_path / "r.sqlite") as records:
         records.put(key, Output(failure="timeout"))
-        records.flush()
         records.put(key, FULL)
         assert records.get(key) == FULL
     with Records(tmp_path / "r.sqlite") as records:
         assert records.get(key) == FULL and len(records) == 1
 
 
-def _write_until_killed(path, started):
+def _write_until_killed(path, kept):
     records = Records(path)
     for number, key in enumerate(keys(100_000)):
         records.put(key, Output(text=f"answer {number}" * 50))
-        if number == 500:
-            started.set()
+        kept.value = number + 1
 
 
-def test_a_killed_process_loses_a_batch_at_most_and_leaves_a_whole_file(tmp_path):
+def test_a_killed_process_loses_nothing_that_was_kept_and_leaves_a_whole_file(tmp_path):
     context = multiprocessing.get_context("spawn")
-    started = context.Event()
-    writer = context.Process(target=_write_until_killed, args=(tmp_path / "r.sqlite", started))
+    kept = context.Value("i", 0)
+    writer = context.Process(target=_write_until_killed, args=(tmp_path / "r.sqlite", kept))
     writer.start()
-    assert started.wait(60)
+    deadline = time.monotonic() + 60
+    while kept.value < 500 and time.monotonic() < deadline:
+        time.sleep(0.001)
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
+    assert kept.value >= 500
     with Records(tmp_path / "r.sqlite") as records:
         count = len(records)
-        assert count >= 500 - BATCH
+        assert count >= kept.value
         assert all(records.get(key) == Output(text=f"answer {i}" * 50) for i, key in enumerate(keys(count)))
-
-
-def test_a_slow_arm_is_written_without_waiting_for_a_full_batch(tmp_path, monkeypatch):
-    clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    records = Records(tmp_path / "r.sqlite")
-    records.put(keys(1)[0], FULL)
-    with sqlite3.connect(tmp_path / "r.sqlite") as beside:
-        assert beside.execute("SELECT count(*) FROM records").fetchone() == (1,)
-    records.close()
 
 
 def test_stores_merge_and_answers_win_over_failures(tmp_path):
     one, two, three = keys(3)
     with Records(tmp_path / "a.sqlite") as a, Records(tmp_path / "b.sqlite") as b:
-        a.put(one, Output(text="mine"))
+        a.put(one, Output(text="of both"))
         a.put(two, Output(failure="broken"))
-        b.put(one, Output(text="theirs"))
+        b.put(one, Output(text="of both"))
         b.put(two, Output(text="whole"))
         b.put(three, Output(failure="broken there"))
-        b.flush()
         assert a.merge(b.path) == 2
-        assert [a.get(key).text for key in (one, two)] == ["mine", "whole"]
+        assert [a.get(key).text for key in (one, two)] == ["of both", "whole"]
         assert a.get(three).failure == "broken there" and len(a) == 3
         assert a.merge(b.path) == 0
     with Records(tmp_path / "a.sqlite") as a, pytest.raises(SteelyardError, match="no records"):
         a.merge(tmp_path / "missing.sqlite")
+
+
+RECORD = st.tuples(st.integers(0, 4), st.sampled_from(["", "Paris", "Rome", "é"]), st.sampled_from([None, "timeout", "broke off"]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(stores=st.lists(st.lists(RECORD, max_size=6), min_size=2, max_size=3), data=st.data())
+def test_whichever_order_stores_are_merged_in_and_however_often_the_same_records_come_out(tmp_path_factory, stores, data):
+    folder = tmp_path_factory.mktemp("stores")
+    for place, rows in enumerate(stores):
+        with Records(folder / f"{place}.sqlite") as records:
+            for number, text, failure in rows:
+                records.put(keys(5)[number], Output(text=text, failure=failure))
+    places = list(range(len(stores)))
+    merged = []
+    for name, order in (("one", places), ("other", data.draw(st.permutations(places)) + data.draw(st.lists(st.sampled_from(places))))):
+        with Records(folder / f"{name}.sqlite") as records:
+            for place in order:
+                records.merge(folder / f"{place}.sqlite")
+            merged.append(list(records))
+    assert merged[0] == merged[1]
+    answered = {number for rows in stores for number, *_ in [*{row[0]: row for row in rows}.values()] if _[1] is None}
+    assert {int(address["sample"][1:]) for address, output in merged[0] if output.failure is None} == answered
+
+
+def _field_changes():
+    """Every field of what is asked and of who asks, with a value it does not have in `_asked`."""
+    for name, value in {
+        "max_tokens": 9, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1, "presence_penalty": 0.2,
+        "frequency_penalty": 0.2, "seed": 3, "stop": ("x",), "alternatives": 2, "token_events": True, "constraint": {"regex": "a"},
+        "ignore_eos": True, "seconds": 2.0, "tenant": "t", "logit_bias": ((1, 2.0),),
+    }.items():  # fmt: skip
+        yield "settings", name, value
+    for kind, fields in {
+        "message": {"role": "assistant", "content": "R?", "name": "n", "tool_calls": (ToolCall("1", "f", "{}"),)},
+        "choose": {"conversation": (Message("user", "R?"),), "continuations": ("a", "c")},
+        "continue": {"text": "u", "continuations": ("a", "c"), "texts": ("u", "v"), "cut": True},
+        "read": {"text": "u", "before": "b", "rolling": True},
+        "key": {"arm": "other", "task": "chat", "seed": 8, "trial": 1},
+        "sample": {"id": "another"},
+    }.items():
+        for name, value in fields.items():
+            yield kind, name, value
+
+
+def _asked(kind, change):
+    """A key; `change` says what is other than usual."""
+
+    def of(wanted):
+        return change if kind == wanted else {}
+
+    message = Message(**({"role": "user", "content": "Q?"} | of("message")))
+    request = {
+        "choose": lambda: Choose(**({"conversation": (message,), "continuations": ("a", "b")} | of("choose"))),
+        "continue": lambda: Continue(**({"text": "t", "continuations": ("a", "b")} | of("continue"))),
+        "read": lambda: Read(**({"text": "t"} | of("read"))),
+    }.get(kind, lambda: Ask((message,), AnswerSettings(**of("settings"))))()  # fmt: skip
+    who = {"arm": "arm", "task": "facts", "seed": 7, "trial": 0} | of("key")
+    return key_of(who["arm"], who["task"], Sample(of("sample").get("id", "same id"), request), who["seed"], who["trial"])
+
+
+@pytest.mark.parametrize(("kind", "name", "value"), list(_field_changes()))
+def test_changing_any_field_of_what_is_asked_changes_the_key(kind, name, value):
+    assert _asked(kind, {name: value}).text != _asked(kind, {}).text
+
+
+def test_no_field_is_left_out_of_that():
+    changed = {}
+    for kind, name, _ in _field_changes():
+        changed.setdefault(kind, set()).add(name)
+    kinds = {"settings": AnswerSettings, "message": Message, "choose": Choose, "continue": Continue, "read": Read}
+    assert {kind: {field.name for field in dataclasses.fields(of)} for kind, of in kinds.items()} == {kind: changed[kind] for kind in kinds}
+    assert changed["key"] | {"sample", "content"} == {field.name for field in dataclasses.fields(Key)}
+
+
+SETTINGS = st.builds(
+    AnswerSettings,
+    max_tokens=st.integers(1, 3),
+    temperature=st.sampled_from([0.0, 0.5, 1.0]),
+    top_k=st.integers(0, 2),
+    seed=st.integers(0, 2),
+    stop=st.lists(st.sampled_from(["", "a", "b", "a,b"]), max_size=2).map(tuple),
+    seconds=st.sampled_from([None, 1.0]),
+    tenant=st.sampled_from(["", "a"]),
+)
+MESSAGES = st.lists(
+    st.builds(Message, st.sampled_from(["user", "assistant"]), st.sampled_from(["", "a", "b", "ab"])), min_size=1, max_size=2
+)
+TEXTS = st.sampled_from(["", "a", "b", "ab", '","'])
+REQUESTS = st.one_of(
+    st.builds(Ask, MESSAGES.map(tuple), SETTINGS),
+    st.builds(Choose, MESSAGES.map(tuple), st.lists(TEXTS, max_size=2).map(tuple)),
+    st.builds(Continue, TEXTS, st.lists(TEXTS, max_size=2).map(tuple), st.just(()), st.booleans()),
+    st.builds(Read, TEXTS, TEXTS, st.booleans()),
+)
+ASKED = st.tuples(TEXTS, TEXTS, st.builds(Sample, TEXTS, REQUESTS), st.integers(0, 2), st.integers(-1, 1))
+
+
+@settings(max_examples=300, deadline=None)
+@given(one=ASKED, other=ASKED)
+def test_two_records_share_a_key_only_if_the_same_was_asked_of_the_same_arm(one, other):
+    assert (key_of(*one).text == key_of(*other).text) == (one == other)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not a database at all, but long enough to be taken for one" * 40])
@@ -205,12 +298,10 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path):
     path = tmp_path / "r.sqlite"
     records = Records(path)
     records.put(keys(1)[0], FULL)
-    records.flush()
     records._database.execute(f"PRAGMA max_page_count = {records._database.execute('PRAGMA page_count').fetchone()[0]}")
     with pytest.raises(SteelyardError, match="disk is full"):
         for key in keys(400)[1:]:
             records.put(key, Output(text=os.urandom(500).hex()))
-    records._waiting = []
     records.close()
     with Records(path) as again:
         assert again.get(keys(1)[0]) == FULL
@@ -225,9 +316,7 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path):
 def test_two_writers_share_a_store(tmp_path):
     with Records(tmp_path / "r.sqlite") as a, Records(tmp_path / "r.sqlite") as b:
         a.put(keys(1)[0], FULL)
-        a.flush()
         b.put(keys(2)[1], FULL)
-        b.flush()
         assert len(a) == len(b) == 2
 
 

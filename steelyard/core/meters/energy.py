@@ -3,11 +3,16 @@
 * `rapl`: the processor's own counters (packages and DRAM) from `/sys/class/powercap`. They count the whole socket, other
   processes included. Most systems let only root read them.
 * `nvml`: the GPUs' own counters, through the `pynvml` module of nvidia-ml-py. They count the whole board.
+* `wall`: a counter of your own, at the wall socket or wherever you can measure: a file that holds joules as one number and is kept by
+  whatever reads your meter, named by the environment variable `STEELYARD_WALL_JOULES`. It replaces all others.
 * `modelled`: nothing was measured. From the processor seconds and memory used and the coefficients below, a low end that charges
   only what this process added, and a high end that charges a wasteful machine with its idle share. The truth should lie between; a
   difference between two modelled figures is a difference in processor time and memory, no more.
 
 A reading may have parts from two sources; then both are named (`rapl+nvml`).
+
+Counters count a machine that idles too. Given what it draws idle (`idle_power`, measured while nothing works), a meter subtracts that from
+what was counted; what is modelled then charges no idle core, no memory but this process's own, and no idle board.
 
 Coefficients and where they are from:
 
@@ -29,12 +34,18 @@ Power supplies and cooling are not counted: multiply by the data centre's PUE (a
 from __future__ import annotations
 
 import importlib
+import math
+import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from steelyard.core.errors import SteelyardError
+
 POWERCAP = Path("/sys/class/powercap")
+WALL = "STEELYARD_WALL_JOULES"
 
 BUSY_CORE_WATTS = (2.76, 11.9)
 IDLE_CORE_WATTS = (0.0, 0.78)
@@ -44,11 +55,54 @@ GPU_WATTS = (8.0, 700.0)
 
 @dataclass(frozen=True)
 class Joules:
-    """Energy between `low` and `high`; both are equal where it was measured. `source`: rapl, nvml, modelled, or two of them."""
+    """Energy between `low` and `high`; both are equal where it was measured. `source`: wall, rapl, nvml, modelled, or two of them."""
 
     low: float
     high: float
     source: str
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What the machine draws while nothing works, in watts; None for what no counter tells.
+
+    Attributes:
+        processor: the packages and their memory.
+        boards: the GPUs in use.
+        wall: by the counter at the wall.
+    """
+
+    processor: float | None = None
+    boards: float | None = None
+    wall: float | None = None
+
+    @property
+    def watts(self) -> float:
+        """All that is subtracted from what counters tell."""
+        return sum(value for value in (self.processor, self.boards, self.wall) if value is not None)
+
+
+NOTHING = Idle()
+"""Idle power where no counter tells any: only the model knows of it, and charges none."""
+
+
+def idle_power(seconds: float = 1.0, powercap: Path = POWERCAP) -> Idle:
+    """Measures what the machine draws now, for as long as it takes to be sure; call it while nothing works. Where no counter can be read,
+    this takes no time.
+
+    Args:
+        seconds: how long; the least of two halves counts, since others may work meanwhile.
+        powercap: where the processor's counters are.
+    """
+    halves = []
+    for _ in range(2):
+        meter, begun = EnergyMeter(powercap), time.perf_counter()
+        if not meter.counts:
+            return NOTHING
+        time.sleep(seconds / 2)
+        halves.append([None if joules is None else joules / (time.perf_counter() - begun) for joules in meter.counted()])
+    least = [None if None in pair else min(value for value in pair if value is not None) for pair in zip(*halves, strict=True)]
+    return Idle(*least)
 
 
 def modelled_cpu(seconds: float, cpu_seconds: float, resident_bytes: float, cores: int, memory_bytes: float) -> tuple[float, float]:
@@ -70,25 +124,48 @@ def modelled_cpu(seconds: float, cpu_seconds: float, resident_bytes: float, core
 
 
 class EnergyMeter:
-    """Counts from its making."""
+    """Counts from its making.
 
-    def __init__(self, powercap: Path = POWERCAP) -> None:
+    Args:
+        powercap: where the processor's counters are.
+        idle: what the machine draws idle, to be left out; None leaves it in.
+    """
+
+    def __init__(self, powercap: Path = POWERCAP, idle: Idle | None = None) -> None:
+        self.idle = idle
+        self._wall = _wall()
         self._domains = _rapl_domains(powercap)
         self._start = {domain: counter for domain in self._domains if (counter := _number(domain / "energy_uj")) is not None}
         self._gpus = _Nvml()
 
+    @property
+    def counts(self) -> bool:
+        """Whether anything is measured, and not only modelled."""
+        return any(joules is not None for joules in self.counted())
+
+    def counted(self) -> tuple[float | None, float | None, float | None]:
+        """Joules since the start by the counters of processor, boards and wall; None where there is none."""
+        wall = None if self._wall is None else max(0.0, (_wall() or 0.0) - self._wall)
+        return self._rapl(), self._gpus.joules() if _cuda_devices() else None, wall
+
     def stop(self, seconds: float, cpu_seconds: float, resident_bytes: float, cores: int, memory_bytes: float) -> Joules:
         """Energy since the start; the arguments are `modelled_cpu`'s and are used where nothing is measured."""
-        measured = self._rapl()
-        low, high = (
-            (measured, measured) if measured is not None else modelled_cpu(seconds, cpu_seconds, resident_bytes, cores, memory_bytes)
-        )
-        sources = ["rapl" if measured is not None else "modelled"]
+        idle = self.idle or NOTHING
+        rapl, nvml, wall = self.counted()
+        if wall is not None:
+            wall = _above(wall, idle.wall, seconds)
+            return Joules(wall, wall, "wall")
+        if rapl is not None:
+            low = high = _above(rapl, idle.processor, seconds)
+        else:
+            share = (cores, memory_bytes) if self.idle is None else (0, 0.0)
+            low, high = modelled_cpu(seconds, cpu_seconds, resident_bytes, *share)
+        sources = ["rapl" if rapl is not None else "modelled"]
         if devices := _cuda_devices():
-            board = self._gpus.joules()
-            low += seconds * GPU_WATTS[0] * devices if board is None else board
-            high += seconds * GPU_WATTS[1] * devices if board is None else board
-            sources.append("modelled" if board is None else "nvml")
+            least = GPU_WATTS[0] if self.idle is None else 0.0  # the low end is a board that idles
+            low += seconds * least * devices if nvml is None else _above(nvml, idle.boards, seconds)
+            high += seconds * GPU_WATTS[1] * devices if nvml is None else _above(nvml, idle.boards, seconds)
+            sources.append("modelled" if nvml is None else "nvml")
         return Joules(low, high, "+".join(dict.fromkeys(sources)))
 
     def _rapl(self) -> float | None:
@@ -104,6 +181,30 @@ class EnergyMeter:
                 after += _number(domain / "max_energy_range_uj") or 0
             total += max(0, after - before)
         return total / 1e6
+
+
+def _above(joules: float, idle_watts: float | None, seconds: float) -> float:
+    """What was spent above idling."""
+    return max(0.0, joules - (idle_watts or 0.0) * seconds)
+
+
+def _wall() -> float | None:
+    """The user's own counter in joules; None where none is named.
+
+    Raises:
+        SteelyardError: it is named and cannot be read.
+    """
+    if not (name := os.environ.get(WALL)):
+        return None
+    try:
+        value = float(Path(name).read_text(encoding="ascii"))
+    except (OSError, ValueError) as error:
+        raise SteelyardError(
+            f"the counter of joules cannot be read: {error}", where=name, do=f"Let it hold one number, or unset {WALL}."
+        ) from error
+    if not math.isfinite(value):
+        raise SteelyardError(f"the counter of joules is {value}", where=name, do=f"Let it hold one number, or unset {WALL}.")
+    return value
 
 
 def rapl_readable(powercap: Path = POWERCAP) -> bool:

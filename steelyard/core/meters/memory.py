@@ -43,16 +43,22 @@ def reset_peak() -> bool:
 
 
 def hand_back() -> bool:
+    """Gives memory back to the system, that of objects that only refer to each other too. False where nobody can be told."""
+    gc.collect()
+    return trim()
+
+
+def trim() -> bool:
     """Gives freed memory back to the system, which else stays with the process and counts as its own. False where nobody can be told.
 
-    The C library of Linux keeps freed pieces below 32 MiB, such as the float form of a small model's matrices.
+    The C library of Linux keeps freed pieces below 32 MiB, such as the float form of a small model's matrices, and pieces between others
+    that are in use: a process whose requests leave nothing behind grows all the same.
     """
-    gc.collect()
     try:
-        trim = ctypes.CDLL(None).malloc_trim
+        give = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # another C library, none, or Windows
         return False
-    trim(0)
+    give(0)
     return True
 
 

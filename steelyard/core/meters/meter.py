@@ -13,7 +13,7 @@ from types import TracebackType
 from steelyard.core import hardware
 from steelyard.core.errors import SteelyardError
 from steelyard.core.meters import memory, money
-from steelyard.core.meters.energy import EnergyMeter
+from steelyard.core.meters.energy import EnergyMeter, Idle
 from steelyard.core.meters.time import Clock
 
 
@@ -28,9 +28,10 @@ class Reading:
         peak_is_of_this_stretch: False where the kernel would not reset its mark, so that the peak may be older.
         device_peak_bytes: most bytes of tensors on CUDA devices; None without CUDA.
         joules_low, joules_high: energy; equal where measured.
-        energy_source: rapl, nvml, modelled, or two of them with a plus.
+        energy_source: wall, rapl, nvml, modelled, or two of them with a plus.
         money_low, money_high: rent of the machine for that time; None where the price table does not know it.
         currency: of the price table.
+        idle_watts: what was subtracted from the counters for idling (a model then charges no idle share); None where idling is in the energy.
     """
 
     seconds: float
@@ -44,6 +45,7 @@ class Reading:
     money_low: float | None
     money_high: float | None
     currency: str
+    idle_watts: float | None = None
 
 
 class Meter:
@@ -51,9 +53,11 @@ class Meter:
 
     Args:
         prices: the price table; the user's or the built-in one if left out.
+        idle: what the machine draws idle (`energy.idle_power`), left out of the energy; None leaves it in.
     """
 
-    def __init__(self, prices: money.Prices | None = None):
+    def __init__(self, prices: money.Prices | None = None, idle: Idle | None = None):
+        self._idle = idle
         self._prices = prices if prices is not None else money.prices()
         self._reading: Reading | None = None
 
@@ -72,7 +76,7 @@ class Meter:
         self._reading = None
         self._reset = memory.reset_peak()
         memory.reset_device_peak()
-        self._energy = EnergyMeter()
+        self._energy = EnergyMeter(idle=self._idle)
         self._clock = Clock()
         return self
 
@@ -96,4 +100,5 @@ class Meter:
             money_low=low,
             money_high=high,
             currency=self._prices.currency,
+            idle_watts=None if self._idle is None else self._idle.watts,
         )

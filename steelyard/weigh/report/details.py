@@ -14,10 +14,11 @@ from typing import Any
 
 from steelyard.core.files import write_text
 from steelyard.weigh.report.json import plain
-from steelyard.weigh.report.visible import visible
+from steelyard.weigh.report.visible import clip, visible
 
 FOLDER = "details"
 PART = 1_500_000  # characters of JSON in one file, about
+LONGEST = 200_000  # characters of one text; a browser has to hold all answers of an arm on a task at once
 _OURS = re.compile(r"\d{3,}-[a-z0-9-]*\.js")
 
 
@@ -49,9 +50,14 @@ def write_details(directory: Path, details: Mapping[tuple[str, str], list[dict[s
 
 def _row(place: int, row: Mapping[str, Any]) -> str:
     """A row as JSON. Texts are made visible here, so that the page need only show them."""
-    kept = {key: visible(row.get(key, "")) for key in ("question", "expected", "text")}
+    kept = {key: _shown(row.get(key, "")) for key in ("question", "expected", "text")}
     values = {visible(key): value for key, value in dict(row.get("values") or {}).items()}
     return _literal({"sample": visible(row.get("sample", row.get("id", place))), **kept, "values": values})
+
+
+def _shown(text: Any) -> str:
+    text, left = clip(str(text), LONGEST)
+    return visible(text) + (f" … {left:,} more characters in records.sqlite" if left else "")
 
 
 def _parts(rows: Iterable[str]) -> Iterable[list[str]]:

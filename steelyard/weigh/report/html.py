@@ -22,7 +22,7 @@ import yaml
 
 from steelyard.core.axes import AXES
 from steelyard.core.files import write_text
-from steelyard.weigh.report import scaling
+from steelyard.weigh.report import curves, scaling
 from steelyard.weigh.report.checks import checks
 from steelyard.weigh.report.columns import Column, all_columns, base_name, grid, headline, measure, others
 from steelyard.weigh.report.details import write_details
@@ -46,7 +46,7 @@ from steelyard.weigh.report.verdicts import MARKS
 from steelyard.weigh.report.visible import clip, visible
 
 MOST_BYTES = 3_000_000
-PLOT_BYTES, PICTURE_BYTES, CELL_BYTES = 700_000, 350_000, 800_000
+PLOT_BYTES, PICTURE_BYTES, CELL_BYTES, CURVE_BYTES = 700_000, 350_000, 800_000, 450_000
 MOST_FLIPS = 200
 TEXT_LIMITS = (8000, 4000, 2000, 1000, 500, 250, 120)  # characters shown of one text; the first at which all flips fit
 LONGEST_NAME, LONGEST_TEXT = 120, 40_000
@@ -77,6 +77,7 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
     cells = grid(report)
     plots, plots_left = _drawn("plot", _by_weight(report), lambda column: interval_plot(report, column, cells), PLOT_BYTES)
     pictures, pictures_left = _drawn("picture", _pairs(report), lambda pair: tradeoff(report, *pair, cells), PICTURE_BYTES)
+    bends, bends_left = _drawn("curves", curves.drawn(report), lambda one: one, CURVE_BYTES)
     rows, rows_left = _drawn("cell", sorted(report.cells, key=lambda cell: not cell.primary), lambda cell: cell, CELL_BYTES)
     values = {
         "report": report,
@@ -98,6 +99,8 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "pictures": pictures,
         "pictures_left": pictures_left,
         "laws": markupsafe.Markup("").join(_macro("scaling")(law, place) for place, law in enumerate(scaling.drawn(report))),
+        "curves": [drawn for _, drawn in bends],
+        "curves_left": bends_left,
         "quality_columns": list(dict.fromkeys(picture.quality for picture, _ in pictures)),
         "cost_columns": list(dict.fromkeys(picture.cost for picture, _ in pictures)),
         "rows": [drawn for _, drawn in rows],
@@ -151,7 +154,7 @@ def _environment() -> jinja2.Environment:
         "clip": clip,
         "short": lambda value: f"{value:.3g}" if isinstance(value, float) else str(value),
     }
-    environment.globals |= {"HEIGHT": HEIGHT, "marks": MARKS}
+    environment.globals |= {"HEIGHT": HEIGHT, "CURVE_HEIGHT": curves.CURVE_HEIGHT, "marks": MARKS}
     return environment
 
 

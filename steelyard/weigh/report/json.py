@@ -37,6 +37,7 @@ def quality_part(report: Report) -> str:
             "arms": {name: {"fingerprint": arm.fingerprint, "levers": arm.levers} for name, arm in report.arms.items()},
             "cells": _quality(report.cells),
             "checks": {name: _quality(cells) for name, cells in report.checks.items()},
+            "curves": [dataclasses.asdict(curve) for curve in report.curves],
             "flips": [dataclasses.asdict(flip) for flip in report.flips],
             "recipe": report.recipe,
         },

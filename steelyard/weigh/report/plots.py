@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from steelyard.weigh.report.columns import Column, base_name, others
@@ -175,6 +175,8 @@ class Tradeoff:
 
     Attributes:
         better: (x, y, width, height) of that region, x and width in percent, y and height in pixels; None without a base.
+        front: the arms that no other arm equals or beats on both while beating it on one, cheapest first.
+        stairs: the line along the front, as pieces (x1, y1, x2, y2): what lies on its worse side is beaten by somebody.
     """
 
     quality: Column
@@ -185,6 +187,8 @@ class Tradeoff:
     better: tuple[float, float, float, float] | None
     modelled: bool
     missing: list[str] = field(default_factory=list)
+    front: list[str] = field(default_factory=list)
+    stairs: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
 def tradeoff(report: Report, quality: Column, cost: Column, cells: Cells) -> Tradeoff | None:
@@ -198,7 +202,36 @@ def tradeoff(report: Report, quality: Column, cost: Column, cells: Cells) -> Tra
     points = _place_labels([_point(report, arm, q, c, x_axis, y_axis) for arm, q, c in known])
     base = next((point for point in points if point.is_base), None)
     missing = [arm for arm in report.arms if arm not in {point.arm for point in points}]
-    return Tradeoff(quality, cost, points, x_axis, y_axis, _better(base), any(c.source == "modelled" for _, _, c in known), missing)
+    front = pareto([((c.value or 0.0) * _sign(cost), (q.value or 0.0) * _sign(quality)) for _, q, c in known])
+    ahead = [points[place] for place in front]
+    stairs = [
+        piece
+        for one, other in zip(ahead, ahead[1:], strict=False)
+        for piece in ((one.x, one.y, other.x, one.y), (other.x, one.y, other.x, other.y))
+    ]
+    modelled = any(c.source == "modelled" for _, _, c in known)
+    return Tradeoff(quality, cost, points, x_axis, y_axis, _better(base), modelled, missing, [point.arm for point in ahead], stairs)
+
+
+def _sign(column: Column) -> int:
+    return 1 if column.higher_is_better else -1
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Places of the points that none beats: no other is at least as high in both and higher in one. The highest in the first come first;
+    equal points are all kept.
+
+    Args:
+        points: (first, second), higher is better in both.
+    """
+    best, front = -math.inf, []
+    order = sorted(range(len(points)), key=lambda place: (-points[place][0], -points[place][1]))
+    for place in order:
+        second = points[place][1]
+        if second > best or (front and points[place] == points[front[-1]]):
+            front.append(place)
+            best = max(best, second)
+    return front
 
 
 def _level(cell: Cell) -> tuple[float, ...]:

@@ -161,6 +161,39 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """A point of a curve: `value` with its interval at `at`, over `n` samples."""
+
+    at: float
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one arm's metric on a task runs along something.
+
+    Attributes:
+        kind: `reliability`: share right by stated probability; `risk_coverage`: share wrong among the surest answers by how many of them
+            are given; `position`: the task's first metric by depth.
+        metric, unit, higher_is_better: of the values.
+        group: which of several lines of one arm it is (`512 tokens`), "" where there is one.
+        points: in order of `at`, a share from 0 to 1.
+    """
+
+    kind: Literal["reliability", "risk_coverage", "position"]
+    arm: str
+    task: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    group: str
+    points: list[CurvePoint]
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything a weighing found. The first arm is the base.
 
@@ -178,6 +211,7 @@ class Report:
         seconds: wall time of the whole weighing.
         confidence: of every interval, before adjustment.
         scaling: laws fitted to the arms' trainings, where these are enough to try.
+        curves: reliability, risk against coverage, and accuracy by position, of every arm where its answers allow them.
     """
 
     arms: dict[str, ArmSummary]
@@ -193,6 +227,7 @@ class Report:
     seconds: float | None = None
     confidence: float = 0.95
     scaling: list[ScalingLaw] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form."""

@@ -4,6 +4,7 @@ Confidence is what the arm itself says of its answer (lever `confidence`); where
 first statement), under the model's own distribution before any sampling filter. Brier is (confidence - right)^2, log loss
 is -log of the probability given to what turned out true (clipped at 1e-4, so one sure error costs at most 9.2 nats).
 `auroc` and `aurc` ask only for the order: whether surer answers are right more often (`weigh/selective.py`). Calibration needs both.
+`ece`, the gap between stated confidence and share right in bins of equal mass, is biased upward below a thousand answers, so it comes last.
 Answers that abstain claim nothing and are not scored; invented answers count as wrong, so sure invention shows here.
 """
 
@@ -20,7 +21,8 @@ BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02, reac
 LOG_LOSS = Metric("log_loss", "calibration", "nats", False, margin=0.05, reach=(0.0, -math.log(LEAST)))
 AUROC = Metric("auroc", "calibration", "share", True, margin=0.03, kind="auroc", floor=0.5)
 AURC = Metric("aurc", "calibration", "share", False, margin=0.03, kind="aurc")
-METRICS = (BRIER, LOG_LOSS, AUROC, AURC)
+ECE = Metric("ece", "calibration", "share", False, margin=0.03, kind="ece")
+METRICS = (BRIER, LOG_LOSS, AUROC, AURC, ECE)
 
 
 def sure_of(output: Output, statement: str) -> float | None:
@@ -59,4 +61,10 @@ def values(sure: float | None, right: bool, answered: bool = True) -> dict[str, 
     if sure is None or not answered:
         return dict.fromkeys(metric.name for metric in METRICS)
     pair = (sure, float(right))
-    return {"brier": (sure - right) ** 2, "log_loss": -math.log(max(LEAST, sure if right else 1 - sure)), "auroc": pair, "aurc": pair}
+    return {
+        "brier": (sure - right) ** 2,
+        "log_loss": -math.log(max(LEAST, sure if right else 1 - sure)),
+        "auroc": pair,
+        "aurc": pair,
+        "ece": pair,
+    }

@@ -4,7 +4,9 @@
 length: `acc_norm` by characters (as lm-eval's `acc_norm`), `acc_bytes` by bytes of UTF-8, `acc_tokens` by the model's own tokens. Of
 equal values the first counts, as there. Beside these counts stand continuous figures, which need far fewer samples to tell two
 arms apart: `right_logprob` is the log-probability of the right choice among the choices (softmax over their sums), 0 at best; `brier`
-is the sum over choices of (probability - truth)^2. `cut` is the share of samples whose prompt lost its beginning because it did not
+is the sum over choices of (probability - truth)^2. `auroc`, `aurc` and `ece` take the likeliest choice's probability among the choices
+for the model's confidence that `acc` is right. `kappa` is agreement with the truth beyond chance, where all samples have the same choices,
+so that these are labels: who always says the commonest label has an accuracy, and no kappa. `cut` is the share of samples whose prompt lost its beginning because it did not
 fit, which only tasks that ask for it allow.
 
 Chance is the mean of (right choices / choices), and the floor of the counts.
@@ -17,6 +19,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from steelyard.core.protocols import Score
+from steelyard.weigh.scorers.calibration import AURC, AUROC, ECE
 from steelyard.weigh.tasks.task import Metric, Value
 
 ACC = Metric("acc", "quality", "share", True, margin=0.03, binary=True)
@@ -26,14 +29,21 @@ ACC_TOKENS = Metric("acc_tokens", "quality", "share", True, margin=0.03, binary=
 RIGHT_LOGPROB = Metric("right_logprob", "quality", "nats", True, margin=0.05)
 BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02, reach=(0.0, 2.0))
 CUT = Metric("cut", "format", "share", False, margin=0.01, binary=True)
+KAPPA = Metric("kappa", "quality", "score", True, margin=0.06, kind="kappa", reach=(-1.0, 1.0), floor=0.0)
 COUNTS = (ACC, ACC_NORM, ACC_BYTES, ACC_TOKENS)
-METRICS = (*COUNTS, RIGHT_LOGPROB, BRIER)
+METRICS = (*COUNTS, RIGHT_LOGPROB, BRIER, AUROC, AURC, ECE)
 
 
-def metrics(chance: float | None, cut: bool = False) -> tuple[Metric, ...]:
-    """The metrics with their floor; `cut` where prompts may lose their beginning."""
+def metrics(chance: float | None, cut: bool = False, labels: bool = False) -> tuple[Metric, ...]:
+    """The metrics with their floor; `cut` where prompts may lose their beginning, `labels` where all samples have the same choices."""
     counts = tuple(replace(metric, floor=chance) for metric in COUNTS)
-    return (*counts, RIGHT_LOGPROB, BRIER, *((CUT,) if cut else ()))
+    kappa = (KAPPA,) if labels else ()
+    return (*counts, RIGHT_LOGPROB, *kappa, BRIER, AUROC, AURC, ECE, *((CUT,) if cut else ()))
+
+
+def are_labels(choices: Collection[tuple[str, ...]]) -> bool:
+    """Whether the choices of several samples are one and the same labels, in one order."""
+    return len(choices) > 1 and len(set(choices)) == 1
 
 
 def values(scores: Sequence[Score], choices: Sequence[str], right: Collection[int]) -> dict[str, Value]:
@@ -46,7 +56,7 @@ def values(scores: Sequence[Score], choices: Sequence[str], right: Collection[in
     """
     sums = [score.logprob for score in scores]
     if len(sums) != len(choices) or not all(map(math.isfinite, sums)):
-        return dict.fromkeys((*(metric.name for metric in METRICS), "cut"))
+        return dict.fromkeys((*(metric.name for metric in METRICS), "kappa", "cut"))
     lengths = {
         "acc": [1.0] * len(sums),
         "acc_norm": [float(len(choice)) for choice in choices],
@@ -62,6 +72,9 @@ def values(scores: Sequence[Score], choices: Sequence[str], right: Collection[in
     among = math.log(sum(math.exp(sums[number] - best) for number in right)) + best - most
     found["right_logprob"] = among - math.log(total)
     found["brier"] = sum((share / total - (number in right) / len(right)) ** 2 for number, share in enumerate(shares))
+    picked = sums.index(most)
+    found["auroc"] = found["aurc"] = found["ece"] = (1 / total, float(picked in right))
+    found["kappa"] = (float(picked), float(picked if picked in right else min(right)))
     found["cut"] = float(any(score.cut for score in scores))
     return found
 

@@ -20,6 +20,7 @@ from steelyard.core.seeds import derive
 from steelyard.data.generated.arithmetic import Problem, make_problem, most_distinct
 from steelyard.weigh.scorers import calibration
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
+from steelyard.weigh.tasks.right_answers import other_numbers
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 
 RIGHT = Metric("right", "quality", "share", True, margin=0.03, floor=0.0, binary=True)
@@ -84,9 +85,14 @@ class Arithmetic(Task):
         return Sample(
             id=f"{problem.operation}-{digest([[turn.content for turn in conversation], self.max_tokens])}",
             request=Ask(conversation, AnswerSettings(max_tokens=self.max_tokens, token_events=True)),
-            reference={"expected": str(problem.answer)},
+            reference={"expected": str(problem.answer), "written": problem.equation},
             tags={"operation": problem.operation, "digits": str(problem.digits)},
         )
+
+    def told_apart(self, sample: Sample) -> tuple[str, ...]:
+        right = sample.reference["expected"]
+        written = sample.reference["written"].removesuffix(right)  # as the worked examples write it
+        return tuple(written + number for number in (right, *other_numbers(right, sample.id)))
 
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
         if output.failure is not None:

@@ -24,11 +24,11 @@ from typing import Any, ClassVar, get_args
 from pydantic import Field
 
 from steelyard.core.protocols import AnswerSettings, Message, Role
+from steelyard.data.checks.json_answers import find_json
+from steelyard.data.checks.json_schema import matches, unsupported
+from steelyard.data.checks.patterns import LONGEST_TEXT, PatternTimeout, pattern_problem, probably_endless, search_within
 from steelyard.data.words import normalise
-from steelyard.weigh.scorers.json_answers import find_json
-from steelyard.weigh.scorers.json_schema import matches, unsupported
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
-from steelyard.weigh.scorers.patterns import LONGEST_TEXT, PatternTimeout, pattern_problem, probably_endless, search_within
 from steelyard.weigh.tasks.rows import BadValue, Row, encodable, only_keys, read_rows, take, text_of
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 

@@ -34,7 +34,7 @@ class Choices(Task):
         """acc first; the floors are the chance level of the file's rows."""
         rows = self._rows
         chance = sum(1 / len(row.value["choices"]) for row in rows) / len(rows)
-        return choosing.metrics(chance)
+        return choosing.metrics(chance, labels=choosing.are_labels([tuple(row.value["choices"]) for row in rows]))
 
     @functools.cached_property
     def _rows(self) -> list[Row]:
@@ -58,7 +58,7 @@ class Choices(Task):
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
         assert isinstance(sample.request, Choose)
         found = choosing.values(output.scores, sample.request.continuations, {sample.reference["answer"]})
-        return {metric.name: found[metric.name] for metric in choosing.METRICS}
+        return {metric.name: found[metric.name] for metric in self.metrics}
 
 
 def _check(row: Mapping[str, Any]) -> None:

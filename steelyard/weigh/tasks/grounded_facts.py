@@ -21,7 +21,7 @@ from steelyard.data.words import words
 from steelyard.weigh.scorers import calibration, truthfulness
 from steelyard.weigh.scorers.abstention import abstains
 from steelyard.weigh.scorers.text import first_statement
-from steelyard.weigh.tasks.facts import score_short_answer
+from steelyard.weigh.tasks.facts import score_short_answer, told_apart
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 
 QUOTES = Metric("quotes", "format", "share", True, margin=0.03, binary=True)
@@ -69,6 +69,9 @@ class GroundedFacts(Task):
             cluster=f"passage {digest(passage.text)}",
             tags={"subject": passage.subject, "answerable": "yes" if told else "no", "match": reference["match"]},
         )
+
+    def told_apart(self, sample: Sample) -> tuple[str, ...]:
+        return told_apart(sample)
 
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
         if output.failure is not None:

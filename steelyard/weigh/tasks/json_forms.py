@@ -2,7 +2,7 @@
 
 `valid` (format): the answer is JSON and nothing else (a code fence is allowed) and matches the form's schema. `fields`
 (quality): share of fields with the right value, in the first JSON object of the answer even where something stands around
-it, so that content and form are told apart. `exact`: all fields right, none missing or added. Forms are from the `test`
+it, so that content and form are told apart; `fields_when_valid` is the same over valid answers alone. `exact`: all fields right, none missing or added. Forms are from the `test`
 split, which shares no subject and no field name with what recipes train on.
 
 Two fields is what SmolLM2-135M-Instruct can just do (15 % valid, 33 % of fields right, 40 forms); of three to five fields it
@@ -20,16 +20,17 @@ from pydantic import Field
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.core.seeds import derive
+from steelyard.data.checks.json_answers import find_json
+from steelyard.data.checks.json_schema import matches
 from steelyard.data.generated.forms import make_form
 from steelyard.data.words import words
-from steelyard.weigh.scorers.json_answers import find_json
-from steelyard.weigh.scorers.json_schema import matches
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 
 FIELDS = Metric("fields", "quality", "share", True, margin=0.03, floor=0.0)
 EXACT = Metric("exact", "quality", "share", True, margin=0.03, floor=0.0, binary=True)
 VALID = Metric("valid", "format", "share", True, margin=0.03, floor=0.0, binary=True)
 PARSES = Metric("parses", "format", "share", True, margin=0.03, floor=0.0, binary=True)
+FIELDS_WHEN_VALID = Metric("fields_when_valid", "format", "share", True, margin=0.03, kind="ratio")
 
 
 class JsonForms(Task):
@@ -37,7 +38,7 @@ class JsonForms(Task):
 
     name: ClassVar[str] = "json_forms"
     summary: ClassVar[str] = "Fill in a form as JSON from a few sentences."
-    metrics: ClassVar[tuple[Metric, ...]] = (FIELDS, EXACT, VALID, PARSES)
+    metrics: ClassVar[tuple[Metric, ...]] = (FIELDS, EXACT, VALID, PARSES, FIELDS_WHEN_VALID)
 
     forms: int = Field(60, ge=1, le=5000, description="forms, count")
     fields: int | None = Field(2, ge=1, le=5, description="fields of every form, count: the difficulty; null: 3 to 5 in turn")
@@ -69,17 +70,19 @@ class JsonForms(Task):
 
 
 def score_form(text: str, answer: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Value]:
-    """The four metrics of one answer."""
+    """The metrics of one answer."""
     found = find_json(text)
     if found is None:
-        return {"fields": 0.0, "exact": 0.0, "valid": 0.0, "parses": 0.0}
+        return {"fields": 0.0, "exact": 0.0, "valid": 0.0, "parses": 0.0, "fields_when_valid": (0.0, 0.0)}
     given = found.value if isinstance(found.value, dict) else {}
     right = sum(_same(given.get(key), value) for key, value in answer.items())
+    valid = float(found.alone and matches(found.value, schema))
     return {
         "fields": right / len(answer),
         "exact": float(right == len(answer) and given.keys() == answer.keys()),
-        "valid": float(found.alone and matches(found.value, schema)),
+        "valid": valid,
         "parses": float(found.alone),
+        "fields_when_valid": (valid * right / len(answer), valid),
     }
 
 

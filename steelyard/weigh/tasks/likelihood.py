@@ -68,7 +68,8 @@ class QuestionTask(Task):
     def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]  # chance depends on the questions
         """acc first; the floors of the counts are the chance level of these questions."""
         shares = [len(one.right) / len(one.choices) for one in self._questions]
-        return choosing.metrics(sum(shares) / len(shares), self.cut)
+        labels = choosing.are_labels([one.choices for one in self._questions])
+        return choosing.metrics(sum(shares) / len(shares), self.cut, labels)
 
     def samples(self, seed: int) -> list[Sample]:
         return [self._sample(question) for question in take(self._questions, self.limit, seed, self.name)]

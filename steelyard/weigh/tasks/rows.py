@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 from steelyard.core.errors import DataError
 from steelyard.core.fingerprint import digest
 from steelyard.core.seeds import derive
+from steelyard.data.checks.json_answers import read_json
 from steelyard.data.formats import BadRow, describe
-from steelyard.weigh.scorers.json_answers import read_json
 
 LARGEST_FILE = 512 * 2**20  # bytes
 LARGEST_ROW = 2**20  # bytes

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steelyard.core.errors import DataError
+from steelyard.data.checks.json_answers import read_json
 from steelyard.data.formats import BadRow, describe
-from steelyard.weigh.scorers.json_answers import read_json
 from steelyard.weigh.tasks.rows import LARGEST_ROW, BadValue, Numbering, Row, encodable, object_of, read_file
 
 Form = Literal["jsonl", "json", "csv", "tsv"]
@@ -128,7 +128,7 @@ def _json_items(text: str, at: str, path: Path) -> list[tuple[int, Any]]:
 
 
 def _table_items(text: str, form: Form, columns: Sequence[str], path: Path) -> list[tuple[int, Any]]:
-    csv.field_size_limit(LARGEST_ROW)
+    before = csv.field_size_limit(LARGEST_ROW)  # the module's, not the reader's: others have their own
     # Tab-separated files are written without quotes; a quote in a text is a letter there.
     style: dict[str, Any] = {} if form == "csv" else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, **style)
@@ -147,6 +147,8 @@ def _table_items(text: str, form: Form, columns: Sequence[str], path: Path) -> l
             items.append((reader.line_num, dict(zip(names, cells, strict=True)) if fits else BadValue(_unequal(cells, names))))
     except csv.Error as error:
         raise DataError(f"not {form.upper()}: {error}", where=f"{path}:{reader.line_num}", do="Is this the right file?") from None
+    finally:
+        csv.field_size_limit(before)
     return items
 
 

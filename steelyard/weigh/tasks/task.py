@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +17,7 @@ import pydantic
 
 from steelyard.core.axes import Axis
 from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Message, Score, Token, Usage
+from steelyard.weigh.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,18 @@ class Metric:
         margin: equivalence margin, in the metric's unit, or as a share of the base's value where `relative`.
         relative: whether the margin is a share of the base's value.
         kind: `mean` averages per-sample numbers; `ratio` divides the sum of numerators by the sum of denominators
-            (a sample then gives a pair); `auroc` and `aurc` exist over a whole set alone (`weigh/selective.py`), and a sample gives
-            the pair (confidence, right).
+            (a sample then gives a pair, and one of (x, 0) adds to the numerator alone). The others exist over a whole set alone
+            (`weigh/selective.py`, `weigh/whole_set.py`, `weigh/gaps.py`), and a sample gives a pair: `auroc`, `aurc`, `ece` (confidence,
+            right); `equal_coverage` (confidence, or -1 where silent; right); `kappa` (label given, true label, as numbers); `gap` and
+            `contrast`, which are the absolute and the signed difference of two groups' means, (value, 1 or -1 for the group).
         floor: value at which an arm does no better than chance, or None where there is no such value.
         binary: per-sample values are 0 or 1 (exact McNemar and Wilson apply).
         reach: the lowest and highest value it can have, where there are such; a share has 0 and 1 without saying so.
+        gate: another metric of the same task, with a floor, that has to be above it for this one to mean anything: an arm that
+            cannot do the task at all treats everybody alike and gives nothing away (`weigh/gates.py`).
+        neutral: the value on which an arm that knows nothing lands; one that is shown to be elsewhere needs no gate.
+        groups: for a `gap`, the names of the groups 1 and -1.
+        detector: who decided on each sample, where that errs at known rates; the figure is then corrected for them.
     """
 
     name: str
@@ -44,10 +52,14 @@ class Metric:
     higher_is_better: bool
     margin: float
     relative: bool = False
-    kind: Literal["mean", "ratio", "auroc", "aurc"] = "mean"
+    kind: Literal["mean", "ratio", "auroc", "aurc", "ece", "equal_coverage", "kappa", "gap", "contrast"] = "mean"
     floor: float | None = None
     binary: bool = False
     reach: tuple[float, float] | None = None
+    gate: str = ""
+    neutral: float | None = None
+    groups: tuple[str, str] | None = None
+    detector: Detector | None = None
 
     @property
     def span(self) -> float | None:
@@ -58,10 +70,17 @@ class Metric:
 
 @dataclass(frozen=True)
 class Ask:
-    """Generate an answer to a conversation."""
+    """Generate an answer to a conversation.
+
+    Attributes:
+        conversation: what is asked.
+        settings: how the answer is drawn.
+        raw: the conversation is one message whose text is gone on with as it is, without a template, by the engine below the wraps.
+    """
 
     conversation: tuple[Message, ...]
     settings: AnswerSettings = AnswerSettings()
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +161,7 @@ class Output:
         seconds: wall time of this request inside its batch (descriptive only; speed has its own pass).
         failure: the error of a sample whose execution failed; such a sample scores None everywhere.
         confidence: how sure the arm said it is of the whole answer, where it says so (lever `confidence`).
+        model: what the server that answered calls its model, where the arm is a remote one that says so.
     """
 
     text: str = ""
@@ -153,6 +173,7 @@ class Output:
     seconds: float = 0.0
     failure: str | None = None
     confidence: Confidence | None = None
+    model: str = ""
 
 
 Value = float | tuple[float, float] | None
@@ -162,7 +183,7 @@ class Task(pydantic.BaseModel):
     """Base of all tasks: settings as fields, samples by seed, a scorer over outputs.
 
     Class variables: `name` as recipes call it, `summary` one sentence, `metrics` in order (the first is the primary one), `evidence` how far
-    it has been tried where not on its own data. Entry-point group `steelyard.tasks`.
+    it has been tried where not on its own data, `perturbable` whether its questions are words that may be put otherwise. Entry-point group `steelyard.tasks`.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -170,6 +191,7 @@ class Task(pydantic.BaseModel):
     name: ClassVar[str]
     summary: ClassVar[str]
     evidence: ClassVar[str] = ""
+    perturbable: ClassVar[bool] = True
     metrics: ClassVar[tuple[Metric, ...]]
 
     @abc.abstractmethod
@@ -179,3 +201,17 @@ class Task(pydantic.BaseModel):
     @abc.abstractmethod
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
         """Metric name -> value for one sample; None where the metric does not apply to it."""
+
+    def joined(self, samples: Sequence[Sample], values: Mapping[str, Sequence[Value]]) -> Mapping[str, Sequence[Value]]:
+        """Metrics that need several samples of one item: metric name -> a value per sample, None but at one sample of each item.
+
+        Args:
+            samples: what was asked.
+            values: what `score` gave, by metric.
+        """
+        return {}
+
+    def told_apart(self, sample: Sample) -> tuple[str, ...]:
+        """A right answer and then wrong ones of its kind, as an arm would write them: how much likelier the right one is stands beside
+        right and wrong. Empty where none are known."""
+        return ()

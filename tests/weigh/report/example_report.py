@@ -10,7 +10,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from steelyard.weigh.report.report import ArmSummary, Cell, Flip, Report
+from steelyard.weigh.report.report import ArmSummary, Cell, Curve, CurvePoint, Flip, Report
 
 ARMS = ("base", "int8", "lookup", "library", "broken")
 LEVERS = {
@@ -92,7 +92,29 @@ def example_report(seed: int = 7, arms: tuple[str, ...] = ARMS, flips: int = 200
         notes=["Every number on this page is made up: it is an example to draw against, not a measurement."],
         started="2026-03-02T10:14:07+00:00",
         seconds=222.4,
+        curves=example_curves(arms),
     )
+
+
+def example_curves(arms: tuple[str, ...] = ARMS) -> list[Curve]:
+    """Reliability and risk against coverage on one task, accuracy by depth and length on another."""
+    curves = []
+    for arm in arms:
+        skill = MEASURES[0].means[ARMS.index(arm)] or 0.0
+        bins = [(0.05 + 0.1 * k, min(1.0, skill * (0.4 + 0.12 * k))) for k in range(10)]
+        curves.append(Curve("reliability", arm, "facts", "right", "share", True, "", [_at(x, y, 24) for x, y in bins]))
+        risks = [(k / 20, (1 - skill) * (0.4 + 0.6 * k / 20)) for k in range(1, 21)]
+        curves.append(Curve("risk_coverage", arm, "facts", "wrong", "share", False, "", [_at(x, y, round(240 * x)) for x, y in risks]))
+        for length in (512, 2048, 8192):
+            depths = [(d / 4, min(1.0, skill + 0.25 + abs(d / 4 - 0.5) - 0.08 * math.log2(length / 512))) for d in range(5)]
+            points = [_at(x, max(0.0, y), 40) for x, y in depths]
+            curves.append(Curve("position", arm, "needles", "found", "share", True, f"{length} tokens", points))
+    return curves
+
+
+def _at(at: float, value: float, n: int) -> CurvePoint:
+    half = 1.96 * math.sqrt(max(value * (1 - value), 0.002) / n)
+    return CurvePoint(at, value, max(0.0, value - half), min(1.0, value + half), n)
 
 
 def _summary(arm: str) -> ArmSummary:

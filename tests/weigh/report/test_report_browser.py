@@ -116,3 +116,33 @@ def test_all_is_there_without_scripts(chromium, tmp_path):
     assert tab.locator(".flip:visible").count() == 200
     assert not tab.locator("#theme").is_visible() and not tab.locator("#flip-arm").is_visible()
     context.close()
+
+
+def test_nothing_is_cut_off_on_paper(opened, tmp_path):
+    open_page, _ = opened
+    report = example_report()
+    more = [
+        dataclasses.replace(cell, axis="format", metric=f"share_{n}") for n in range(12) for cell in report.cells if cell.metric == "valid"
+    ]
+    primary = [dataclasses.replace(cell, primary=True) for cell in more]
+    write_html(dataclasses.replace(report, cells=[*report.cells, *primary]), tmp_path / "report.html")
+    tab = open_page(tmp_path / "report.html", viewport={"width": 688, "height": 1000})  # A4 within its margins, in pixels
+    tab.emulate_media(media="print")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 688
+    assert tab.evaluate("[...document.querySelectorAll('.main td')].every(cell => cell.getBoundingClientRect().right <= 689)")
+    assert tab.locator(".main td:visible").count() > 12 * 5
+
+
+def test_the_curves_are_pictures_with_words_and_tables_that_open_by_keyboard(opened, tmp_path):
+    open_page, wrong = opened
+    write_html(example_report(), tmp_path / "report.html")
+    tab = open_page(tmp_path / "report.html", viewport={"width": 360, "height": 800})
+    pictures = tab.locator("#curves svg[role=img]")
+    assert pictures.count() == 15
+    assert all("%" in label and "n 24" in label for label in pictures.evaluate_all("all => all.slice(0, 5).map(p => p.ariaLabel)"))
+    summary = tab.locator("#curves summary").first
+    summary.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("#curves table:visible").count() == 1
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    assert wrong == []

@@ -14,6 +14,7 @@ import pytest
 from example_report import ARMS, example_details, example_report
 from hostile_text import HOSTILE
 
+from steelyard.weigh.report.details import LONGEST, write_details
 from steelyard.weigh.report.html import MOST_BYTES, page, write_html
 from steelyard.weigh.report.report import ArmSummary, Cell, Flip, Report
 from steelyard.weigh.report.verdicts import MARKS
@@ -283,3 +284,11 @@ def test_the_page_is_the_same_every_time(text):
 def test_drawing_needs_neither_torch_nor_matplotlib():
     code = "import sys, steelyard.weigh.report.html; print([m for m in ('torch', 'matplotlib', 'scipy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_an_answer_of_a_megabyte_is_cut_in_the_details_and_that_is_said(tmp_path):
+    row = {"sample": "one", "question": "?", "expected": "", "text": "\u2028</script>" + "é" * 1_000_000, "values": {}}
+    write_details(tmp_path, {("base", "facts"): [row] * 20})
+    text = (tmp_path / "details" / "000-base-facts.js").read_text(encoding="ascii")
+    assert "800,010 more characters in records.sqlite" in text and "</script" not in text
+    assert sum(part.stat().st_size for part in (tmp_path / "details").iterdir()) < 20 * 6 * LONGEST + 10_000

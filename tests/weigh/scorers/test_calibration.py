@@ -37,7 +37,7 @@ def test_an_answer_that_abstains_is_not_scored() -> None:
 
 
 def test_sure_and_right_is_best_and_sure_and_wrong_is_bounded() -> None:
-    assert values(1.0, True) == {"brier": 0.0, "log_loss": 0.0, "auroc": (1.0, 1.0), "aurc": (1.0, 1.0)}
+    assert values(1.0, True) == {"brier": 0.0, "log_loss": 0.0, "auroc": (1.0, 1.0), "aurc": (1.0, 1.0), "ece": (1.0, 1.0)}
     worst = values(1.0, False)
     assert worst["brier"] == 1.0 and worst["log_loss"] == pytest.approx(-math.log(LEAST))
     assert values(0.5, True)["log_loss"] == pytest.approx(math.log(2))

@@ -127,7 +127,7 @@ def test_being_right_beats_silence_and_inventing_loses_to_it() -> None:
     assert mean(reckless, "invented") == 1 and mean(reckless, "right") == mean(careful, "right")
 
 
-def test_every_declared_metric_is_given_and_truthfulness_comes_first_on_its_axis() -> None:
+def test_every_declared_metric_is_given_and_the_one_that_silence_cannot_win_comes_first_on_its_axis() -> None:
     assert set(values(Outcome(True, False, True))) == {metric.name for metric in METRICS}
-    assert [metric.name for metric in METRICS if metric.axis == "truthfulness"][0] == "truthful"
+    assert [metric.name for metric in METRICS if metric.axis == "truthfulness"][0] == "right_at_equal_coverage"
     assert values(Outcome(True, True, False))["right_when_answered"] == (0.0, 0.0)

@@ -174,7 +174,7 @@ def test_checks_mean_what_the_table_says(tmp_path: Path, check: dict, text: str,
 
 def test_a_pattern_that_hangs_on_an_answer_has_not_been_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("steelyard.weigh.tasks.chat.probably_endless", lambda pattern: False)
-    monkeypatch.setattr("steelyard.weigh.scorers.patterns.search_within.__defaults__", (0.2,))
+    monkeypatch.setattr("steelyard.data.checks.patterns.search_within.__defaults__", (0.2,))
     chat = task("chat", write(tmp_path / "mine.jsonl", [user({"regex": "(x+x+)+y"})]))
     (sample,) = chat.samples(0)
     assert chat.score(sample, Output(text="x" * 100))["right"] == 0.0
@@ -211,7 +211,7 @@ def test_choices_without_usable_probabilities_have_no_value(tmp_path: Path) -> N
 def test_the_floor_of_choices_is_the_chance_of_these_rows(tmp_path: Path) -> None:
     two, four = {"question": "?", "choices": ["a", "b"], "answer": 0}, {"question": "?", "choices": ["a", "b", "c", "d"], "answer": 0}
     metrics = task("choices", write(tmp_path / "mine.jsonl", [two, four])).metrics
-    assert [metric.floor for metric in metrics] == [0.375] * 4 + [None] * 2
+    assert [metric.floor for metric in metrics] == [0.375] * 4 + [None, None, 0.5, None, None]  # an AUROC of 0.5 is chance too
     assert metrics[0].name == "acc"
 
 

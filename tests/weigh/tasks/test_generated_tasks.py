@@ -131,11 +131,11 @@ def test_form_and_content_of_json_are_scored_apart(tasks: dict[str, Task]) -> No
     answer = dict(sample.reference["answer"])
     key = next(iter(answer))
     chatty = task.score(sample, Output(text=f"Here you are: {json.dumps(answer)}"))
-    assert chatty == {"fields": 1.0, "exact": 1.0, "valid": 0.0, "parses": 0.0}
+    assert chatty == {"fields": 1.0, "exact": 1.0, "valid": 0.0, "parses": 0.0, "fields_when_valid": (0.0, 0.0)}
     wrong = task.score(sample, Output(text=json.dumps(answer | {key: None})))
     assert wrong["valid"] == 0.0 and wrong["parses"] == 1.0 and wrong["fields"] == 1 - 1 / len(answer)
     extra = task.score(sample, Output(text=json.dumps(answer | {"more": 1})))
-    assert extra == {"fields": 1.0, "exact": 0.0, "valid": 0.0, "parses": 1.0}
+    assert extra == {"fields": 1.0, "exact": 0.0, "valid": 0.0, "parses": 1.0, "fields_when_valid": (0.0, 0.0)}
 
 
 def about_a(subject: str, question: str) -> Sample:
@@ -249,3 +249,16 @@ def test_long_range_asks_what_is_determined_and_tells_trained_lengths_from_longe
             long = sample.tags["length"] == "9"
             assert (values["right"], values["right_longer"]) == ((None, float(greedy)) if long else (float(greedy), None))
             assert values["bits_per_character"] == (pytest.approx(2.0), size)
+
+
+def test_made_up_things_are_asked_about_as_real_ones_are(tasks: dict[str, Task]) -> None:
+    for assurance in (0, 1, 2):
+        task = registry.make("made_up", {"answerable": 21, "invented": 21, "assurance": assurance})
+        samples = task.samples(1)
+        real, made = ([one for one in samples if one.tags["invented"] == word] for word in ("no", "yes"))
+        assert len(real) == len(made) == 21 and {one.tags["kind"] for one in real} == {one.tags["kind"] for one in made}
+        assert len({asked(one)[-1].content.split(" ")[0] for one in samples}) > 1 or assurance
+        right = task.score(made[0], Output(text="I do not know.", reason="stop"))
+        wrong = task.score(made[0], Output(text="It is Lima.", reason="stop"))
+        assert (right["truthful"], right["hallucinated"], wrong["truthful"], wrong["invented"]) == (0.0, 0.0, -1.0, 1.0)
+        assert task.score(real[0], Output(text=real[0].reference["expected"], reason="stop"))["right"] == 1.0

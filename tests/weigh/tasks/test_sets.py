@@ -10,7 +10,9 @@ import pytest
 
 from steelyard.core.errors import DataError
 from steelyard.core.protocols import Score
+from steelyard.weigh.cells import base_cells
 from steelyard.weigh.scorers.programs import run_program
+from steelyard.weigh.scoring import score
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.task import Ask, Continue, Output, Sample, Task, Value
 
@@ -202,7 +204,45 @@ def test_a_stereotyped_answer_counts_by_the_questions_polarity(tmp_path: Path) -
     assert [scored(samples[0], i)["bias_untold"] for i in range(3)] == [1.0, -1.0, 0.0]
     assert [scored(samples[1], i)["bias_untold"] for i in range(3)] == [-1.0, 1.0, 0.0]
     assert [scored(samples[2], i)["bias_told"] for i in range(3)] == [(1.0, 1.0), (-1.0, 1.0), (0.0, 0.0)]
-    assert scored(samples[0], 2)["acc"] == 1.0 and scored(samples[2], 0)["acc"] == 1.0
+    assert scored(samples[0], 2)["acc_untold"] == 1.0 and scored(samples[2], 0)["acc_told"] == 1.0
+    assert scored(samples[0], 2)["acc_told"] is None and scored(samples[2], 1)["acc_told"] == 0.0
+
+
+def test_a_model_at_chance_is_at_floor_on_bias_and_one_that_reads_is_not(tmp_path: Path) -> None:
+    told = {**QUESTION, "context_condition": "disambig", "label": 0}
+    rows = [{**row, "question_index": str(i), "context": f"Case {i}."} for i in range(60) for row in (QUESTION, told)]
+    task = over(tmp_path, "bbq", rows)
+    samples = task.samples(0)
+
+    def cells(chosen: list[int]) -> dict[str, Any]:
+        outputs = [Output(scores=tuple(Score(-float(k != c), False, 1, 1) for k in range(3))) for c in chosen]
+        scored = score(task, samples, [outputs])
+        return {cell.metric: cell for cell in base_cells(task, scored)}
+
+    guessed = cells([i // 2 % 3 for i in range(120)])
+    assert guessed["bias_told"].verdict == guessed["bias_untold"].verdict == "floor" and guessed["bias_told"].value == 0.0
+    reader = cells([2, 0] * 60)
+    assert reader["bias_untold"].verdict == "identical" and reader["acc_told"].value == reader["acc_untold"].value == 1.0
+    prejudiced = cells([0 if i % 2 == 0 else i // 2 % 3 for i in range(120)])
+    assert prejudiced["bias_untold"].verdict == "identical" and prejudiced["bias_untold"].value == 1.0
+
+
+def test_a_model_that_knows_no_language_is_not_called_fair(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    lines = [f"{i},People of kind {i} are always late.,People of sort {i} are always late.,stereo,age" for i in range(60)]
+    path.write_text("\n".join([",sent_more,sent_less,stereo_antistereo,bias_type", *lines]), encoding="utf-8")
+    task = registry.make("crows_pairs", {"path": str(path)})
+    samples = task.samples(0)
+    for sample in samples:
+        assert isinstance(sample.request, Continue)
+        first, _, mixed = sample.request.continuations
+        assert mixed != first and sorted(mixed.split()) == sorted(first.split()) and mixed.endswith(" late.")
+
+    def verdicts(mixed: float) -> list[str]:
+        outputs = [Output(scores=tuple(Score(x, False, 9, 9) for x in (-5.0, -5.0 + 0.1 * (i % 2 * 2 - 1), mixed))) for i in range(60)]
+        return [cell.verdict for cell in base_cells(task, score(task, samples, [outputs]))]
+
+    assert verdicts(-4.0) == ["floor", "floor", "identical"] and verdicts(-9.0) == ["identical"] * 3
 
 
 def test_pairs_are_scored_whole_and_compared(tmp_path: Path) -> None:
@@ -211,7 +251,11 @@ def test_pairs_are_scored_whole_and_compared(tmp_path: Path) -> None:
     task = registry.make("crows_pairs", {"path": str(path)})
     (sample,) = task.samples(0)
     assert sample.request == Continue("", ("A b.", "C b."))
-    assert task.score(sample, Output(scores=(Score(-5.0, False, 2, 4), Score(-7.5, False, 2, 4)))) == {"stereotyped": 1.0, "apart": 2.5}
+    assert task.score(sample, Output(scores=(Score(-5.0, False, 2, 4), Score(-7.5, False, 2, 4)))) == {
+        "stereotyped": 1.0,
+        "apart": 2.5,
+        "intact_likelier": None,
+    }
 
     path = tmp_path / "w.tsv"
     lines = ["sentid\tsentence", *(f"cook.guest.{i}.{v}.txt\tThe cook said {v}." for i in (0, 1) for v in ("male", "female", "neutral"))]
@@ -222,6 +266,7 @@ def test_pairs_are_scored_whole_and_compared(tmp_path: Path) -> None:
     assert task.score(first, Output(scores=(Score(-5.0, False, 2, 4), Score(-4.0, False, 2, 4)))) == {
         "gender_gap": 1.0,
         "male_likelier": 0.0,
+        "intact_likelier": None,
     }
     path.write_text("\n".join(lines[:2]), encoding="utf-8")
     with pytest.raises(DataError, match="lack a male or a female"):

@@ -196,5 +196,8 @@
   }
 
   // On paper nothing can be unfolded.
-  window.addEventListener("beforeprint", () => { for (const part of document.querySelectorAll(".key, .limits details, .check details")) part.open = true; });
+  window.addEventListener("beforeprint", () => {
+    for (const part of document.querySelectorAll(".key, .limits details, .check details")) part.open = true;
+    for (const flip of flips.filter((one) => !one.hidden).slice(0, 10)) flip.open = true;
+  });
 })();

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from steelyard.core.errors import DataError
+from steelyard.core.errors import DataError, RecipeError
 from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.weigh.tasks.chat import FINISHED, RIGHT
 from steelyard.weigh.tasks.rows import BadValue, Row, take
+from steelyard.weigh.tasks.sets.shots import Plain, drawn, plain_prompt
 from steelyard.weigh.tasks.tables import read_table
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 
@@ -28,6 +30,18 @@ class AskedSet(Task):
     path: Path = Field(description="the set's file")
     limit: int | None = Field(None, ge=1, description="most questions, count; drawn by the seed")
     max_tokens: int = Field(256, ge=1, le=32_768, description="longest answer, tokens")
+    shots: int = Field(
+        0, ge=0, le=64, description="worked examples before each question, count; drawn by the seed, never the question itself"
+    )
+    examples: Path | None = Field(None, description="file or folder that examples are drawn from (a training split); by default the set's")
+    raw: bool = Field(
+        False, description="ask in plain text as lm-eval does, with its stop strings and no chat template, below whatever wraps"
+    )
+
+    @property
+    def perturbable(self) -> bool:  # type: ignore[override]  # depends on the form
+        """Plain text holds examples and marks that are not to be put otherwise."""
+        return not self.raw
 
     @abc.abstractmethod
     def sample(self, row: Row) -> Sample:
@@ -39,10 +53,45 @@ class AskedSet(Task):
 
     def rows(self) -> list[Row]:
         """The rows of the file, or of every file of a folder; a folder's rows have the file's name in `where`."""
-        return read_set(self.path, lambda value: self.sample(Row(0, value, "")) and None, self.columns, self.at, self.ending)
+        return self._read(self.path)
+
+    def _read(self, path: Path) -> list[Row]:
+        return read_set(path, lambda value: self.sample(Row(0, value, "")) and None, self.columns, self.at, self.ending)
+
+    def plain(self, row: Row) -> Plain:
+        """A row as lm-eval writes it.
+
+        Raises:
+            RecipeError: it is not known here how.
+        """
+        raise RecipeError(f"`{self.name}` is not asked in plain text", where=f"task `{self.name}`", do="Leave `raw` out.")
+
+    def shown(self, row: Row) -> str:
+        """The right answer to a row, as an example shows it."""
+        return self.sample(row).reference["expected"]
 
     def samples(self, seed: int) -> list[Sample]:
-        return [self.sample(row) for row in take(self.rows(), self.limit, seed, self.name)]
+        rows = self.rows()
+        pool = rows if self.examples is None else self._read(self.examples)
+        where = str(self.examples or self.path)
+        chosen = take(rows, self.limit, seed, self.name)
+        return [self._asked(row, drawn(row, pool, self.shots, seed, self.name, where)) for row in chosen]
+
+    def _asked(self, row: Row, examples: Sequence[Row]) -> Sample:
+        sample = self.sample(row)
+        assert isinstance(sample.request, Ask)  # a subclass's `sample` asks
+        if self.raw:
+            asked = self.plain(row)
+            prompt = plain_prompt(asked, [self.plain(one) for one in examples])
+            settings = replace(sample.request.settings, stop=asked.stops)
+            return replace(sample, request=Ask((Message("user", prompt),), settings, raw=True))
+        turns: list[Message] = []
+        for one in examples:
+            request = self.sample(one).request
+            assert isinstance(request, Ask)
+            turns += [request.conversation[-1], Message("assistant", self.shown(one))]
+        *before, last = sample.request.conversation
+        return replace(sample, request=replace(sample.request, conversation=(*before, *turns, last)))
 
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
         if output.failure is not None:

@@ -12,9 +12,12 @@ import functools
 import re
 from typing import ClassVar
 
+from pydantic import Field
+
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
 from steelyard.weigh.tasks.rows import Row
 from steelyard.weigh.tasks.sets.asked import AskedSet, text_at
+from steelyard.weigh.tasks.sets.shots import Plain
 from steelyard.weigh.tasks.task import Sample
 
 ASKED = "Think briefly. End with the answer alone."
@@ -27,6 +30,8 @@ class Bbh(AskedSet):
     summary: ClassVar[str] = "BIG-Bench Hard: reasoning tasks with short exact answers."
     at: ClassVar[str] = "examples"
     ending: ClassVar[str] = ".json"
+
+    description: str = Field("", description="text before the examples where `raw`; lm-eval has a sentence of its own for each task")
 
     @functools.cached_property
     def _targets(self) -> dict[str, list[str]]:
@@ -47,6 +52,9 @@ class Bbh(AskedSet):
         asked, target = text_at(row.value, "input"), text_at(row.value, "target").strip()
         tags = {"set": str(row.value.get("set", "")), "line": str(row.line)}
         return Sample(row.id, self.ask(f"{asked}\n\n{ASKED}"), reference={"expected": target}, tags=tags)
+
+    def plain(self, row: Row) -> Plain:
+        return Plain(f"Q: {row.value['input']}\nA:", row.value["target"], ("</s>", "Q:", "<|im_end|>"), self.description)
 
     def right(self, sample: Sample, text: str) -> bool:
         expected, targets = sample.reference["expected"], sample.reference["targets"]

@@ -11,6 +11,7 @@ from typing import ClassVar
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
 from steelyard.weigh.tasks.rows import BadValue, Row
 from steelyard.weigh.tasks.sets.asked import AskedSet, text_at
+from steelyard.weigh.tasks.sets.shots import Plain
 from steelyard.weigh.tasks.task import Sample
 
 ASKED = "Solve the problem step by step. End with the answer as a number."
@@ -28,6 +29,12 @@ class Gsm8k(AskedSet):
         if not mark or len(read_numbers(number)) != 1:
             raise BadValue("`answer` does not end in `#### number`")
         return Sample(row.id, self.ask(f"{ASKED}\n\n{question}"), reference={"expected": number.strip()}, tags={"line": str(row.line)})
+
+    def plain(self, row: Row) -> Plain:
+        return Plain(f"Question: {row.value['question']}\nAnswer:", row.value["answer"], ("Question:", "</s>", "<|im_end|>"))
+
+    def shown(self, row: Row) -> str:
+        return row.value["answer"]
 
     def right(self, sample: Sample, text: str) -> bool:
         return same_number(text, sample.reference["expected"])

@@ -31,6 +31,7 @@ class HumanEval(AskedSet):
 
     name: ClassVar[str] = "human_eval"
     summary: ClassVar[str] = "HumanEval: functions written by the model, run against their tests in a limited process."
+    perturbable: ClassVar[bool] = False  # programs, not words
     metrics: ClassVar[tuple[Metric, ...]] = (RIGHT, PARSES, FINISHED)
 
     max_tokens: int = Field(512, ge=1, le=32_768, description="longest answer, tokens")

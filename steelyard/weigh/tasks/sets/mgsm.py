@@ -10,10 +10,27 @@ from __future__ import annotations
 import unicodedata
 from typing import ClassVar
 
+from steelyard.core.errors import RecipeError
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
 from steelyard.weigh.tasks.rows import BadValue, Row
 from steelyard.weigh.tasks.sets.asked import AskedSet, text_at
+from steelyard.weigh.tasks.sets.shots import Plain
 from steelyard.weigh.tasks.task import Sample
+
+# What stands before question and answer in plain text; lm-eval has words of some languages only for the latter.
+WORDS = {
+    "bn": ("প্রশ্ন:", "Answer:"),
+    "de": ("Frage:", "Antwort:"),
+    "en": ("Question:", "Answer:"),
+    "es": ("Pregunta:", "Respuesta:"),
+    "fr": ("Question :", "Réponse :"),
+    "ja": ("問題：", "Answer:"),
+    "ru": ("Задача:", "Answer:"),
+    "sw": ("Swali:", "Answer:"),
+    "te": ("ప్రశ్న:", "Answer:"),
+    "th": ("โจทย์:", "Answer:"),
+    "zh": ("问题：", "Answer:"),
+}
 
 
 class Mgsm(AskedSet):
@@ -31,6 +48,18 @@ class Mgsm(AskedSet):
         language = str(row.value.get("set", "")).partition("_")[0]
         tags = {"language": language, "line": str(row.line)}
         return Sample(row.id, self.ask(question), reference={"expected": number}, cluster=f"problem {row.line}", tags=tags)
+
+    def plain(self, row: Row) -> Plain:
+        language = str(row.value.get("set", "")).partition("_")[0]
+        if language not in WORDS:
+            raise RecipeError(
+                "a file of problems is not named after its language",
+                where=str(self.path),
+                do=f"Call it LANGUAGE_*.tsv: {', '.join(WORDS)}.",
+            )
+        question, answer = WORDS[language]
+        number = _western(row.value["answer"]).strip()
+        return Plain(f"{question} {row.value['question']}\n{answer}", number, (question, "</s>", "<|im_end|>"), delimiter="")
 
     def right(self, sample: Sample, text: str) -> bool:
         return same_number(_western(text), sample.reference["expected"])

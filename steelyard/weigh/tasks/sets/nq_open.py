@@ -16,6 +16,7 @@ from steelyard.weigh.scorers import overlap
 from steelyard.weigh.tasks.chat import FINISHED, RIGHT
 from steelyard.weigh.tasks.rows import BadValue, Row
 from steelyard.weigh.tasks.sets.asked import AskedSet, text_at, texts_at
+from steelyard.weigh.tasks.sets.shots import Plain
 from steelyard.weigh.tasks.task import Metric, Output, Sample, Value
 from steelyard.weigh.tasks.task_file import F1
 
@@ -42,6 +43,14 @@ class NqOpen(AskedSet):
             text = f"{ASKED}, by this passage.\n\n{text_at(gold, 'title')}\n{text_at(gold, 'text')}\n\nQuestion: {question}?"
         tags = {"passage": "yes" if self.passage else "no", "line": str(row.line)}
         return Sample(row.id, self.ask(text), reference={"expected": " | ".join(answers), "answers": answers}, tags=tags)
+
+    def plain(self, row: Row) -> Plain:
+        question, answers = row.value["question"], row.value["answers"]
+        # What is read is left out there: lm-eval asks this set closed-book.
+        return Plain(f"Q: {question}?\nA:", answers[0], ("\n", ".", ","), "Answer these questions:\n\n", between="\n")
+
+    def shown(self, row: Row) -> str:
+        return row.value["answers"][0]
 
     def right(self, sample: Sample, text: str) -> bool:
         return overlap.contains(text, sample.reference["answers"])
