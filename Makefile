@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+# one more than cores, at most four: a test that waits for a process of its own leaves its core to another
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN); echo $$((n < 4 ? n + 1 : 4)))
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 RECIPE ?= recipes/quickstart.yaml
 
-.PHONY: run install clients test accept bench web sanitize docs lint clean
+.PHONY: run install clients test ray accept bench web sanitize docs lint clean
 
 $(VENV)/core: pyproject.toml constraints.txt $(wildcard native/*.* native/*/*)
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +30,11 @@ clients: $(VENV)/core  ## other people's clients, each in an environment of its 
 	$(BIN)/python tests/serve/clients/install.py
 
 test: $(VENV)/all clients  ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+ray: $(VENV)/all       ## two workers on Ray answer as one process; Ray (80 MB) goes into build/ray
+	$(PIP) install --quiet -c constraints.txt --target build/ray --upgrade ray
+	PYTHONPATH=build/ray OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/weigh/test_ray.py
 
 accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of them; results go to docs/results
 	cd tests && $(abspath $(BIN))/python -m acceptance $(NAME)
@@ -49,7 +55,7 @@ docs: $(VENV)/all      ## docs/challenges.md from the stored results, then the s
 lint: $(VENV)/all      ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --threads 2 --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 clean:

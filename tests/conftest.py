@@ -12,9 +12,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "2")  # before the first import of torch
 
 import pytest
+from hypothesis import settings
 
 from steelyard.core.errors import DownloadError
 from steelyard.core.get import locate
+
+settings.register_profile("ci", settings.get_profile("ci"), max_examples=40)  # of tests that name no number; 100 by hand
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -36,6 +36,32 @@ def pdf(pages: Sequence[str]) -> bytes:
     return bytes(out) + end.encode()
 
 
+def scanned(pages: Sequence[bytes | str]) -> bytes:
+    """A PDF of JPEG pictures, one filling each page, as a scanner writes it; a page given as a text holds that text."""
+    import pypdfium2
+    from PIL import Image
+
+    out = io.BytesIO()
+    document = pypdfium2.PdfDocument.new()
+    for one in pages:
+        if isinstance(one, str):
+            with pypdfium2.PdfDocument(pdf([one])) as written:
+                document.import_pages(written)
+            continue
+        with Image.open(io.BytesIO(one)) as drawn:
+            width, height = drawn.size
+        page = document.new_page(width * 0.75, height * 0.75)
+        picture = pypdfium2.PdfImage.new(document)
+        picture.load_jpeg(io.BytesIO(one), inline=True)
+        picture.set_matrix(pypdfium2.PdfMatrix().scale(width * 0.75, height * 0.75))
+        page.insert_obj(picture)
+        page.gen_content()
+        page.close()
+    document.save(out)
+    document.close()
+    return out.getvalue()
+
+
 def archive(files: Mapping[str, str | bytes]) -> bytes:
     """An archive with the mark of an office document."""
     out = io.BytesIO()

@@ -114,6 +114,10 @@ CHALLENGES = (
             Figure("error_rate", "adjusted", "false claims", "of simulated A/A reports make a false claim; 5% is stated"),
             Figure("coverage", "paired", "coverage", "of simulated pairs have their true difference inside the 95% interval"),
             Figure("planted_defect", "wrong_template", "right", "facts right under a planted defect, which must come out worse"),
+            Figure("arena", "arena", "intervals that hold it", "of an arena's 95% intervals hold the planted rating"),
+            Figure(
+                "judge", "80% judge", "intervals that hold it", "of intervals by a judge who errs in one pair of five hold the true share"
+            ),
         ),
     ),
     Challenge(
@@ -134,7 +138,10 @@ CHALLENGES = (
     Challenge(
         "Slow thinking",
         "More computation for harder questions.",
-        (Figure("recurrent_depth", "looped, 2 loops", "recalled", "recalled when a block is looped twice, beside once"),),
+        (
+            Figure("recurrent_depth", "looped, 2 loops", "recalled", "recalled when a block is looped twice, beside once"),
+            Figure("repair", "both", "valid", "forms valid when asked again with the fault named, beside form put right without asking"),
+        ),
     ),
     Challenge("Memory", "What was said last week."),
     Challenge(

@@ -122,4 +122,5 @@ EXPERIMENT = Experiment(
     "real model",
     run,
     needs=("smollm",),
+    in_ci=False,  # a server, a training and two weighings
 )

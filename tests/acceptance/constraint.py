@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from acceptance.experiment import MODEL, Bench, Claim, Experiment, Finding, compared, counted
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.seeds import derive
+from steelyard.data.checks.json_answers import find_json
 from steelyard.data.generated.forms import FORMS, Form
 from steelyard.data.generated.names import Names
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Completion, Engine
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.load import load
-from steelyard.weigh.scorers.json_answers import find_json
 from steelyard.weigh.tasks.json_forms import FIELDS, VALID, score_form
 
 TASK = "forms of three fields"

@@ -64,7 +64,7 @@ def handful(rng: numpy.random.Generator, up: float) -> Interval:
 
 
 def run(bench: Bench) -> Finding:
-    reports = bench.pick(500, 100)
+    reports = bench.pick(500, 50)
     false = {"adjusted": 0, "unadjusted": 0, "peeking": 0}
     for number in range(reports):
         rng = numpy.random.default_rng(derive(bench.seed, "error rate", number))

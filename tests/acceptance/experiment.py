@@ -134,6 +134,7 @@ class Experiment:
         run: does it.
         needs: what must have been got, as the fixtures of tests/conftest.py name it.
         timed: whether its figures depend on how busy the machine is.
+        in_ci: whether its reduced form is short enough for every change (some 25 s); the longer ones are run by hand.
     """
 
     name: str
@@ -144,6 +145,7 @@ class Experiment:
     run: Callable[[Bench], Finding]
     needs: tuple[str, ...] = ()
     timed: bool = False
+    in_ci: bool = True
 
 
 def find(name: str) -> Experiment:

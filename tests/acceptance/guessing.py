@@ -119,7 +119,7 @@ def finding(bench: Bench, model: Model, arm: str, lever: Lever, hopeless: Lever,
     spec = EngineSpec(model, deterministic=True, slots=4, context=512)
     coupled = lever.model_copy(update={"verify": "coupled"})
     batches, sampled, count = bench.pick(12, 1), bench.pick(6, 1), bench.pick(8, 1)
-    strings, samples = expected(model), bench.pick(250, 24)
+    strings, samples = expected(model), bench.pick(250, 12)
     with contextlib.ExitStack() as stack:
         plain, rejecting, coupling, lost = (
             stack.enter_context(Engine.from_spec(one.decode(spec) if one else spec))  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ def misplaced() -> Model:
 
 
 def run(bench: Bench) -> Finding:
-    task = BitsPerByte(pieces=bench.pick(40, 12), piece_bytes=bench.pick(600, 200))
+    task = BitsPerByte(pieces=bench.pick(40, 8), piece_bytes=bench.pick(600, 200))
     samples = task.samples(bench.seed)
     arms = {
         "base": (lambda: load(MODEL), Numerics(type="bfloat16")),

@@ -104,7 +104,10 @@ def run(bench: Bench) -> Finding:
     model.save(directory / "whole")
     dataclasses.replace(model, tokenizer=None, template=None).save(directory / "bare")
     del model
-    found = {how: apart(bench, how, directory) for how in ("memory", "disk", "stale", "off_by_one")}
+    faults = {"stale": "memory that was not read anew", "off_by_one": "the next block's weights"}
+    if bench.reduced:
+        del faults["stale"]
+    found = {how: apart(bench, how, directory) for how in ("memory", "disk", *faults)}
 
     def same(how: str) -> tuple[int, int]:
         rows = (found[how]["logits"] == found["memory"]["logits"]).flatten(0, 1).all(-1)
@@ -126,7 +129,7 @@ def run(bench: Bench) -> Finding:
                 f"{more} answers at once give more tokens a second than {fewer}", compared(f"batch {more}", "", SPEED, *pairs), ("better",)
             )
         )
-    for how, words in (("stale", "memory that was not read anew"), ("off_by_one", "the next block's weights")):
+    for how, words in faults.items():
         equal, n = same(how)
         claims.append(
             Claim(
@@ -158,6 +161,7 @@ EXPERIMENT = Experiment(
     run,
     needs=("smollm",),
     timed=True,
+    in_ci=False,
 )
 
 if __name__ == "__main__":

@@ -199,4 +199,5 @@ EXPERIMENT = Experiment(
     "real model",
     run,
     needs=("smollm",),
+    in_ci=False,
 )

@@ -59,7 +59,7 @@ def spoiled(model: Model, change: Callable[[Tensor, Tensor], tuple[Tensor, Tenso
 
 
 def run(bench: Bench) -> Finding:
-    task = BitsPerByte(pieces=bench.pick(40, 12), piece_bytes=bench.pick(600, 200))
+    task = BitsPerByte(pieces=bench.pick(40, 8), piece_bytes=bench.pick(600, 200))
     samples = task.samples(bench.seed)
     base = load(MODEL)
     levers: dict[str, Lever] = {

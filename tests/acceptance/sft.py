@@ -59,4 +59,5 @@ EXPERIMENT = Experiment(
     "real model",
     run,
     needs=("smollm",),
+    in_ci=False,
 )

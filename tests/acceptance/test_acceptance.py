@@ -6,7 +6,7 @@ from acceptance.experiment import Bench, all_names, carry_out, find, store
 from steelyard.core import levers
 
 
-@pytest.mark.parametrize("name", all_names())
+@pytest.mark.parametrize("name", [name for name in all_names() if find(name).in_ci])
 def test_the_experiment_and_its_control_behave(name, tmp_path, request):
     experiment = find(name)
     for needed in experiment.needs:

@@ -56,7 +56,7 @@ def run(bench: Bench) -> Finding:
     arms = {"plain": None, "narrow": narrow, "atypical": Atypical(mass=0.2), "off": Typical(mass=1.0)}
     # What mass 0.95 changes is too little to be judged on the reduced form's few words.
     arms |= {} if bench.reduced else {"typical": lever}
-    count = bench.pick(32, 24)
+    count = bench.pick(32, 12)
     _, stories = written(bench, arms, count, bench.pick(120, 16))
     far = {arm: [distance(story) for story in each] for arm, each in stories.items()}
     nats = {arm: [surprise(story) for story in each] for arm, each in stories.items()}

@@ -14,6 +14,7 @@ from tokenizers import decoders, pre_tokenizers
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Score
 from steelyard.generate.engine import Engine
+from steelyard.generate.host import Host
 from steelyard.generate.scoring import Item, families, pair
 from steelyard.model.model import Model
 from steelyard.model.tokenizer import Tokenizer
@@ -236,3 +237,14 @@ def test_what_begins_alike_is_scored_in_one_slot_and_to_the_same_bit(engine, pai
     assert engine.score(pairs) == [engine.score([each])[0] for each in pairs]
     items = [pair(engine.model.tokenizer, *each) for each in pairs]
     assert sorted(number for group in families(items, 3) for number in group) == list(range(len(items)))
+
+
+def test_choices_of_one_question_cost_the_question_once(engine, monkeypatch):
+    read, run = [], Host.run
+    monkeypatch.setattr(Host, "run", lambda host, pieces, *how, **more: read.extend(pieces) or run(host, pieces, *how, **more))
+    contexts = [f"{number:03d}{'abcdefgh' * (4 + number)}" for number in range(20)]
+    pairs = [(context, f" {letter * 5}") for context in contexts for letter in "wxyz"]
+    engine.score(pairs)
+    least = sum(map(len, contexts)) + sum(len(after) - 1 for _, after in pairs)
+    apart = sum(len(before) + len(after) - 1 for before, after in pairs)
+    assert sum(len(piece.tokens) for piece in read) <= 1.1 * least < apart / 2
