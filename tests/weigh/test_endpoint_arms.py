@@ -105,8 +105,11 @@ def calculating(faulty=False, **frame):
         yield server, fake.url
 
 
+HURRIED = {"timeout": 0.4, "deadline": 8.0, "retries": 8}  # for servers that let one wait
+
+
 def recipe(url, problems=14, axes=("quality", "repeatability"), **endpoint):
-    how = {"url": url, "model": "calc", "timeout": 0.4, "deadline": 4.0, "backoff": 0.02, "retries": 5, "at_once": 16}
+    how = {"url": url, "model": "calc", "timeout": 20.0, "deadline": 60.0, "backoff": 0.02, "retries": 5, "at_once": 16}
     value = {"endpoint": how | endpoint, "tasks": [{"arithmetic": {"problems": problems}}], "axes": list(axes), "seed": 7}
     return recipes.from_mapping(value, name="remote")
 
@@ -137,7 +140,7 @@ def test_through_every_fault_the_records_are_those_without_faults(tmp_path):
     with calculating() as (_, url):
         quiet(recipe(url), tmp_path / "calm")
     with calculating(faulty=True) as (server, url):
-        quiet(recipe(url), tmp_path / "stormy")
+        quiet(recipe(url, **HURRIED), tmp_path / "stormy")
     assert len(server.met) >= len(FAULTS) - 2, "nearly every fault was met"
     assert kept(tmp_path / "stormy") == kept(tmp_path / "calm")
     assert all(row[-1] is None for row in kept(tmp_path / "calm"))
@@ -198,7 +201,7 @@ def test_a_cap_stops_asking_before_it_would_be_exceeded_and_the_run_can_go_on(tm
 
 def test_answers_that_broke_off_count_as_spent_and_refused_ones_do_not(tmp_path, priced):
     with calculating(faulty=True) as (server, url):
-        quiet(recipe(url, problems=8, axes=["quality"], spend=1e9), tmp_path / "run")
+        quiet(recipe(url, problems=8, axes=["quality"], spend=1e9, **HURRIED), tmp_path / "run")
     refused = server.met["busy"] + server.met["broken"] + server.met["overloaded"] + server.met["a web page"]
     answered = len(kept(tmp_path / "run"))
     broken = sum(server.met.values()) - refused
