@@ -29,7 +29,9 @@ class NewChoice(Body):
     rejected: str | None = Field(None, description="id of the other one")
     strength: int = Field(ge=1, le=3, description="1 a little better, 2 clearly, 3 by far")
     both_bad: bool = Field(False, description="neither is good")
-    shown: tuple[str, str] | None = Field(None, description="ids of both answers in the order in which they were shown")
+    shown: list[str] | None = Field(
+        None, min_length=2, max_length=2, description="ids of both answers in the order in which they were shown"
+    )
     group: str | None = Field(None, description="the group of raters the person belongs to")
 
 
