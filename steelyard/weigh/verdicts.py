@@ -42,7 +42,7 @@ def verdict(
 
     Args:
         measurable: both sides have a value.
-        floor: both sides are at the metric's floor.
+        floor: both sides are at the metric's floor, or its gate is closed for one of them (`weigh/gates.py`).
         identical: every record and value is equal.
         interval: of the difference value - base, at the level the cell is judged at; None where there is none.
         margin: half-width of the region of equivalence, in the metric's unit.

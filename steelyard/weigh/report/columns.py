@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from steelyard.core.axes import AXES
@@ -11,6 +14,8 @@ from steelyard.weigh.report.report import Cell, Report
 
 COSTS = ("speed", "memory", "energy", "money")
 MOST_QUALITY_TASKS = 4
+BY_ARM = "the base's value depends on the arm it is compared with"
+_DERIVED = re.compile(r"(.+), (perturbed|right answers)")  # tasks that ask another task's questions in another way
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,13 @@ def measure(of: Column | Cell) -> str:
     metric = of.metric.replace("_", " ")
     if not of.task:
         return metric
-    return of.task if of.task.replace("_", " ") == metric else f"{of.task} · {metric}"
+    return of.task if of.task.replace("_", " ") == metric else f"{task_title(of.task)} · {metric}"
+
+
+def task_title(task: str) -> str:
+    """A task as a person reads it: `facts (perturbed)` where records and `report.json` say `facts, perturbed`, two names in a list."""
+    found = _DERIVED.fullmatch(task)
+    return f"{found[1]} ({found[2]})" if found else task
 
 
 def column_of(cell: Cell) -> Column:
@@ -73,21 +84,44 @@ def headline(report: Report) -> list[Column]:
 def grid(report: Report) -> dict[tuple[Column, str], Cell]:
     """(column, arm) -> cell, with the base's side read off the arms' cells where the base has none of its own.
 
-    Such a cell of the base carries value, interval and n only; it was compared with nothing.
+    Such a cell of the base carries value, interval and n only; it was compared with nothing. Where the base's value depends on the arm
+    beside it (`base_spans`), its cell has none.
     """
-    base, found = base_name(report), {}
+    base, spans, found = base_name(report), base_spans(report), {}
     for cell in report.cells:
         column = column_of(cell)
         found.setdefault((column, cell.arm), cell)
         if (column, base) not in found and finite(cell.base) is not None:
+            one = column not in spans
             found[column, base] = dataclasses.replace(
-                cell, arm=base, value=cell.base, value_interval=cell.base_interval, base=None, base_interval=None, difference=None,
-                low=None, high=None, primary=False, note="", samples_to_settle=None,
+                cell, arm=base, value=cell.base if one else None, value_interval=cell.base_interval if one else None, base=None,
+                base_interval=None, difference=None, low=None, high=None, primary=False, note="" if one else BY_ARM, samples_to_settle=None,
             )  # fmt: skip
     for cell in report.cells:
         if cell.arm == base:
             found[column_of(cell), base] = cell
     return found
+
+
+def base_spans(report: Report) -> dict[Column, tuple[float, float]]:
+    """Columns in which the base's value depends on the arm beside it, with the least and the largest of its values.
+
+    So it is where an arm decides which answers are compared (`right_at_equal_coverage`: as many as the more silent side gives), and where
+    samples that failed on one arm are left out on both sides.
+    """
+    base, beside = base_name(report), dict[Column, list[Cell]]()
+    own = {column_of(cell) for cell in report.cells if cell.arm == base}
+    for cell in report.cells:
+        beside.setdefault(column_of(cell), []).append(cell)
+    return {column: span for column, cells in beside.items() if column not in own and (span := base_span(cells))}
+
+
+def base_span(cells: Iterable[Cell]) -> tuple[float, float] | None:
+    """The least and the largest of the base's values beside several arms on one metric; None where they are one."""
+    values = [value for cell in cells if (value := finite(cell.base)) is not None]
+    if not values or math.isclose(min(values), max(values), rel_tol=1e-9, abs_tol=1e-12):
+        return None
+    return min(values), max(values)
 
 
 def base_name(report: Report) -> str:

@@ -90,6 +90,14 @@ def span(interval: Interval, places: int, signed: bool = False, plain: bool = Fa
     return f"[{low}, {high}]"
 
 
+def from_to(low: float, high: float, unit: str, plain: bool = False) -> str:
+    """Two values of a unit, told apart: `33.3 to 33.8%`."""
+    shown = scale(unit)
+    low, high = low * shown.factor, high * shown.factor
+    places = max(shown.least_decimals, min(MOST_DECIMALS, -_magnitude(high - low))) if high > low else shown.least_decimals
+    return with_unit(f"{number(low, places, plain=plain)} to {number(high, places, plain=plain)}", shown.unit)
+
+
 def with_unit(text: str, unit: str) -> str:
     """A number and its unit: percent signs touch, other units stand off."""
     return f"{text}{unit}" if unit == "%" else f"{text} {unit}".rstrip()

@@ -78,10 +78,11 @@ def limits(report: Report) -> list[Limit]:
         text = "These numbers come from stated coefficients, not from an instrument on this machine. They rank; they do not measure."
         out.append(Limit("Modelled, not measured", text, modelled, "modelled"))
     if floor := [cell for cell in mine if cell.verdict == "floor"]:
-        text = "Base and arm do no better here than chance or zero: the task is too hard for this model and says nothing about the change."
+        text = "Neither base nor arm is shown to do better here than chance or zero; or, where a remark stands beside the cell, the side "
+        text += "it names is not shown to do the task that the metric rests on. Such a cell says nothing about the change, good or bad."
         out.append(Limit("At the floor", text, floor, "floor"))
     if unmeasured := [cell for cell in mine if cell.verdict == "not measurable"]:
-        out.append(Limit("Not measurable", "These arms do not offer what the measurement needs.", unmeasured, "unmeasured"))
+        out.append(Limit("Not measurable", "One side has no value to compare here, for the reason beside it.", unmeasured, "unmeasured"))
     out.append(
         Limit(
             "One machine, one recipe",

@@ -11,7 +11,7 @@ import base64
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,10 +24,10 @@ from steelyard.core.axes import AXES
 from steelyard.core.files import write_text
 from steelyard.weigh.report import curves, scaling
 from steelyard.weigh.report.checks import checks
-from steelyard.weigh.report.columns import Column, all_columns, base_name, grid, headline, measure, others
+from steelyard.weigh.report.columns import BY_ARM, Column, all_columns, base_name, base_spans, grid, headline, measure, others, task_title
 from steelyard.weigh.report.details import write_details
 from steelyard.weigh.report.diffs import Piece, compare
-from steelyard.weigh.report.figures import duration, moment, scale, words
+from steelyard.weigh.report.figures import duration, from_to, moment, scale, words
 from steelyard.weigh.report.findings import findings, limits
 from steelyard.weigh.report.heading import (
     change_text,
@@ -74,9 +74,9 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
     """The page as text. `manifest` says what lies in `details` beside it."""
     templates = _environment()
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    cells = grid(report)
+    cells, spans = grid(report), base_spans(report)
     plots, plots_left = _drawn("plot", _by_weight(report), lambda column: interval_plot(report, column, cells), PLOT_BYTES)
-    pictures, pictures_left = _drawn("picture", _pairs(report), lambda pair: tradeoff(report, *pair, cells), PICTURE_BYTES)
+    pictures, pictures_left = _drawn("picture", _pairs(report, spans), lambda pair: tradeoff(report, *pair, cells), PICTURE_BYTES)
     bends, bends_left = _drawn("curves", curves.drawn(report), lambda one: one, CURVE_BYTES)
     rows, rows_left = _drawn("cell", sorted(report.cells, key=lambda cell: not cell.primary), lambda cell: cell, CELL_BYTES)
     values = {
@@ -91,6 +91,8 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "changes": {arm: change_text(report, arm) for arm in report.arms},
         "headline": headline(report),
         "cells": cells,
+        "spans": {column: from_to(*span, column.unit) for column, span in spans.items()},
+        "by_arm": BY_ARM,
         "findings": findings(report),
         "checks": checks(report),
         "limits": limits(report),
@@ -101,12 +103,13 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "laws": markupsafe.Markup("").join(_macro("scaling")(law, place) for place, law in enumerate(scaling.drawn(report))),
         "curves": [drawn for _, drawn in bends],
         "curves_left": bends_left,
+        "pictures_without": [column.name for column in headline(report) if column in spans and not column.is_cost],
         "quality_columns": list(dict.fromkeys(picture.quality for picture, _ in pictures)),
         "cost_columns": list(dict.fromkeys(picture.cost for picture, _ in pictures)),
         "rows": [drawn for _, drawn in rows],
         "rows_left": rows_left,
         "recipe": clip(yaml.safe_dump(plain(report.recipe, sort=False), sort_keys=False, allow_unicode=True, width=110), LONGEST_TEXT),
-        "manifest": list(manifest),
+        "manifest": [{**entry, "title": task_title(str(entry["task"]))} for entry in manifest],
         "style": markupsafe.Markup(style),
         "script": markupsafe.Markup(script),
         "policy": _policy(style, script),
@@ -145,6 +148,7 @@ def _environment() -> jinja2.Environment:
         "duration": duration,
         "moment": moment,
         "measure": measure,
+        "task": task_title,
         "name": lambda text: clip(str(text), LONGEST_NAME)[0] + "…" * (len(str(text)) > LONGEST_NAME),
         "costs": cost_rows,
         "parameters": parameters_text,
@@ -197,10 +201,10 @@ def _in_order(plots: list[tuple[IntervalPlot, markupsafe.Markup]]) -> list[marku
     return [drawn for _, drawn in sorted(plots, key=lambda one: rank.get(one[0].column.axis, len(AXES)))]
 
 
-def _pairs(report: Report) -> list[tuple[Column, Column]]:
-    """Quality and cost columns to draw against each other, those of the headline first."""
+def _pairs(report: Report, spans: Collection[Column]) -> list[tuple[Column, Column]]:
+    """Quality and cost columns to draw against each other, those of the headline first; none in which the base has several values (`spans`)."""
     heads, columns = headline(report), all_columns(report)
-    answers = [column for column in heads if not column.is_cost]
+    answers = [column for column in heads if not column.is_cost and column not in spans]
     costs = [column for column in heads if column.is_cost] + [column for column in columns if column.is_cost and column not in heads]
     ranked = sorted(itertools.product(enumerate(answers), enumerate(costs)), key=lambda pair: pair[0][0] + pair[1][0])
     return [(quality, cost) for (_, quality), (_, cost) in ranked]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from steelyard.weigh.report import scaling
 from steelyard.weigh.report.checks import checks
-from steelyard.weigh.report.columns import Column, all_columns, base_name, grid, headline, measure, others
-from steelyard.weigh.report.figures import duration, moment, scale, words
+from steelyard.weigh.report.columns import BY_ARM, Column, all_columns, base_name, base_spans, grid, headline, measure, others
+from steelyard.weigh.report.figures import duration, from_to, moment, scale, words
 from steelyard.weigh.report.findings import limits
 from steelyard.weigh.report.heading import change_text, machine_text, model_name, parameters_text, seeds_text, title
 from steelyard.weigh.report.report import Cell, Report
@@ -33,6 +33,8 @@ def to_markdown(report: Report) -> str:
     if arms:
         lines += ["", f"Each entry: value, difference from the base with its {100 * report.confidence:g}% interval, verdict, n. ◆: the arm's "
                   "primary result, its interval adjusted (Holm). pp: percentage points."]  # fmt: skip
+        if any(column in base_spans(report) for column in heads):
+            lines[-1] += f" By arm: {BY_ARM}; it stands beside each arm's value."
     for line in scaling.lines(report):
         lines += ["", said(line)]
     lines += ["", "## All cells", "", *cells_table(_ordered(report))]
@@ -59,25 +61,39 @@ def _facts(report: Report) -> list[str]:
 
 
 def _headline(report: Report, columns: Sequence[Column], cells: dict[tuple[Column, str], Cell]) -> Iterable[str]:
-    base = base_name(report)
+    base, spans = base_name(report), _said_spans(report)
     heads = [
         "Arm",
         *(f"{c.axis}: {c.name}, {scale(c.unit).unit} ({'higher' if c.higher_is_better else 'lower'} is better)" for c in columns),
     ]
     rows = []
     for arm in [base, *others(report)]:
-        rows.append([arm, *(_entry(cells.get((column, arm)), arm == base) for column in columns)])
+        rows.append([arm, *(_entry(cells.get((column, arm)), arm == base, spans.get(column)) for column in columns)])
     return table(heads, rows)
 
 
-def _entry(cell: Cell | None, is_base: bool) -> str:
+def _said_spans(report: Report) -> dict[Column, str]:
+    """The base's values in words, where they depend on the arm."""
+    return {column: from_to(*span, column.unit) for column, span in base_spans(report).items()}
+
+
+def _entry(cell: Cell | None, is_base: bool, span: str | None) -> str:
     if cell is None:
         return ""
+    if is_base and span:
+        return f"{span}, by arm; n {cell.n:,}"
     shown = words(cell)
     level = f"{shown.value} {shown.value_interval}" if is_base else shown.value
     change = "" if is_base or cell.verdict == "identical" else f"{shown.difference} {shown.interval}".strip()
     verdict = "" if is_base else f"{MARKS[cell.verdict].glyph} {cell.verdict}"
-    parts = [level.strip(), change, verdict, f"n {cell.n:,}" + " ◆" * cell.primary, "modelled" * (cell.source == "modelled")]
+    parts = [
+        level.strip(),
+        change,
+        verdict,
+        f"n {cell.n:,}" + " ◆" * cell.primary,
+        f"beside base {shown.base}" * bool(span),
+        "modelled" * (cell.source == "modelled"),
+    ]
     return "; ".join(part for part in parts if part)
 
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from steelyard.weigh.report.columns import Column, base_name, others
-from steelyard.weigh.report.figures import Words, finite, number, pair, scale, words
+from steelyard.weigh.report.columns import Column, base_name, base_span, others
+from steelyard.weigh.report.figures import Words, finite, from_to, number, pair, scale, words
 from steelyard.weigh.report.report import Cell, Report
 
 Cells = dict[tuple[Column, str], Cell]
@@ -77,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True)
 class IntervalPlot:
-    """Differences of all arms from the base on one metric."""
+    """Differences of all arms from the base on one metric. `base_span` tells the base's values where they depend on the arm."""
 
     column: Column
     unit: str
@@ -88,6 +88,13 @@ class IntervalPlot:
     zero: float
     band: tuple[float, float] | None
     margin: str
+    base_span: str = ""
+
+    @property
+    def n(self) -> str:
+        """How many samples or runs were compared: `n 60`, or `n 55 to 60` where arms differ."""
+        counts = sorted({row.cell.n for row in self.rows})
+        return f"n {counts[0]:,}" if len(counts) == 1 else f"n {counts[0]:,} to {counts[-1]:,}"
 
     @property
     def off_scale(self) -> bool:
@@ -115,9 +122,11 @@ def interval_plot(report: Report, column: Column, cells: Cells) -> IntervalPlot 
     band = (axis.at(-margin), round(axis.at(margin) - axis.at(-margin), 2)) if margin else None
     rows = [_row(cell, span, axis) for cell, span in zip(mine, spans, strict=True)]
     label = next((words(cell).margin for cell in mine if cell.margin is not None), "")
+    span = base_span(mine) if base is None or base.value is None else None
     return IntervalPlot(
-        column, scale(column.unit).difference_unit, rows, base, words(base) if base else None, axis, axis.at(0.0), band, label
-    )
+        column, scale(column.unit).difference_unit, rows, base, words(base) if base else None, axis, axis.at(0.0), band, label,
+        from_to(*span, column.unit) if span else "",
+    )  # fmt: skip
 
 
 def _span(cell: Cell, factor: float) -> tuple[float, float, float] | None:

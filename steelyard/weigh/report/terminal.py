@@ -20,8 +20,8 @@ from rich.text import Text
 
 from steelyard.weigh.report import scaling
 from steelyard.weigh.report.checks import checks
-from steelyard.weigh.report.columns import Column, base_name, grid, headline, measure, others
-from steelyard.weigh.report.figures import duration, scale, words
+from steelyard.weigh.report.columns import BY_ARM, Column, base_name, base_spans, grid, headline, measure, others, task_title
+from steelyard.weigh.report.figures import duration, from_to, scale, words
 from steelyard.weigh.report.heading import machine_text, title
 from steelyard.weigh.report.report import Cell, Report
 from steelyard.weigh.report.verdicts import MARKS, legend
@@ -89,7 +89,8 @@ class _Tables:
     def _parts(self, columns: list[Column], cells: dict[tuple[Column, str], Cell], width: int, plain: bool) -> Iterator[Table]:
         """Tables of as many columns as fit the width."""
         arms = [base_name(self.report), *others(self.report)]
-        drawn = [_column(column, arms, cells, plain) for column in columns]
+        spans = base_spans(self.report)
+        drawn = [_column(column, arms, cells, spans.get(column), plain) for column in columns]
         wide = [max(cell_len(line) for text in texts for line in text.plain.split("\n")) for texts in drawn]
         names = [_clip(_say(visible(arm), plain), LONGEST_ARM, plain) for arm in arms]
         first = max(map(cell_len, names))
@@ -113,6 +114,8 @@ class _Tables:
             f"{up} or {down}: which is better. {diamond} primary result.",
             style="dim",
         )
+        if any(column in base_spans(self.report) for column in headline(self.report)):
+            yield Text(f"By arm: {BY_ARM}; report.html has it beside each arm's value.", style="dim")
         for check in checks(self.report):
             glyph, style = {"passed": ("✔", ""), "failed": ("✘", "bold bright_red"), "absent": ("–", "dim")}[check.outcome]
             yield Text(_say(visible(f"{glyph} {check.title}: {check.outcome}. {check.sentence}"), plain), style=style)
@@ -145,14 +148,16 @@ def _heading(report: Report) -> str:
     return visible(", ".join(parts))
 
 
-def _column(column: Column, arms: list[str], cells: dict[tuple[Column, str], Cell], plain: bool) -> list[Text]:
-    """A column's header and one text per arm, two lines each."""
+def _column(
+    column: Column, arms: list[str], cells: dict[tuple[Column, str], Cell], span: tuple[float, float] | None, plain: bool
+) -> list[Text]:
+    """A column's header and one text per arm, two lines each. `span` tells the base's values where they depend on the arm."""
     unit, mine = scale(column.unit).unit, [cell for arm in arms if (cell := cells.get((column, arm)))]
     better = ("↑" if column.higher_is_better else "↓") if not plain else ("higher" if column.higher_is_better else "lower")
     modelled = [cell.source == "modelled" for cell in mine]
     head = Text(_clip(_say(visible(column.axis), plain), WIDEST, plain), style="bold")
     said_once = column.task in ("", column.metric)
-    below = [visible(column.task)] * (not said_once) + textwrap.wrap(
+    below = [visible(task_title(column.task))] * (not said_once) + textwrap.wrap(
         visible(column.metric.replace("_", " ")), WIDEST, max_lines=2, placeholder="..."
     )
     below += [f"{visible(unit)} {better}"] + ["modelled" if all(modelled) else "partly modelled"] * any(modelled)
@@ -160,7 +165,11 @@ def _column(column: Column, arms: list[str], cells: dict[tuple[Column, str], Cel
         below.append(f"n {counts[0]:,}" if len(counts) == 1 else f"n {counts[0]:,} to {counts[-1]:,}")
     for line in below:
         head.append("\n" + _clip(_say(line, plain), WIDEST, plain), style="dim")
-    return [head, *(_entry(cells.get((column, arm)), column, place == 0, plain) for place, arm in enumerate(arms))]
+    entries = [_entry(cells.get((column, arm)), column, place == 0, plain) for place, arm in enumerate(arms)]
+    if span and entries:
+        text = from_to(*span, column.unit, plain).removesuffix(unit).rstrip()
+        entries[0] = Text(f"  {text}").append("\nby arm", style="dim")
+    return [head, *entries]
 
 
 def _entry(cell: Cell | None, column: Column, is_base: bool, plain: bool) -> Text:

@@ -37,8 +37,15 @@ MARKS: dict[Verdict, Mark] = {
     ),
     "identical": Mark("=", "=", "identical", "default", "Every record equals the base's record."),
     "underpowered": Mark("?", "?", "underpowered", "yellow", "Too few samples: neither a difference nor equivalence is shown."),
-    "floor": Mark("⊥", "_", "floor", "dim", "Base and arm both do no better than chance (or zero), so nothing can be compared."),
-    "not measurable": Mark("–", "-", "not-measurable", "dim", "This arm does not offer what the measurement needs."),
+    "floor": Mark(
+        "⊥",
+        "_",
+        "floor",
+        "dim",
+        "Nothing can be compared: neither side is shown to do better than chance (or zero), or one is not shown to do at all what the "
+        "metric needs; the cell's remark says which.",
+    ),
+    "not measurable": Mark("–", "-", "not-measurable", "dim", "One side has no value to compare; the remark says why."),
 }
 
 

@@ -195,8 +195,8 @@ def test_details_are_scripts_of_plain_json_that_cannot_end_an_element(tmp_path):
     assert read_rows[0]["values"] == {"m": 0.333333, "p": [1.0, 2.0]}
     manifest = json.loads(re.findall(r'id="manifest">(.*?)</script>', (tmp_path / "report.html").read_text())[0])
     assert manifest == [
-        {"arm": "../../etc", "task": "<x>", "rows": len(HOSTILE), "files": ["details/000-etc-x.js"]},
-        {"arm": "base", "task": "facts", "rows": 0, "files": []},
+        {"arm": "../../etc", "task": "<x>", "title": "<x>", "rows": len(HOSTILE), "files": ["details/000-etc-x.js"]},
+        {"arm": "base", "task": "facts", "title": "facts", "rows": 0, "files": []},
     ]
 
 

@@ -140,7 +140,7 @@
     const base = manifest[0].arm;
     const [armSelect, taskSelect, out, count, more] = ["details-arm", "details-task", "details-rows", "details-count", "details-more"].map(byId);
     for (const arm of new Set(manifest.map((one) => one.arm))) armSelect.append(new Option(arm, arm));
-    for (const task of new Set(manifest.map((one) => one.task))) taskSelect.append(new Option(task, task));
+    for (const [task, title] of new Map(manifest.map((one) => [one.task, one.title]))) taskSelect.append(new Option(title, task));
     const step = 20;
     let chosen = [];
     let others = new Map();
