@@ -202,7 +202,8 @@ def test_what_people_say_of_answers_comes_out_as_rows_that_training_reads(server
     better = added(server, conversation, "Streslau", question, "assistant")
     worse = added(server, conversation, "Zenda", question, "assistant")
     choice = {"conversation": conversation, "turn": question, "chosen": better, "rejected": worse, "strength": 2, "both_bad": False}
-    assert server.post("/api/choices", choice).json()["kind"] == "choice"
+    choice["shown"] = [worse, better]
+    assert server.post("/api/choices", choice).json()["value"]["shown"] == [worse, better]
     correction = server.post("/api/feedback", {"message": worse, "kind": "correction", "value": "Strelsau, I think"}).json()
     changed = server.client.patch(f"/api/feedback/{correction['id']}", json={"value": "Strelsau"}).json()
     assert changed["value"] == "Strelsau" and changed["message"] == worse and changed["text"] == "Zenda"

@@ -45,6 +45,23 @@ def test_an_edit_is_a_sibling_and_the_branch_before_it_stays(store: Store) -> No
     assert store.conversations.change(ANN, conversation, {"head": reply})["head"] == reply
 
 
+def test_a_copy_below_an_edit_stays_hidden_and_keeps_how_its_answer_was_made(store: Store) -> None:
+    conversation = store.conversations.create(ANN)["id"]
+    first = say(store, conversation, "one")
+    reply = answer(store, conversation, "first reply", first)
+    secret = say(store, conversation, "not for the model", reply)
+    store.messages.hide(ANN, secret, True)
+    edited = say(store, conversation, "uno", edited_from=first)
+    copy = say(store, conversation, "first reply", edited, "assistant", edited_from=reply)
+    own = say(store, conversation, "my own reply", edited, "assistant", edited_from=reply)
+    below = say(store, conversation, "not for the model", copy, edited_from=secret)
+    messages = shown(store, conversation)
+    assert messages[copy]["generation"] == messages[reply]["generation"] and messages[copy]["generation"]["tokens"] == TOKENS
+    assert messages[own]["generation"] is None, "no model wrote it"
+    assert messages[below]["hidden"] and not messages[edited]["hidden"]
+    assert [node.id for node, _ in store.messages.context(ANN, conversation, below)] == [edited, copy]
+
+
 def test_deleting_one_message_moves_its_children_up_and_undoing_moves_them_back(store: Store) -> None:
     conversation = store.conversations.create(ANN)["id"]
     a = say(store, conversation, "a")

@@ -45,7 +45,8 @@ class Messages:
             parent: what it follows; None begins a branch of its own.
             role: who speaks. A system message only begins a conversation, as chat templates want it.
             parts: what is said.
-            edited_from: the message this one is an edited copy of.
+            edited_from: the message this one is an edited copy of. What was hidden from models stays hidden in its copy, and an answer
+                that was only copied keeps the record of how it was made.
         """
         check(parts, self._limits)
         if role == "system" and parent is not None:
@@ -54,10 +55,11 @@ class Messages:
             lookup.conversation(connection, owner, conversation, change=True)
             if parent is not None:
                 lookup.place(connection, conversation, parent)
-            if edited_from is not None:
-                lookup.place(connection, conversation, edited_from, deleted=True)
+            hidden = edited_from is not None and lookup.place(connection, conversation, edited_from, deleted=True).hidden
             stored = [_stored(connection, owner, part) for part in parts]
-            id = insert(connection, conversation, parent, role, stored, edited_from, self._limits)
+            id = insert(connection, conversation, parent, role, stored, edited_from, self._limits, hidden)
+            if edited_from is not None and role == "assistant":
+                _copy_record(connection, edited_from, id)
             search.put(connection, "message", id, owner, conversation, text_of(stored))
             return _shown(connection.execute(sa.select(_TABLE).where(_TABLE.c.id == id)).one())
 
@@ -136,6 +138,7 @@ def insert(
     parts: Sequence[dict[str, Any]],
     edited_from: str | None,
     limits: StoreLimits,
+    hidden: bool = False,
 ) -> str:
     """Adds a row under the next number and makes it the head. The conversation must be held for change."""
     id, moment, table = new_id(), now(), tables.conversations
@@ -145,11 +148,21 @@ def insert(
             f"the conversation has {number:,} messages, as many as are allowed", where="conversation", do="Begin another conversation."
         )
     row = {"id": id, "conversation": conversation, "number": number, "parent": parent, "role": role, "parts": dump(list(parts))}
-    connection.execute(_TABLE.insert(), row | {"edited_from": edited_from, "hidden": False, "created": moment})
+    connection.execute(_TABLE.insert(), row | {"edited_from": edited_from, "hidden": hidden, "created": moment})
     if files := set(files_of(parts)):
         connection.execute(tables.message_attachments.insert(), [{"message": id, "attachment": file} for file in files])
     connection.execute(table.update().where(table.c.id == conversation).values(count=number + 1, head=id, updated=moment))
     return id
+
+
+def _copy_record(connection: Connection, origin: str, copy: str) -> None:
+    """Gives a copy the record of the answer it was made from, where it says the same."""
+    parts = dict(connection.execute(sa.select(_TABLE.c.id, _TABLE.c.parts).where(_TABLE.c.id.in_((origin, copy)))).all())  # type: ignore[arg-type]
+    if parts[origin] == parts[copy]:
+        made = tables.generations
+        kept = [column for column in made.c if column.name != "message"]
+        query = sa.select(sa.literal(copy), *kept).where(made.c.message == origin)
+        connection.execute(made.insert().from_select([made.c.message, *kept], query))
 
 
 def _stored(connection: Connection, owner: str, part: TextPart | FilePart | PlacePart) -> dict[str, Any]:
