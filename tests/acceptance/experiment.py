@@ -21,6 +21,7 @@ from acceptance import NAMES
 from steelyard.core import hardware
 from steelyard.core.files import write_json
 from steelyard.core.levers import Lever
+from steelyard.core.meters import memory
 from steelyard.core.recipe_parts import Arm, ModelSource, written_lever
 from steelyard.core.run import Run
 from steelyard.weigh.answering import answer_all
@@ -167,6 +168,7 @@ def carry_out(experiment: Experiment, bench: Bench) -> dict[str, Any]:
     """Runs an experiment; its result as plain data, in a form that `steelyard levers NAME` and the docs read."""
     load, started, begun = os.getloadavg()[0], datetime.datetime.now(datetime.UTC), time.perf_counter()
     found = experiment.run(bench)
+    memory.hand_back()  # the next experiment measures its own
     busy = load > QUIET * hardware.usable_cores()
     notes = list(found.notes)
     if experiment.timed and busy:
