@@ -117,7 +117,7 @@ class Security:
         return user
 
     def _largest(self, path: str) -> int:
-        return self.settings.upload_bytes if path.startswith(UPLOADS) else self.settings.body_bytes
+        return self.settings.upload_bytes if path in UPLOADS else self.settings.body_bytes
 
 
 def _is_open(scope: Scope) -> bool:

@@ -84,7 +84,7 @@ def test_a_refused_field_is_named_unless_it_changes_nothing(kind: type[Body]) ->
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "y"}]}, "messages.0.tool_call_id"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0.content.0"),
-        ({"messages": [{"role": "user", "content": "x", "colour": "red"}]}, "messages.0.user.colour"),
+        ({"messages": [{"role": "user", "content": "x", "colour": "red"}]}, "messages.0.colour"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools.0.function.name"),

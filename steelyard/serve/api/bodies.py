@@ -12,19 +12,21 @@ from fastapi.routing import APIRoute
 
 from steelyard.core.errors import nearest
 from steelyard.serve.api.errors import ApiError
+from steelyard.serve.bounded import Bounded
 
 DEEPEST = 64
 """Levels of nesting of a JSON body; a schema within it may be as deep as that leaves."""
+CONTAINERS = (list, dict)
 
 
 def parsed(body: bytes, deepest: int = DEEPEST) -> Any:
     """The JSON value in a body.
 
     Raises:
-        ApiError: it is not UTF-8, not JSON (NaN and Infinity are not), nested too deep, or holds half a surrogate pair.
+        ApiError: it is not UTF-8, not JSON (NaN and Infinity are not), nested too deep, or holds half a surrogate pair or a key twice.
     """
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_without_twins)
         if b"\\ud" in body or b"\\uD" in body:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
@@ -37,16 +39,26 @@ def parsed(body: bytes, deepest: int = DEEPEST) -> Any:
 
 
 def depth(value: Any, enough: int) -> int:
-    """Levels of nesting of plain data, counted up to just beyond `enough`."""
-    level, layer = 0, [value]
+    """Lists and objects within one another, counted up to just beyond `enough`."""
+    level, layer = 0, [value] if isinstance(value, CONTAINERS) else []
     while layer and level <= enough:
-        layer = [part for item in layer if isinstance(item, list | dict) for part in (item.values() if isinstance(item, dict) else item)]
+        layer = [part for item in layer for part in (item.values() if isinstance(item, dict) else item) if isinstance(part, CONTAINERS)]
         level += 1
     return level
 
 
 def _no_constant(word: str) -> Any:
     raise ValueError(f"{word} is no number")
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, unless a key stands in it twice: one of the two values would be ignored silently, and programs differ in which."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        seen: set[str] = set()
+        twin = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key `{twin[:80]}` stands twice in one object")
+    return value
 
 
 class StrictRequest(Request):
@@ -70,7 +82,7 @@ class StrictRoute(APIRoute):
         return strictly
 
 
-class Part(pydantic.BaseModel):
+class Part(Bounded):
     """A part of a request. Unknown fields are refused, and a text is no number."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)

@@ -187,8 +187,7 @@ def understood(body: ChatRequest, service: Service, user: str) -> Asked:
     if body.top_logprobs is not None and not body.logprobs:
         raise ApiError("`top_logprobs` needs `logprobs`: true.", param="top_logprobs", code="invalid_value")
     alternatives = checked_alternatives(body.top_logprobs or 0, service, "top_logprobs") if body.logprobs else None
-    if body.stream_options is not None and not body.stream:
-        raise ApiError("`stream_options` needs `stream`: true.", param="stream_options", code="invalid_value")
+    fields.check_streaming(body)
     wanted = body.response_format
     schema = wanted.json_schema.schema_ if wanted and wanted.json_schema else None
     form = fields.form(wanted.type, schema, service, "response_format.json_schema") if wanted else None

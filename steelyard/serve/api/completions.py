@@ -118,8 +118,7 @@ def understood(body: CompletionRequest, service: Service, user: str) -> Asked:
         raise ApiError("`max_tokens`: 0 tokens of nothing; with `echo` it gives the prompt.", param="max_tokens", code="invalid_value")
     if body.suffix:
         _check_suffix(body, prompts, info)
-    if body.stream_options is not None and not body.stream:
-        raise ApiError("`stream_options` needs `stream`: true.", param="stream_options", code="invalid_value")
+    fields.check_streaming(body)
     alternatives = None if body.logprobs is None else checked_alternatives(body.logprobs, service, "logprobs")
     most = fields.limit(body.max_tokens, service, "max_tokens", DEFAULT_TOKENS)
     settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives)

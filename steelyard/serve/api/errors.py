@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+PROMPTS = {"/v1/completions": "prompt", "/v1/responses": "input", "/v1/embeddings": "input"}
+"""What routes call the text that may be too long; the others call it `messages`."""
 CODES = {401: "invalid_api_key", 404: "not_found", 405: "method_not_allowed", 413: "body_too_large", 429: "rate_limit_exceeded"}
 
 
@@ -46,15 +48,20 @@ def body_of(error: ApiError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": code}}
 
 
-def as_api_error(error: Exception) -> ApiError:
-    """What a failure of any kind is to a client. What nobody foresaw is logged in full and told in general."""
+def as_api_error(error: Exception, prompt: str = "messages") -> ApiError:
+    """What a failure of any kind is to a client. What nobody foresaw is logged in full and told in general.
+
+    Args:
+        error: what was raised.
+        prompt: what the request calls the text that the model reads.
+    """
     if isinstance(error, ApiError):
         return error
     if isinstance(error, SteelyardError):
         status, code = _status(error)
         if isinstance(error, ContextLengthError):  # in words that clients look for, as some know this failure by them alone
             told = f"The prompt is longer than the model's context length: {one_line(error)}"
-            return ApiError(told, status=status, code=code, param="messages")
+            return ApiError(told, status=status, code=code, param=prompt)
         return ApiError(one_line(error), status=status, code=code)
     logger.error("a request failed", exc_info=error)
     return ApiError("The server failed at this request; its log says why.", status=500, code="internal_error")
@@ -100,7 +107,7 @@ def install(app: FastAPI, settings: ServeSettings) -> None:
 
     def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        return response_of(of_validation(error.errors()), settings.retry_seconds)
+        return response_of(of_validation(error.errors(), error.body), settings.retry_seconds)
 
     def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, AnyHttpException)
@@ -112,7 +119,7 @@ def install(app: FastAPI, settings: ServeSettings) -> None:
         return told
 
     def other(request: Request, error: Exception) -> JSONResponse:
-        return response_of(as_api_error(error), settings.retry_seconds)
+        return response_of(as_api_error(error, PROMPTS.get(request.url.path, "messages")), settings.retry_seconds)
 
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(AnyHttpException, http)
@@ -121,16 +128,20 @@ def install(app: FastAPI, settings: ServeSettings) -> None:
     app.add_exception_handler(Exception, other)
 
 
-def of_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
+def of_validation(problems: Sequence[Mapping[str, Any]], body: Any = None) -> ApiError:
     """What pydantic found wrong with a request: the first wrong field, and what is wrong with it.
 
     Of a field that may be of several types every alternative complains; what is said is of the one that came furthest.
+
+    Args:
+        problems: as pydantic tells them.
+        body: the JSON that was sent: a problem's place also names alternatives, which are no part of it.
     """
     if not problems:
         return ApiError("The request is not valid.")
     unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
     problem = unknown[0] if unknown else max(problems, key=lambda problem: len(problem["loc"]))
-    place = [str(part) for part in problem["loc"] if part not in ("body", "query", "path", "header")]
+    place = _place(problem, body)
     param = ".".join(part for part in place if part.isidentifier() or part.isdigit()) or None
     if problem["type"] == "extra_forbidden":
         return ApiError(f"Unknown field `{param or place[-1][:80]}`: it would have no effect here.", param=param, code="unknown_field")
@@ -138,6 +149,24 @@ def of_validation(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         what = f"`{param}` is missing." if param else "The request has no body: send JSON with `Content-Type: application/json`."
         return ApiError(what, param=param, code="missing_field")
     words = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "union_tag_invalid":
+        known = problem["ctx"]
+        words = f"`{str(known['tag'])[:80]}` is not known here; known are {known['expected_tags']}"
     if not param:
         return ApiError(f"The body is not as it should be: {words}. Send JSON with `Content-Type: application/json`.")
     return ApiError(f"`{param}`: {words[:1].lower()}{words[1:]}.", param=param, code="invalid_value")
+
+
+def _place(problem: Mapping[str, Any], body: Any) -> list[str]:
+    """Where in a request a problem lies: the keys and numbers that lead there, without the names of alternatives between them."""
+    loc = list(problem["loc"])
+    if loc[:1] != ["body"]:
+        return [str(part) for part in loc if part not in ("query", "path", "header")]
+    place, value = [], body
+    for number, part in enumerate(loc[1:], 2):
+        inside = isinstance(value, dict) and part in value or isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if inside:
+            value = value[part]
+        if inside or (number == len(loc) and problem["type"] == "missing"):
+            place.append(str(part))
+    return place

@@ -123,6 +123,29 @@ class Sampling(Body):
     inert: ClassVar[Mapping[str, str]] = INERT
 
 
+def check_streaming(body: Sampling) -> None:
+    """Refuses what is about a stream where none is asked for.
+
+    Raises:
+        ApiError: there is some.
+    """
+    if body.stream:
+        return
+    if body.stream_options is not None:
+        raise ApiError("`stream_options` needs `stream`: true.", param="stream_options", code="invalid_value")
+    check_resumable(body.steelyard, body.stream)
+
+
+def check_resumable(extension: Extension, stream: bool) -> None:
+    """Refuses to keep what is no stream.
+
+    Raises:
+        ApiError: it is to be kept.
+    """
+    if extension.resumable and not stream:
+        raise ApiError("`steelyard.resumable` needs `stream`: true.", param="steelyard.resumable", code="invalid_value")
+
+
 def stops(given: str | list[str] | None, service: Service) -> tuple[str, ...]:
     """The stop strings of a request.
 
@@ -226,9 +249,11 @@ def form(kind: str, schema: Mapping[str, Any] | None, service: Service, param: s
     """The form that a response format asks for.
 
     Raises:
-        ApiError: a schema is missing, or larger than the server allows.
+        ApiError: a schema is missing, or there is one that would not be used; one larger than the server allows.
         SteelyardError: the schema cannot be written as JSON.
     """
+    if kind != "json_schema" and schema is not None:
+        raise ApiError(f"`{param}` would have no effect: the type of the format is `{kind}`, not json_schema.", param=param)
     if kind == "text":
         return None
     if kind == "json_object":

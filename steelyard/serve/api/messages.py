@@ -26,6 +26,8 @@ class ContentPart(Part):
 
 
 Content = str | list[ContentPart]
+UNREAD = frozenset({"annotations", "logprobs"})
+"""What comes back with the parts of an earlier answer and says nothing to a model."""
 
 
 class CalledFunction(Part):
@@ -107,7 +109,7 @@ def conversation_of(turns: Sequence[Turn], service: Service, param: str = "messa
         elif isinstance(turn, AssistantTurn):
             calls = tuple(ToolCall(call.id, call.function.name, replayed(call.function.arguments)) for call in turn.tool_calls or ())
             called |= {call.id: call.name for call in calls}
-            out.append(Message("assistant", content or turn.refusal or "", turn.name, calls))
+            out.append(Message("assistant", content + (turn.refusal or ""), turn.name, calls))
         else:
             out.append(Message("system" if turn.role in ("system", "developer") else "user", content, turn.name))
     return out
@@ -117,17 +119,24 @@ def text_of(content: Content | None, where: str) -> str:
     """The text of a message; parts are joined as they stand.
 
     Raises:
-        ApiError: a part that is no text.
+        ApiError: a part that is no text, or holds something beside it.
     """
     if content is None or isinstance(content, str):
         return content or ""
     pieces = []
     for place, part in enumerate(content):
-        text = part.refusal if part.type == "refusal" else part.text
+        own = "refusal" if part.type == "refusal" else "text"
+        text = getattr(part, own)
         if part.type not in ("text", "refusal", "input_text", "output_text") or text is None:
             raise ApiError(
                 f"`{where}.{place}`: a part of the type `{part.type}`; the models here read text.",
                 param=f"{where}.{place}",
+                code="unsupported_field",
+            )
+        if beside := [name for name in part.model_fields_set - {"type", own, *UNREAD} if getattr(part, name) is not None]:
+            raise ApiError(
+                f"`{where}.{place}.{beside[0]}`: a part of the type `{part.type}` has `{own}`, and nothing else of it is read.",
+                param=f"{where}.{place}.{beside[0]}",
                 code="unsupported_field",
             )
         pieces.append(text)

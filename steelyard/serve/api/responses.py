@@ -97,6 +97,7 @@ def understood(body: ResponseRequest, service: Service, user: str) -> Asked:
         ApiError, SteelyardError: what is wrong with it.
     """
     info = chat_model(service, body.model, "messages")
+    fields.check_resumable(body.steelyard, body.stream)
     wanted = body.text.format if body.text else None
     form = fields.form(wanted.type, wanted.schema_, service, "text.format.schema") if wanted else None
     conversation = conversation_of(body.input, body.instructions, service)

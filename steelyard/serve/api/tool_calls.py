@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
+from steelyard.serve.api.bodies import DEEPEST, depth
 from steelyard.serve.api.streams import closing
 from steelyard.serve.tool_forms import BY_NAME, USUAL
 from steelyard.serve.tool_reading import CallPart, Piece, Reader, call_id
@@ -81,9 +82,16 @@ def replayed(arguments: str) -> str:
     """Arguments of a past call as a JSON object, whatever the model once wrote: what is none stands under `text`."""
     try:
         value = json.loads(arguments, parse_constant=_no_constant) if arguments.strip() else {}
-    except (ValueError, RecursionError):  # a model wrote it: it may be anything, and the conversation has to go on
-        value = None
-    return json.dumps(value if isinstance(value, dict) else {"text": arguments}, ensure_ascii=False)
+        if isinstance(value, dict) and depth(value, DEEPEST) <= DEEPEST:
+            plain = json.dumps(value, ensure_ascii=False, allow_nan=False)
+            plain.encode("utf-8")
+            return plain
+    except (
+        ValueError,
+        RecursionError,
+    ):  # a model wrote it: it may be anything, half a character or 1e999, and the conversation has to go on
+        pass
+    return json.dumps({"text": arguments}, ensure_ascii=False)
 
 
 def _no_constant(word: str) -> Any:

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import Field
 
+from steelyard.serve.bounded import Bounded
+
 MOST_ROWS = 1000
 """Most rows that are pointed at together."""
 Index = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class _Fixed(pydantic.BaseModel):
+class _Fixed(Bounded):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", strict=True)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 
 from steelyard.core.errors import DataError, SteelyardError
 from steelyard.data.formats import BadRow, UnusableRow, describe, parse_row
+from steelyard.serve.bounded import Bounded
 from steelyard.serve.store import search, tables
 from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.attachments import Piece, check_size, held_bytes, keep, plain_name
@@ -37,7 +38,7 @@ Pixels = Annotated[int, Field(strict=True, ge=0, le=100_000)]
 Size = Annotated[int, Field(strict=True, ge=1, le=100_000)]
 
 
-class _Strict(pydantic.BaseModel):
+class _Strict(Bounded):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 

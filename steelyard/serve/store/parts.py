@@ -9,12 +9,13 @@ import pydantic
 from pydantic import Field
 
 from steelyard.core.errors import DataError
+from steelyard.serve.bounded import Bounded
 from steelyard.serve.places.selection import FileSource, MessageSource, Selection, SentenceSelection, Source
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.values import known_id, said
 
 
-class TextPart(pydantic.BaseModel):
+class TextPart(Bounded):
     """A text, as it was typed or answered."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -23,7 +24,7 @@ class TextPart(pydantic.BaseModel):
     text: str
 
 
-class FilePart(pydantic.BaseModel):
+class FilePart(Bounded):
     """An attachment of the same person, by its id. `name` is for people; the attachment's own is kept."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -34,7 +35,7 @@ class FilePart(pydantic.BaseModel):
     read: Literal["whole", "none"] = Field("whole", description="whether the model is given what is in it, or its name alone")
 
 
-class PointedPart(pydantic.BaseModel):
+class PointedPart(Bounded):
     """A place as a client names it: where it is, never what is said of it."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -51,7 +52,7 @@ class PointedPart(pydantic.BaseModel):
         return self
 
 
-class PlacePart(pydantic.BaseModel):
+class PlacePart(Bounded):
     """A place as it is kept: what was computed of it, which is all that a model reads. An erased one has no text."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
