@@ -6,7 +6,6 @@ A directory made here is served as it was weighed: the decode and wrap levers th
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ from steelyard.model.files.strict_json import read_object
 from steelyard.model.load import gguf_config, holds_adapter, load, read_config
 from steelyard.model.model import Model
 from steelyard.model.released import release
+from steelyard.model.tools.offering import forms_of, has_place
 from steelyard.serve.engine_calibration import calibrated
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
 from steelyard.serve.infilling import infilling
 from steelyard.serve.served import ServedInfo, ServedLever
-from steelyard.serve.tool_forms import taught
 from steelyard.weigh.arms import ArmOpener
 
 Say = Callable[[str], None]
@@ -112,8 +111,7 @@ def _open_talker(
     memory.hand_back()
     template = engine.spec.template or engine.model.template
     chat = {"chat"} if template is not None else set()
-    with_tools = template is not None and ("tool_use" in template.named or re.search(r"\btools\b", template.source))
-    tools = {"tools"} if with_tools else set()
+    tools = {"tools"} if has_place(template) else set()
     info = ServedInfo(
         name=asked["name"],
         fingerprint=opened.fingerprint,
@@ -126,7 +124,7 @@ def _open_talker(
         vocabulary=engine.model.trunk.plan.inputs.vocabulary,
         eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
         start=engine.model.tokenizer.decode([start_of(engine.model.tokenizer)]) if engine.model.tokenizer else "",
-        tool_forms=taught(template.named.get("tool_use") or template.source) if template is not None and with_tools else (),
+        tool_forms=forms_of(template) if tools else (),
     )
     bound = tuple(lever.bind(opener.references) for lever in levers)
     hosted = Hosted(info, engine.model, engine, opener, bound, documents)

@@ -77,7 +77,7 @@ class ServedInfo:
         slots: answers written at once.
         vocabulary: rows of its token table: ids are below it.
         eos_ids: tokens that end an answer.
-        tool_forms: the forms in which its chat template teaches it to write calls of tools (`tool_forms.py`).
+        tool_forms: the forms in which its chat template teaches it to write calls of tools (`steelyard/model/tools/forms.py`).
         start: the text of the token that a text without context follows; empty for an encoder.
         calibration: what its confidence was calibrated on (`task`, `n`, `made`, `measure`, `right`, `threshold`, `abstains`), or None.
     """

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
-from steelyard.serve.api.tool_calls import CallPart, Piece, chosen, forced, form_of, replayed, rooted, shown, spelled_out
+from steelyard.model.tools.offering import shown, spelled_out
+from steelyard.serve.api.tool_calls import CallPart, Piece, chosen, forced, form_of, replayed, rooted
 
 SCHEMA = {"type": "object", "properties": {"zone": {"type": "string"}, "at": {"type": "array"}, "deep": {"type": "object"}}}
 NAMES = {"clock": SCHEMA, "stop": None}

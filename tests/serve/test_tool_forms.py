@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from steelyard.core.protocols import Done, Event, Text
+from steelyard.model.tools.arguments import ElementArguments
+from steelyard.model.tools.forms import BY_NAME, FORMS, LONGEST, python_calls, taught
+from steelyard.model.tools.reading import CallPart
 from steelyard.serve.api.tool_calls import chosen, replayed
-from steelyard.serve.tool_arguments import ElementArguments
-from steelyard.serve.tool_forms import BY_NAME, FORMS, LONGEST, python_calls, taught
-from steelyard.serve.tool_reading import CallPart
 from tests.serve.live_server import LiveServer
 from tests.serve.test_tool_calls import NAMES, read_in
 

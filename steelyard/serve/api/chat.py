@@ -15,6 +15,7 @@ from pydantic import Field
 from steelyard.core.answer_form import AnswerForm
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Done, Energy, Failure, Message, Text, Token, Usage
+from steelyard.model.tools.offering import shown, spelled_out
 from steelyard.serve.api import answers, fields, levers, tool_calls
 from steelyard.serve.api.bodies import Part, StrictRoute
 from steelyard.serve.api.errors import ApiError, failed
@@ -144,7 +145,7 @@ def ask(
     if not names and offer.choice == "required":
         raise ApiError("`tool_choice`: a call is required, but there are no `tools`.", param="tool_choice", code="invalid_value")
     if not names or offer.choice == "none":
-        plain = conversation if takes_tools or not past_calls else tool_calls.spelled_out(conversation)
+        plain = conversation if takes_tools or not past_calls else spelled_out(conversation)
         return plain, {}, response_form
     if response_form is not None:
         raise ApiError(
@@ -171,7 +172,7 @@ def ask(
     form = fields.bounded(tool_calls.form_of(called), service, "tools")
     if takes_tools:
         return conversation, {"tools": offer.tools, "forced": True}, form
-    return tool_calls.shown(conversation, offer.tools), {"forced": True}, form
+    return shown(conversation, offer.tools), {"forced": True}, form
 
 
 def understood(body: ChatRequest, service: Service, user: str) -> Asked:

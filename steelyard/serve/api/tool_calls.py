@@ -2,7 +2,7 @@
 
 A call that must come (`required`, or a named function) is written under a grammar: the whole answer is
 `{"name": <one of the functions>, "arguments": <matching its schema>}`. Where the model chooses (`auto`), its text is read for the forms
-that its chat template teaches (`tool_forms.py`), and for an answer that is nothing but the JSON of a call or a list of them. Text that
+that its chat template teaches (`steelyard/model/tools`), and for an answer that is nothing but the JSON of a call or a list of them. Text that
 looks like a call but is none stays text. Either way a call's name comes first and its arguments as they are written.
 """
 
@@ -11,20 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
+from steelyard.core.protocols import Done, Event, Text, ToolCall
+from steelyard.model.tools.forms import BY_NAME, USUAL
+from steelyard.model.tools.reading import CallPart, Piece, Reader, call_id
 from steelyard.serve.api.bodies import DEEPEST, depth
 from steelyard.serve.api.streams import closing
-from steelyard.serve.tool_forms import BY_NAME, USUAL
-from steelyard.serve.tool_reading import CallPart, Piece, Reader, call_id
 
-SHOWN = (
-    "You can call these functions:\n{functions}\n"
-    'To call one, answer with JSON and nothing else: {{"name": <name of the function>, "arguments": <object>}}'
-)
-"""What stands in the system prompt of a model whose chat template has no place for tools."""
 FORCED = re.compile(r'\s*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*')
 
 
@@ -58,24 +52,6 @@ def rooted(schema: Any, root: str) -> Any:
         for key, value in schema.items()
         if key != "$schema"
     }
-
-
-def shown(conversation: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """A conversation for a model whose template has no place for tools: they stand in the system prompt, calls in the text."""
-    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    told, turns = SHOWN.format(functions=functions), spelled_out(conversation)
-    if turns and turns[0].role == "system":
-        return [replace(turns[0], content=f"{turns[0].content}\n\n{told}"), *turns[1:]]
-    return [Message("system", told), *turns]
-
-
-def spelled_out(conversation: Sequence[Message]) -> list[Message]:
-    """The same conversation with past calls as text, for templates that would leave them out."""
-    turns = []
-    for message in conversation:
-        calls = [f'{{"name": {json.dumps(call.name)}, "arguments": {call.arguments}}}' for call in message.tool_calls]
-        turns.append(replace(message, content="\n".join(part for part in (message.content, *calls) if part), tool_calls=()))
-    return turns
 
 
 def replayed(arguments: str) -> str:
@@ -134,7 +110,7 @@ async def chosen(
 
     Args:
         names: of the functions that were offered; a mapping also has the schemas of their arguments.
-        forms: names of those in which the model writes calls (`tool_forms.FORMS`).
+        forms: names of those in which the model writes calls (`forms.FORMS`).
     """
     reader = Reader(names, [BY_NAME[name] for name in forms])
     async with closing(events):

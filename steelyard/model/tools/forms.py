@@ -2,7 +2,7 @@
 
 A model writes calls as its chat template taught it, so the template says which forms its answers are read for: those whose marks stand
 in it. Where a call names a function that was offered and then begins its arguments, it is a call, and the arguments are passed on while
-they are written (`tool_reading.py`), JSON or not. All else between the marks must be nothing but calls of functions that were offered,
+they are written (`reading.py`), JSON or not. All else between the marks must be nothing but calls of functions that were offered,
 or it stays the text it was. No code is ever run: where a model writes calls as Python does, names and literals are read and everything
 else is refused.
 
@@ -35,7 +35,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from steelyard.serve.tool_arguments import ElementArguments, JsonArguments
+from steelyard.model.tools.arguments import ElementArguments, JsonArguments
 
 Calls = list[tuple[str, str]]
 """Names, each with the JSON text of its arguments."""

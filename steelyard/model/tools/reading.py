@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from steelyard.core.protocols import Event, Text
-from steelyard.serve.tool_arguments import ElementArguments, JsonArguments
-from steelyard.serve.tool_forms import BARE, BLANK, Form, Head, headed, json_calls
+from steelyard.model.tools.arguments import ElementArguments, JsonArguments
+from steelyard.model.tools.forms import BARE, BLANK, Form, Head, headed, json_calls
 
 PLAIN = re.compile(r"[A-Za-z0-9_.-]{0,64}(?:\n\s*(?:\{.*)?)?", re.DOTALL)
 """What may still become a name on a line of its own with an object below it."""
