@@ -8,7 +8,8 @@ Both sides read the same rows of ../shared/data, the same model directory and th
 rolled texts within 1e-6 of their size, and equal acc, acc_norm, acc_bytes and perplexities.
 
 `--store` keeps lm-eval's figures of the short form in tests/parity, where CI compares with them and needs no lm-eval.
-`--speed` times both sides in turns, lm-eval at every batch size given, and reports the ratio to its fastest. Wait for a quiet machine.
+`--speed` times both sides in turns, lm-eval at every batch size given, and reports the ratio to its fastest. Wait for a quiet machine, or
+count processor seconds (`--processor`, with `--threads 1`: threads that wait for one another count as busy).
 The last line printed is JSON.
 """
 
@@ -87,6 +88,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--store", action="store_true", help="keep lm-eval's figures of the short form for CI")
     parser.add_argument("--speed", action="store_true", help="time both sides in turns")
+    parser.add_argument("--processor", action="store_true", help="count processor seconds, not the clock's: for a machine that is busy")
     given = parser.parse_args()
     windows = SHORT_WINDOWS if given.store else WINDOWS
     torch.set_num_threads(given.threads)
@@ -126,20 +128,23 @@ def line_of(row: dict[str, Any]) -> str:
 def race(given: argparse.Namespace, family: str, engine: Engine, theirs: Theirs, folder: Path, counts: dict[str, int]) -> dict[str, Any]:
     """Seconds of both sides on all sets, in turns; lm-eval's figure is that of its fastest batch size on each set."""
     rows = {name: write_rows(name, given.data, counts[name], folder) for name in given.sets}
+    clock = "busy" if given.processor else "seconds"
     fastest: dict[str, tuple[float, int]] = {}
     for name in given.sets:
-        fastest[name] = min((theirs.run(name, rows[name], batch)["seconds"], batch) for batch in given.batches)
+        fastest[name] = min((theirs.run(name, rows[name], batch)[clock], batch) for batch in given.batches)
         ours(engine, name, given.data, counts[name], folder)
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in given.sets}
     for _ in range(given.repeats):
         for name in given.sets:
-            mine = ours(engine, name, given.data, counts[name], folder)["seconds"]
-            pairs[name].append((mine, theirs.run(name, rows[name], fastest[name][1])["seconds"]))
-    out: dict[str, Any] = {"family": family, "sets": {}}
+            mine = ours(engine, name, given.data, counts[name], folder)[clock]
+            pairs[name].append((mine, theirs.run(name, rows[name], fastest[name][1])[clock]))
+    out: dict[str, Any] = {"family": family, "clock": "processor" if given.processor else "wall", "sets": {}}
     for name, timed in pairs.items():
         mine, other = (statistics.median(column) for column in zip(*timed, strict=True))
-        out["sets"][name] = {"steelyard": mine, "lm_eval": other, "batch": fastest[name][1], "ratio": other / mine}
-        print(f"{family:8} {name:17} {mine:7.2f} s here, {other:7.2f} s in lm-eval (batch {fastest[name][1]}): {other / mine:.2f} times")
+        ratios = sorted(theirs / ours for ours, theirs in timed)
+        out["sets"][name] = {"steelyard": mine, "lm_eval": other, "batch": fastest[name][1], "ratio": other / mine, "ratios": ratios}
+        span = f"{other / mine:.2f} times ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"{family:8} {name:17} {mine:7.2f} s here, {other:7.2f} s in lm-eval (batch {fastest[name][1]}): {span}", flush=True)
     totals = [sum(part[side] for part in out["sets"].values()) for side in ("steelyard", "lm_eval")]
     out["ratio"] = totals[1] / totals[0]
     print(f"{family:8} all sets          {totals[0]:7.2f} s here, {totals[1]:7.2f} s in lm-eval: {out['ratio']:.2f} times", flush=True)

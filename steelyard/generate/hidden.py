@@ -30,6 +30,10 @@ class Reading(Scoring):
         """The last token is read always: its state is wanted."""
         return self.read_until - 1
 
+    def wanted(self, start: int, count: int) -> range:
+        """No logits."""
+        return range(0)
+
     def took(self, read: Pass, piece: int, start: int, count: int) -> None:
         """Tokens start..start + count have been read as a piece of a pass."""
         if start + count == self.read_until:

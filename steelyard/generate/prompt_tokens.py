@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from collections.abc import Sequence as Many
 from typing import Literal
 
+from torch import Tensor
+
 from steelyard.core.protocols import Token
-from steelyard.generate.host import Pass, Place
+from steelyard.generate.candidates import Candidates, Wish
+from steelyard.generate.host import Pass
 from steelyard.generate.sampling import Confidence, confidence
 from steelyard.generate.scoring import Item, Scoring
-from steelyard.generate.sequences import HEAD_ROWS
 from steelyard.model.tokenizer_stream import StreamDecoder
 
 
@@ -27,17 +30,19 @@ class PromptTokens(Scoring):
         on_tokens: called on the engine's thread.
     """
 
+    wish = Wish()
+
     def __init__(self, tokens: list[int], alternatives: int, decoder: StreamDecoder, on_tokens: Callable[[list[Token] | str], None]):
         super().__init__([Item(tokens, 1, 0)], lambda number, score: None)
         self.alternatives, self.decoder, self.on_tokens = alternatives, decoder, on_tokens
         self.views: list[Confidence] = []
 
+    def heard(self, position: int, logits: Tensor, found: Many[Candidates]) -> None:
+        del found
+        self.views += confidence(logits, self.tokens[position + 1 : position + 1 + len(logits)], self.alternatives)
+
     def took(self, read: Pass, piece: int, start: int, count: int) -> None:
-        """Tokens start..start + count have been read as a piece of a pass; what stands at position p predicts token p + 1."""
-        for low in range(start, start + count, HEAD_ROWS):
-            high = min(low + HEAD_ROWS, start + count)
-            logits = read.logits([Place(piece, time) for time in range(low - start, high - start)])
-            self.views += confidence(logits, self.tokens[low + 1 : high + 1], self.alternatives)
+        del read, piece
         if start + count == self.read_until:
             self.finished = True
             self.on_tokens(told(self.tokens, self.views, self.decoder))

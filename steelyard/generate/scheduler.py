@@ -15,7 +15,7 @@ from typing import Literal
 
 from steelyard.generate.beams.search import Beams
 from steelyard.generate.host import Host, Pass, Piece, Place, round_up
-from steelyard.generate.scoring import Scoring
+from steelyard.generate.scoring import Part, Scoring, hear
 from steelyard.generate.sequences import Generation, Sequence, attempt
 from steelyard.generate.slots import Slots
 from steelyard.generate.spec import Draft, EngineSpec, HostedSpeculation
@@ -158,14 +158,17 @@ class Scheduler:
         ]
         read = self._run(pieces, "time")
         begun: list[tuple[Generation, Place]] = []
+        scored: list[Part] = []
         for number, (sequence, (_, start, tokens, _)) in enumerate(zip(sequences, pieces, strict=True)):
             sequence.cached, sequence.turn_read = start + len(tokens), self.turns
             if isinstance(sequence, Scoring):
-                attempt(sequence, sequence.took, read, number, start, len(tokens))
-                if sequence.back is not None and not sequence.finished:
-                    sequence.cached, sequence.back = self.slots.rewind(sequence.slot, sequence.back), None  # type: ignore[arg-type]
+                scored.append(Part(sequence, number, start, len(tokens)))
             elif isinstance(sequence, Generation) and self._ready(sequence):
                 begun.append((sequence, Place(number, len(tokens) - 1)))
+        hear(read, scored)
+        for sequence in [part.scoring for part in scored]:
+            if sequence.back is not None and not sequence.finished:
+                sequence.cached, sequence.back = self.slots.rewind(sequence.slot, sequence.back), None  # type: ignore[arg-type]
         if begun:
             logits, found = read.read([place for _, place in begun], [sequence.wish for sequence, _ in begun])
             for place, (sequence, _) in enumerate(begun):

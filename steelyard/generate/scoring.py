@@ -6,22 +6,27 @@
   after one token, the last after as many as fit. Where the tokenizer begins every text with a token of its own, that token counts too.
 * The last token is predicted and never read, so a text may have one token more than the context.
 
-What begins alike is read once: the items of a `Scoring` follow one another in one slot, which goes back to where they part.
+What begins alike is read once: the items of a `Scoring` follow one another in one slot, which goes back to where they part, and what was
+told of the tokens before that stands. So sentences that differ in a word are read together up to that word.
 """
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from typing import Literal, NamedTuple
 
 import torch
+from torch import Tensor
 
 from steelyard.core.errors import ContextLengthError, SteelyardError
 from steelyard.core.protocols import Score
+from steelyard.generate.candidates import Candidates, Wish
 from steelyard.generate.host import Pass, Place
 from steelyard.generate.prefixes import common_prefix
-from steelyard.generate.sequences import HEAD_ROWS, Sequence
+from steelyard.generate.sequences import HEAD_ROWS, Sequence, attempt
 from steelyard.model.tokenizer import Tokenizer
 
 WORTH = 4
@@ -42,12 +47,15 @@ class Item(NamedTuple):
 class Scoring(Sequence):
     """Given texts being scored one after the other; `on_score` hears each one's number and its score, or why there is none."""
 
+    wish = Wish(1)
+    """What is asked of the logits at each place."""
+
     def __init__(self, items: Many[Item], on_score: Callable[[int, Score | str], None]):
         super().__init__(items[0].tokens)
         self.items, self.on_score = items, on_score
         self.number = 0
         self.back: int | None = None  # where the slot is to go back to before the next item is read
-        self.logprob, self.greedy = 0.0, True
+        self.told: list[tuple[float, bool]] = []  # of each scored token its log-probability, and whether it was the likeliest
 
     @property
     def item(self) -> Item:
@@ -63,29 +71,43 @@ class Scoring(Sequence):
         """Scoring needs the hidden states from the token before the first scored one."""
         return min(self.read_until, self.item.first) - 1
 
+    def wanted(self, start: int, count: int) -> range:
+        """The positions whose logits are wanted of tokens start..start + count: what stands at position p predicts token p + 1."""
+        return range(max(self.item.first - 1, start), start + count)
+
+    def heard(self, position: int, logits: Tensor, found: Many[Candidates]) -> None:
+        """Logits float32 [n, vocabulary] of wanted positions, from `position` on, and what is known of each row where a routine found it."""
+        targets = torch.tensor(self.tokens[position + 1 : position + 1 + len(logits)], device=logits.device)
+        # Not the routine's own sums: they are rounded more coarsely than a sum over many tokens bears.
+        picked = torch.log_softmax(logits, -1).gather(1, targets[:, None])[:, 0]
+        likeliest = [int(one.ids[0]) if len(one.ids) else -1 for one in found] or logits.argmax(-1).tolist()
+        self.told += zip(picked.tolist(), map(operator.eq, targets.tolist(), likeliest), strict=True)
+
     def took(self, read: Pass, piece: int, start: int, count: int) -> None:
-        """Tokens start..start + count have been read as a piece of a pass; what stands at position p predicts token p + 1."""
-        begin = max(self.item.first - 1, start)
-        for low in range(begin, start + count, HEAD_ROWS):
-            high = min(low + HEAD_ROWS, start + count)
-            logits = read.logits([Place(piece, time) for time in range(low - start, high - start)])
-            targets = torch.tensor(self.tokens[low + 1 : high + 1], device=logits.device)
-            picked = torch.log_softmax(logits, -1).gather(1, targets[:, None])
-            self.logprob += float(picked.double().sum())
-            self.greedy = self.greedy and bool((logits.argmax(-1) == targets).all())
+        """Tokens start..start + count have been read as a piece of a pass, and what was wanted of them was heard."""
+        del read, piece
         if start + count == self.read_until:
             self._next()
 
     def _next(self) -> None:
         number, item = self.number, self.item
-        score = Score(self.logprob, self.greedy, len(item.tokens) - item.first, item.size, item.cut)
+        logprob = math.fsum(logprob for logprob, _ in self.told)
+        score = Score(logprob, all(greedy for _, greedy in self.told), len(item.tokens) - item.first, item.size, item.cut)
         if number + 1 == len(self.items):
             self.finished = True
         else:
-            read, self.number = self.tokens[: self.read_until], number + 1
-            self.tokens, self.logprob, self.greedy = self.item.tokens, 0.0, True
-            self.back = common_prefix(read, self.tokens, self.reusable)
+            self._go_back(item, self.items[number + 1])
         self.on_score(number, score)
+
+    def _go_back(self, last: Item, item: Item) -> None:
+        """Turns to the next item: where its slot goes on, and what is known of its tokens up to there."""
+        self.number, self.tokens = self.number + 1, item.tokens
+        shared = common_prefix(last.tokens[:-1], item.tokens, self.read_until)
+        if last.first <= item.first <= shared:
+            self.back = shared - 1  # the last shared token once more: it predicts where they part
+            self.told = self.told[item.first - last.first : shared - last.first]
+        else:
+            self.back, self.told = min(shared, self.reusable), []
 
     def fail(self, message: str) -> None:
         self.finished = True
@@ -94,6 +116,35 @@ class Scoring(Sequence):
 
     def stop_early(self, reason: Literal["cancelled", "timeout"]) -> None:
         self.fail(reason)
+
+
+class Part(NamedTuple):
+    """Tokens start..start + count of a scored text, as a piece of a pass."""
+
+    scoring: Scoring
+    piece: int
+    start: int
+    count: int
+
+
+def hear(read: Pass, parts: Many[Part]) -> None:
+    """Tells scored texts what a pass read of them. The head runs over the places of all together, since it reads its large matrix once
+    for each call."""
+    places = [(part, position) for part in parts for position in part.scoring.wanted(part.start, part.count)]
+    for low in range(0, len(places), HEAD_ROWS):
+        some = places[low : low + HEAD_ROWS]
+        where = [Place(part.piece, position - part.start) for part, position in some]
+        logits, found = read.read(where, [part.scoring.wish for part, _ in some])
+        begin = 0
+        while begin < len(some):
+            part, position = some[begin]
+            end = begin + sum(other is part for other, _ in some)
+            if not part.scoring.finished:
+                attempt(part.scoring, part.scoring.heard, position, logits[begin:end], found[begin:end])
+            begin = end
+    for part in parts:
+        if not part.scoring.finished:
+            attempt(part.scoring, part.scoring.took, read, part.piece, part.start, part.count)
 
 
 def pair(tokenizer: Tokenizer, context: str, continuation: str) -> Item:

@@ -248,3 +248,21 @@ def test_choices_of_one_question_cost_the_question_once(engine, monkeypatch):
     least = sum(map(len, contexts)) + sum(len(after) - 1 for _, after in pairs)
     apart = sum(len(before) + len(after) - 1 for before, after in pairs)
     assert sum(len(piece.tokens) for piece in read) <= 1.1 * least < apart / 2
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.text("ab", min_size=1, max_size=24), min_size=1, max_size=24))
+def test_texts_that_part_within_what_is_scored_have_the_scores_they_have_alone(engine, model, pieces):
+    scores = engine.score_text(pieces)
+    assert scores == [engine.score_text([text])[0] for text in pieces]
+    for score, text in zip(scores, pieces, strict=True):
+        assert_equal(score, by_hand(model, [model.tokenizer.bos_id], model.tokenizer.encode(text), len(text)))
+
+
+def test_sentences_that_differ_in_a_word_are_read_together_up_to_that_word(engine, monkeypatch):
+    read, run = [], Host.run
+    monkeypatch.setattr(Host, "run", lambda host, pieces, *how, **more: read.extend(pieces) or run(host, pieces, *how, **more))
+    beginnings = [f"{number:02d}{'qwertyuiop' * 3}" for number in range(12)]
+    engine.score_text([f"{before}{word} end" for before in beginnings for word in ("she", "him")])
+    apart = sum(2 * (len(before) + 7) for before in beginnings)
+    assert sum(len(piece.tokens) for piece in read) <= 0.65 * apart

@@ -27,21 +27,21 @@ def main() -> None:
     model = HFLM(pretrained=folder, device="cpu", dtype="float32", max_length=most, batch_size=8)
     versions = {"lm_eval": lm_eval.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
     print(json.dumps({"ready": True, "versions": versions}), file=said, flush=True)
-    seconds = 0.0
+    seconds, busy = 0.0, 0.0
 
     def timed(run):
         def inner(*arguments, **settings):
-            nonlocal seconds
-            begun = time.perf_counter()
+            nonlocal seconds, busy
+            begun, used = time.perf_counter(), time.process_time()
             out = run(*arguments, **settings)
-            seconds += time.perf_counter() - begun
+            seconds, busy = seconds + time.perf_counter() - begun, busy + time.process_time() - used
             return out
 
         return inner
 
     model.loglikelihood, model.loglikelihood_rolling = timed(model.loglikelihood), timed(model.loglikelihood_rolling)
     for line in sys.stdin:
-        asked, seconds = json.loads(line), 0.0
+        asked, seconds, busy = json.loads(line), 0.0, 0.0
         data = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": asked["rows"]}}, "test_split": "test"}
         task = ConfigurableTask(config={"task": asked["name"], **data, **asked["config"]})
         model.batch_size_per_gpu = asked["batch"]
@@ -57,7 +57,7 @@ def main() -> None:
             for sample in samples[:1]
             for i in (0,)
         ]
-        out = {"items": items, "each": each, "metrics": metrics, "seconds": seconds, "first": arguments}
+        out = {"items": items, "each": each, "metrics": metrics, "seconds": seconds, "busy": busy, "first": arguments}
         print(json.dumps(out, default=str), file=said, flush=True)
 
 

@@ -32,18 +32,18 @@ def ours(engine: Engine, name: str, data: Path, count: int, folder: Path) -> dic
     arm = OpenArm(
         "base", LocalAnswerer(engine), engine.fingerprint, engine.spec.slots, engine.score, engine.score_rolling, engine.fingerprint
     )
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), time.process_time()
     with Records(folder / f"{name}-{time.time_ns()}.sqlite") as records:
         outputs = answer_all(arm, name, samples, records, seed=0)
-    seconds = time.perf_counter() - begun
+    took = {"seconds": time.perf_counter() - begun, "busy": time.process_time() - used}
     assert all(output.failure is None for output in outputs), [output.failure for output in outputs]
     scored = [dict(task.score(sample, output)) for sample, output in zip(samples, outputs, strict=True)]
     items = [[score.logprob for score in output.scores] for output in outputs]
     if SETS[name].ours["kind"] == "perplexity":
-        return {"items": items, "metrics": perplexity.perplexities(scored), "seconds": seconds}
+        return {"items": items, "metrics": perplexity.perplexities(scored), **took}
     each = {metric: [row[metric] for row in scored] for metric in ("acc", "acc_norm", "acc_bytes")}
     means = {metric: sum(values) / len(values) for metric, values in each.items()}
-    return {"items": items, "each": each, "metrics": means, "seconds": seconds}
+    return {"items": items, "each": each, "metrics": means, **took}
 
 
 def differences(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
