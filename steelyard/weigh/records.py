@@ -13,7 +13,10 @@ import functools
 import hashlib
 import importlib
 import json
+import os
+import shutil
 import sqlite3
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +26,7 @@ from typing import Any, Self
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
-from steelyard.core.protocols import Citation, Confidence, Score, Token, Usage
+from steelyard.core.protocols import Citation, Confidence, Score, Token, ToolCall, Usage
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
 FORMAT = 1
@@ -66,7 +69,7 @@ class Key:
         return hashlib.sha256(value.encode()).hexdigest()[:32]
 
 
-LATER = {"constraint": None, "seconds": None, "tenant": "", "logit_bias": ()}
+LATER = {"constraint": None, "seconds": None, "tenant": "", "logit_bias": (), "tools": ()}
 """Settings that answers got later, and their usual values: records from before there were any still count."""
 
 
@@ -92,23 +95,44 @@ def key_of(arm: str, task: str, sample: Sample, seed: int, trial: int = 0) -> Ke
 class Records:
     """An open store. Use as a context manager.
 
+    Args:
+        path: the file; made where there is none.
+        reading: only read what is there. Then the file may lie where nothing can be written, such as a mounted archive.
+
     Raises:
-        SteelyardError: the file is damaged, is something else, comes from a newer version, or the disk is full.
+        SteelyardError: the file is damaged, is something else, comes from a newer version, or the disk is full; for reading, there is none.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, reading: bool = False):
+        self.path, self._copy = path, None
+        if reading and not path.is_file():
+            raise SteelyardError("there are no records", where=str(path), do="Name the directory of a weighing: runs/NAME.")
         with self._explained():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            if not reading:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            place = self._place() if reading else str(path)
+            self._database = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False, uri=reading)
         try:
             with self._explained():
-                self._prepare()
+                self._prepare(reading)
         except BaseException:
-            self._database.close()
+            self.close()
             raise
 
-    def _prepare(self) -> None:
+    def _place(self) -> str:
+        """A URI to read the file by. SQLite's log wants a file beside the store even of those who only read; where none can be made, a store
+        that was closed is read as one that nobody changes, and one that was not (there is a log) is copied together with its log."""
+        path, log = self.path.absolute(), self.path.with_name(self.path.name + "-wal")
+        if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+            return f"{path.as_uri()}?mode=rw"
+        if not log.is_file() or not log.stat().st_size:
+            return f"{path.as_uri()}?immutable=1"
+        self._copy = tempfile.TemporaryDirectory(prefix="steelyard-records-")
+        for part in (path, log):
+            shutil.copyfile(part, Path(self._copy.name) / part.name)
+        return f"{(Path(self._copy.name) / path.name).as_uri()}?mode=rw"
+
+    def _prepare(self, reading: bool) -> None:
         ask = self._database.execute
         kind, form = ask("PRAGMA application_id").fetchone()[0], ask("PRAGMA user_version").fetchone()[0]
         if kind not in (0, APPLICATION_ID) or (kind == 0 and ask("SELECT count(*) FROM sqlite_master").fetchone()[0]):
@@ -121,6 +145,10 @@ class Records:
             )
         if (found := ask("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(found)
+        if reading:
+            if kind != APPLICATION_ID:
+                raise SteelyardError("there are no records in this file", where=str(self.path), do="Weigh in the directory first.")
+            return
         ask("PRAGMA journal_mode = WAL")
         ask("PRAGMA synchronous = NORMAL")
         ask(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -164,7 +192,7 @@ class Records:
         if not other.is_file():
             raise SteelyardError("there are no records to merge", where=str(other))
         taken = 0
-        with Records(other) as theirs:
+        with Records(other, reading=True) as theirs:
             batch: list[tuple[Any, ...]] = []
             for row in theirs._rows("SELECT " + _COLUMNS + " FROM records"):
                 _unpack(row[-1], other)  # damage stays where it is
@@ -222,6 +250,7 @@ class Records:
                 "citations",
                 "usage",
                 "confidence",
+                "calls",
             ):  # nested and often empty: as JSON text their type is always known
                 row[name] = json.dumps(row[name], ensure_ascii=False)
         parquet.write_table(arrow.Table.from_pylist(rows), path)
@@ -230,6 +259,8 @@ class Records:
     def close(self) -> None:
         """Closes the file. Closing twice is fine."""
         self._database.close()
+        if self._copy is not None:
+            self._copy.cleanup()
 
     def __enter__(self) -> Self:
         return self
@@ -287,6 +318,10 @@ def _pack(output: Output) -> bytes:
     value["usage"] = dataclasses.asdict(output.usage) if output.usage else None
     if not output.model:  # as in the records of versions that knew of none
         del value["model"]
+    if output.calls:
+        value["calls"] = [[call.name, call.arguments] for call in output.calls]
+    else:
+        del value["calls"]
     if output.confidence is None:
         del value["confidence"]
     else:
@@ -307,6 +342,7 @@ def _unpack(packed: bytes, path: Path) -> Output:
         value["citations"] = tuple(Citation(**row) for row in value["citations"])
         value["usage"] = Usage(**value["usage"]) if value["usage"] else None
         value["confidence"] = Confidence(*value["confidence"]) if value.get("confidence") else None
+        value["calls"] = tuple(ToolCall("", *call) for call in value.get("calls", ()))
         return Output(**value)
     except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SteelyardError(f"a record is damaged: {type(error).__name__}: {error}", where=str(path), do=_REMEDY) from error

@@ -90,7 +90,7 @@ class Stored:
             SteelyardError: a task's data are not there any more.
         """
         out = {}
-        with Records(self.directory / RECORDS) as records:
+        with Records(self.directory / RECORDS, reading=True) as records:
             for question in questions(self.recipe):
                 found = self.outputs(records, arm, self.seeds(arm)[0], question)
                 scored = scored_on(question, [sample for sample in question.samples if sample.id in found], found)

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -331,3 +332,48 @@ def test_parquet_needs_pyarrow_and_says_so(tmp_path):
             return
         assert records.export_parquet(tmp_path / "r.parquet") == 1
         assert pyarrow.parquet.read_table(tmp_path / "r.parquet").to_pylist()[0]["text"] == FULL.text
+
+
+def _without_a_writer(directory):
+    for file in directory.iterdir():
+        file.chmod(0o444)
+    directory.chmod(0o555)
+    if os.access(directory, os.W_OK):
+        directory.chmod(0o755)
+        pytest.skip("this user may write anywhere")
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "with its log"])
+def test_records_where_nothing_can_be_written_are_read_and_left_as_they_are(tmp_path, closed):
+    writer = Records(tmp_path / "run" / "r.sqlite")
+    for key in keys(3):
+        writer.put(key, FULL)
+    archive = tmp_path / "archive"
+    if closed:
+        writer.close()
+    shutil.copytree(tmp_path / "run", archive)  # with the log beside it, where the store is still open
+    writer.close()
+    assert closed == (not (archive / "r.sqlite-wal").exists())
+    before = {file.name: file.read_bytes() for file in archive.iterdir()}
+    _without_a_writer(archive)
+    try:
+        with Records(archive / "r.sqlite", reading=True) as records:
+            assert len(records) == 3 and records.get(keys(1)[0]) == FULL
+        with pytest.raises(SteelyardError, match="cannot be written"):
+            Records(archive / "r.sqlite")
+        assert {file.name: file.read_bytes() for file in archive.iterdir()} == before
+    finally:
+        archive.chmod(0o755)
+
+
+def test_reading_makes_no_store_and_takes_nothing_else_for_one(tmp_path):
+    with pytest.raises(SteelyardError, match="there are no records"):
+        Records(tmp_path / "none" / "r.sqlite", reading=True)
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "empty.sqlite").touch()
+    with pytest.raises(SteelyardError, match="no records in this file"):
+        Records(tmp_path / "empty.sqlite", reading=True)
+    Records(tmp_path / "r.sqlite").close()
+    with Records(tmp_path / "r.sqlite", reading=True) as records:
+        assert len(records) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["empty.sqlite", "r.sqlite"]
