@@ -7,15 +7,18 @@ A cell is drafted as soon as its values are there and finished when it is known 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from steelyard.weigh.corrected import correct_estimate, corrected, note, useless
 from steelyard.weigh.drafts import Draft
 from steelyard.weigh.gaps import favoured, own_interval
 from steelyard.weigh.gates import gated, is_mute, why
+from steelyard.weigh.intervals import Interval
 from steelyard.weigh.multiplicity import holm_levels
 from steelyard.weigh.power import samples_to_settle
 from steelyard.weigh.remarks import remarks, why_none
+from steelyard.weigh.report.columns import COSTS
 from steelyard.weigh.report.report import Cell
 from steelyard.weigh.scoring import ONE_CLUSTER, Scored, clusters_of, metrics_in, one_cluster, same_records
 from steelyard.weigh.selective import linearised
@@ -192,7 +195,11 @@ def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
     alone = comparison or draft.base
     if alone is not None:
         cell = dataclasses.replace(
-            cell, base=alone.base.value, base_interval=alone.base.interval, margin=margin_of(metric, alone.base.value), n=alone.base.n
+            cell,
+            base=alone.base.value,
+            base_interval=_possible(metric, alone.base.interval),
+            margin=margin_of(metric, alone.base.value),
+            n=alone.base.n,
         )
     if comparison is None or cell.margin is None:
         return cell
@@ -213,7 +220,7 @@ def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
     return dataclasses.replace(
         cell,
         value=comparison.value.value,
-        value_interval=comparison.value.interval,
+        value_interval=_possible(metric, comparison.value.interval),
         difference=comparison.difference,
         low=None if interval is None else interval[0],
         high=None if interval is None else interval[1],
@@ -221,6 +228,17 @@ def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
         verdict=word,
         samples_to_settle=more,
     )
+
+
+def _possible(metric: Metric, interval: Interval | None) -> Interval | None:
+    """The part of a value's interval that the metric can have: the interval of a ratio or of few readings may reach beyond.
+
+    What is cut off holds no possible value, so the interval holds the true one as often as before.
+    """
+    if interval is None:
+        return None
+    least, most = metric.reach or ((0.0, 1.0) if metric.unit == "share" else (0.0 if metric.axis in COSTS else -math.inf, math.inf))
+    return max(interval[0], least), min(interval[1], most)
 
 
 def finish_all(drafts: Sequence[Draft], primary: Mapping[str, tuple[str, str]], alpha: float = ALPHA) -> list[Cell]:
@@ -274,6 +292,6 @@ def base_cell(task: str, metric: Metric, values: Sequence[Value], clusters: Sequ
     notes += favoured(metric.groups, values) if metric.groups is not None else ()
     notes += remarks(metric, [values])
     return Cell(
-        "base", task, metric.axis, metric.name, metric.unit, metric.higher_is_better, None, None, found.value, found.interval,
+        "base", task, metric.axis, metric.name, metric.unit, metric.higher_is_better, None, None, found.value, _possible(metric, found.interval),
         None, None, None, found.n, False, "identical", note="; ".join(notes),
     )  # fmt: skip

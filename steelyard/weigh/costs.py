@@ -125,6 +125,8 @@ def _draft(arm: str, metric: Metric, base: Measured, other: Measured) -> Draft:
     )
     spread = [end.difference - middle.difference for end in (low, high)]
     note = "from stated coefficients; the intervals of the values are the range of the coefficients"
+    if metric.axis == "money":
+        note = "from the price table; the intervals of the values are the range of its prices"
     if metric.axis == "energy":
         counted = sorted({part for source in sources for part in source.split("+")} - {"modelled"})
         note += _idle_left_out(base, other) or "; idling is in it"

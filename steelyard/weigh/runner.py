@@ -43,8 +43,10 @@ from steelyard.weigh.outlook import Outlook
 from steelyard.weigh.plan import calibrated, planned
 from steelyard.weigh.records import Records
 from steelyard.weigh.remote import remarks
+from steelyard.weigh.report.columns import task_title
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
+from steelyard.weigh.report.read import read_report
 from steelyard.weigh.report.report import ArmSummary, Cell, Report
 from steelyard.weigh.scaling_law import scaling_laws
 from steelyard.weigh.scoring import clusters_of, unable
@@ -165,10 +167,13 @@ class _Weighing:
         finally:
             self.opener.close()
         base_costs = self._costs(sweep) if wants(self.recipe, *MEASURED) else []
-        report = self._assembled(sweep, base_costs, started, begun)
+        took: float | None = round(time.perf_counter() - begun, 1)
+        if not self.asks:
+            started, took = self._weighed()
+        report = self._assembled(sweep, base_costs, started, took)
         write_report_json(report, self.run.path("report.json"))
         write_html(report, self.run.path("report.html"), self._details(sweep))
-        self.run.log(f"done in {report.seconds} s")
+        self.run.log(f"done in {time.perf_counter() - begun:.1f} s")
         for note in report.notes:
             self.run.say(note)
         if sweep.refused:
@@ -418,7 +423,15 @@ class _Weighing:
 
     # The report
 
-    def _assembled(self, sweep: Sweep, base_costs: list[Cell], started: str, begun: float) -> Report:
+    def _weighed(self) -> tuple[str, float | None]:
+        """When the answers that are now scored anew were asked, and how long it took, as the report says that is there; else "" and None."""
+        try:
+            earlier = read_report(self.run.directory)
+        except SteelyardError:  # stores of several machines, just merged, have none
+            return "", None
+        return earlier.started, earlier.seconds
+
+    def _assembled(self, sweep: Sweep, base_costs: list[Cell], started: str, took: float | None) -> Report:
         drafts = [draft for arm in self.others for draft in self.drafts[arm.name]]
         cells = [*finish_all(drafts, self.primary), *self.preferred]
         if not self.others:
@@ -437,7 +450,7 @@ class _Weighing:
             notes.append("No planted defect was tried: it needs a task that puts questions and is not at floor.")
         notes += _cut_short(sweep)
         if sweep.floored:
-            notes.append(f"The base is at floor on {', '.join(sorted(sweep.floored))}: nothing can be told there.")
+            notes.append(f"The base is at floor on {', '.join(map(task_title, sorted(sweep.floored)))}: nothing can be told there.")
         return Report(
             arms={name: self._told(sweep, arm) for name, arm in self.recipe.arms.items()},
             cells=cells,
@@ -448,7 +461,7 @@ class _Weighing:
             flips=chosen(groups),
             notes=notes,
             started=started,
-            seconds=round(time.perf_counter() - begun, 1),
+            seconds=took,
             confidence=1 - ALPHA,
             scaling=scaling_laws(sweep.summaries, ALPHA),
             curves=all_curves({question.name: question.task for question in self.asked}, sweep.base, sweep.arms),

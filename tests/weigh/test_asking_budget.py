@@ -117,9 +117,11 @@ def test_more_or_fewer_seconds_are_no_other_recipe_and_zero_are_none(tmp_path):
 def test_a_report_is_written_anew_from_records_without_opening_a_model(tmp_path):
     bench = Bench()
     first = quiet(recipe(arms=ARMS | {"quiet": "silent-70"}, problems=20), tmp_path, bench)
+    anew = rescore(tmp_path, say=lambda line: None)
+    assert (anew.started, anew.seconds) == (first.started, first.seconds)  # of the asking, not of the scoring
     (tmp_path / "report.json").unlink()
     again = rescore(tmp_path, say=lambda line: None)
-    assert quality_part(again) == quality_part(first)
+    assert quality_part(again) == quality_part(first) and (again.started, again.seconds) == ("", None)
     assert (tmp_path / "report.json").exists() and not any("Only what was recorded" in note for note in again.notes)
 
 

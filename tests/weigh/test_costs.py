@@ -6,10 +6,11 @@ import pytest
 from simple_arms import Bench, recipe
 
 from steelyard.weigh.arms import added_costs
-from steelyard.weigh.cells import finish
+from steelyard.weigh.cells import base_cell, finish
 from steelyard.weigh.costs import Measured, draft_measured, training_cells
 from steelyard.weigh.report.report import ArmSummary
 from steelyard.weigh.runner import rescore, weigh
+from steelyard.weigh.tasks.task import Metric
 
 
 def side(joules=(3.6, 7.2), source="modelled", idle: float | None = 0.0, tokens=20, answers=2, money=(1e-6, 4e-6)) -> Measured:
@@ -47,6 +48,24 @@ def test_every_energy_cell_says_where_it_is_from_and_what_idling_was_left_out():
     assert "idling is in it" in earlier.note
     mixed = cells(side((5.0, 9.0), "modelled+nvml"), side((5.0, 9.0), "modelled+nvml"))["joules_per_token"]
     assert mixed.source == "modelled" and "in part measured by nvml" in mixed.note
+
+
+def test_an_interval_stays_where_a_value_can_be():
+    block = side().blocks[0]  # the machine stood still for a second in one of four turns
+    uneven = Measured(tuple(block | {"answers": [block["answers"][0] | {"first_token": s}]} for s in (0.1, 0.1, 0.1, 1.1)), 10**8, 1.0)
+    cell = finish({draft.metric.name: draft for draft in draft_measured("int8", uneven, uneven, ("speed",), "USD")}["first_token_p50"])
+    assert cell.base is not None and cell.base_interval is not None and cell.base_interval[0] == 0 < cell.base < cell.base_interval[1]
+    share = Metric("fields_when_valid", "format", "share", True, 0.03, kind="ratio")
+    cell = base_cell("forms", share, [(1.0, 1.0), (1.0, 1.0), (4.0, 4.0), (0.0, 1.0)], list("abcd"))
+    assert cell is not None and cell.value is not None and cell.value_interval is not None
+    assert 0 <= cell.value_interval[0] < cell.value < cell.value_interval[1] == 1
+    score = Metric("bias", "fairness", "score", False, 0.05, reach=(-1.0, 1.0))
+    cell = base_cell("bias", score, [-1.0, 0.1, -0.9, -1.0], list("abcd"))
+    assert cell is not None and cell.value_interval is not None and cell.value_interval[0] == -1
+
+
+def test_money_says_that_it_is_from_prices():
+    assert "price table" in cells(side(), side())["per_million_tokens"].note
 
 
 def summary(low=None, high=None, source="modelled"):

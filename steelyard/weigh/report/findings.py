@@ -75,7 +75,9 @@ def limits(report: Report) -> list[Limit]:
         )
         out.append(Limit("Not settled", text, open_cells, "settle"))
     if modelled := [cell for cell in mine if cell.source == "modelled"]:
-        text = "These numbers come from stated coefficients, not from an instrument on this machine. They rank; they do not measure."
+        text = (
+            "These numbers come from stated coefficients or prices, not from an instrument on this machine. They rank; they do not measure."
+        )
         out.append(Limit("Modelled, not measured", text, modelled, "modelled"))
     if floor := [cell for cell in mine if cell.verdict == "floor"]:
         text = "Neither base nor arm is shown to do better here than chance or zero; or, where a remark stands beside the cell, the side "
