@@ -351,19 +351,27 @@ class Engine:
         scores = iter(self._score([item for items in windows for item in items]))
         return [scoring.joined([next(scores) for _ in items]) for items in windows]
 
-    def prompt_tokens(self, prompt: Prompt, alternatives: int = 0) -> list[Token]:
+    def prompt_tokens(
+        self, prompt: Prompt, alternatives: int = 0, begun: Callable[[PromptTokens], None] = lambda reading: None
+    ) -> list[Token]:
         """The tokens that are read of a prompt, each with its log-probability after those before it (NaN for the first) and the
         likeliest tokens in its place.
 
+        Args:
+            prompt: a text, messages or token ids.
+            alternatives: likeliest tokens to tell at each place.
+            begun: is handed the reading before it waits for its turn; whoever has it may `cancel()` it.
+
         Raises:
             ContextLengthError: a prompt longer than the context.
-            SteelyardError: a prompt without tokens, or a closed engine.
+            SteelyardError: a prompt without tokens, one that was cancelled, or a closed engine.
         """
         ids, decoder = self.encode(prompt), self._tokenizer.stream_decoder()
         if len(ids) < 2:  # nothing is predicted
             return told(ids, [], decoder)
         future: Future[list[Token] | str] = Future()
-        self._enqueue([PromptTokens(ids, alternatives, decoder, future.set_result)])
+        begun(reading := PromptTokens(ids, alternatives, decoder, future.set_result))
+        self._enqueue([reading])
         if isinstance(result := future.result(), str):
             raise SteelyardError(result, where="prompt")
         return result

@@ -29,6 +29,7 @@ from steelyard.core.meters import memory
 from steelyard.core.meters.shared_energy import SharedEnergy
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
 from steelyard.core.threads import apart
+from steelyard.generate.prompt_tokens import PromptTokens
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
 from steelyard.serve.engine_calibration import named_once
@@ -281,7 +282,21 @@ class Worker:
     async def _prompt_tokens(self, hosted: Hosted, prompt: Any, alternatives: int) -> list[Any]:
         """The tokens of a prompt as events, without one that the engine put before the text."""
         _check_prompt(prompt)
-        tokens = await asyncio.to_thread(hosted.generating.prompt_tokens, prompt, alternatives)
+        reading: list[PromptTokens] = []
+        over = False
+
+        def begun(one: PromptTokens) -> None:
+            reading.append(one)
+            if over:  # cancelled while it was on its way
+                one.cancel()
+
+        try:
+            tokens = await asyncio.to_thread(hosted.generating.prompt_tokens, prompt, alternatives, begun)
+        except asyncio.CancelledError:
+            over = True
+            for one in reading:
+                one.cancel()
+            raise
         own = isinstance(prompt, str) and len(tokens) == len(_tokenizer(hosted).encode(prompt)) + 1
         return [messages.event_written(token)[1:] for token in tokens[1 if own else 0 :]]
 

@@ -44,7 +44,7 @@ from steelyard.serve.api.errors import ApiError, one_line
 from steelyard.serve.api.fields import limit, stops
 from steelyard.serve.api.levers import names_of, requested
 from steelyard.serve.api.reading import read_all
-from steelyard.serve.api.streams import begun, sse
+from steelyard.serve.api.streams import begun, sse, while_connected
 from steelyard.serve.places.place import quoting
 from steelyard.serve.service import Service
 from steelyard.serve.store.answers import Generation
@@ -126,7 +126,9 @@ def router(service: Service) -> APIRouter:
         async def pieces(ids: list[int]) -> list[str]:
             return await service.engine.pieces(body.model, ids)
 
-        return sse(await begun(_stream(told, read, answerer.answer(read.messages, settings, levers=levers), pieces)))
+        events = _stream(told, read, answerer.answer(read.messages, settings, levers=levers), pieces)
+        silence = service.settings.heartbeat_seconds
+        return sse(await while_connected(request, begun(events, silence)), silence=silence)
 
     return routes
 
@@ -298,8 +300,10 @@ def _settings(drawn: Drawn, service: Service, user: str) -> AnswerSettings:
         raise ApiError(
             f"`settings.alternatives`: {drawn.alternatives}; at most {most}.", param="settings.alternatives", code="invalid_value"
         )
-    given = drawn.model_dump(exclude={"token_events", "quote"})
     most = service.settings.seconds
+    if drawn.seconds is not None and drawn.seconds > most:
+        raise ApiError(f"`settings.seconds`: {drawn.seconds:g} s; at most {most:g}.", param="settings.seconds", code="invalid_value")
+    given = drawn.model_dump(exclude={"token_events", "quote"})
     return AnswerSettings(
         **given
         | {
@@ -307,7 +311,7 @@ def _settings(drawn: Drawn, service: Service, user: str) -> AnswerSettings:
             "seed": secrets.randbits(62) if drawn.seed is None else drawn.seed,
             "stop": stops(drawn.stop, service),
             "token_events": True,
-            "seconds": most if drawn.seconds is None else min(float(drawn.seconds), most),
+            "seconds": most if drawn.seconds is None else float(drawn.seconds),
             "tenant": "" if user == LOCAL else user,
         }
     )
