@@ -69,12 +69,17 @@ def server(built: Path, kept: Kept) -> Iterator[str]:
 
 
 @pytest.fixture
-def tab(chromium: Any, server: str) -> Iterator[Any]:
+def complaints() -> list[str]:
+    """What the browser complains about in `tab`; a test that means a request to be refused takes that complaint out."""
+    return []
+
+
+@pytest.fixture
+def tab(chromium: Any, server: str, complaints: list[str]) -> Iterator[Any]:
     """A fresh tab, closed before its server is; anything the browser complains about (a script's error, a refused style or picture) fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 800})
     tab = context.new_page()
     tab.set_default_timeout(SLOW_MACHINE_MS)
-    complaints: list[str] = []
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("console", lambda line: complaints.append(line.text) if line.type == "error" and "401" not in line.text else None)
     yield tab

@@ -50,7 +50,13 @@ LEVERS = [
             },
         },
     },
-    {"name": "quantize", "idea": "Smaller weights.", "paper": "", "per_request": False, "schema": {"type": "object", "properties": {}}},
+    {
+        "name": "quantize",
+        "idea": "Smaller weights.",
+        "paper": "",
+        "per_request": False,
+        "schema": {"type": "object", "properties": {"bits": {"type": "integer", "default": 8, "description": "of each weight"}}},
+    },
 ]
 
 
@@ -334,7 +340,8 @@ async def _answer(kept: Kept, name: str, body: dict[str, Any]) -> AsyncIterator[
         return f"data: {json.dumps(event)}\n\n"
 
     asked = _text(kept.message(body["parent"])).lower()
-    turn = list(itertools.takewhile(lambda m: m["role"] == "user", reversed(kept.path(body["parent"]))))
+    said = itertools.groupby(kept.path(body["parent"]), key=lambda m: m["role"])
+    turns = [[m["id"] for m in turn] for role, turn in said if role == "user"]
     text = HARMFUL if "markup" in asked else CITED if "sources" in asked else ANSWER
     if "slow" in asked:
         text = " ".join(["word"] * 400)
@@ -343,8 +350,9 @@ async def _answer(kept: Kept, name: str, body: dict[str, Any]) -> AsyncIterator[
     message = kept.add(name, "assistant", "", body["parent"])
     kept.conversations[name]["head"] = before
     yield frame(type="message", id=message["id"], parent=body["parent"])
-    if len(turn) > 1:
-        yield frame(type="joined", messages=[m["id"] for m in reversed(turn)])
+    for turn in turns:  # of all that is read, as the real server tells it
+        if len(turn) > 1:
+            yield frame(type="joined", messages=turn)
     citations = SOURCES if "sources" in asked else []
     for citation in citations:
         yield frame(type="citation", **citation)

@@ -105,11 +105,45 @@ def test_what_a_model_writes_can_do_no_harm(tab, server):
     tab.goto(server)
     say(tab, "markup")
     answer = answers(tab)
-    expect(answer.get_by_role("link", name="fine")).to_have_attribute("rel", "noopener noreferrer nofollow")
+    fine = answer.get_by_role("link", name="fine")
+    expect(fine).to_have_attribute("rel", "noopener noreferrer nofollow")
+    expect(fine).to_have_attribute("target", "_blank")
+    assert fine.evaluate("node => getComputedStyle(node, '::after').content") == '" (example.org)"'
+    expect(fine).to_have_attribute("data-host", "example.org")
     expect(answer.get_by_text("Image not loaded: a picture")).to_be_visible()
     expect(answer).to_contain_text("<script>")
     assert answer.locator("img, script, [onerror], a[href^=javascript]").count() == 0
     assert all(url.startswith(server) for url in asked) and "broken" not in tab.title()
+
+
+def test_addresses_a_person_writes_are_links_that_show_where_they_lead_and_nothing_else_is(tab, server, kept):
+    tab.goto(server)
+    written = "see https://example.org/a_(b)?x=1#y.\njavascript:alert(1) <b>not bold</b> http://known.example@other.example/"
+    say(tab, written)
+    mine = tab.get_by_role("article", name="You")
+    links = mine.get_by_role("link")
+    expect(links).to_have_text(["https://example.org/a_(b)?x=1#y", "http://known.example@other.example/"])
+    expect(links.first).to_have_attribute("href", "https://example.org/a_(b)?x=1#y")
+    expect(links.last).to_have_attribute("data-host", "other.example")
+    assert links.first.get_attribute("data-host") is None, "its own words say it"
+    for link in links.all():
+        assert link.get_attribute("rel") == "noopener noreferrer nofollow" and link.get_attribute("target") == "_blank"
+    assert mine.locator(".said").text_content() == written and mine.locator("b").count() == 0
+    assert texts(kept) == [written]
+
+
+def test_only_the_answer_to_several_messages_says_that_they_were_read_as_one_turn(tab, server):
+    tab.goto(server)
+    say(tab, "one", "Enter")
+    say(tab, "two")
+    expect(answers(tab)).to_contain_text("2 messages were read as one turn.")
+    say(tab, "slow and alone")
+    expect(answers(tab).last).to_contain_text("word word")
+    expect(answers(tab).last).not_to_contain_text("read as one turn")
+    tab.get_by_role("button", name="Stop").click()
+    expect(answers(tab).last).to_contain_text("ended: cancelled")
+    expect(answers(tab).last).not_to_contain_text("read as one turn")
+    expect(tab.get_by_role("textbox", name="Message", exact=True)).to_be_focused()
 
 
 def test_an_edit_begins_a_branch_that_arrows_and_the_tree_walk(tab, server, kept):

@@ -22,7 +22,8 @@ expect = pytest.importorskip("playwright.sync_api", reason="playwright is not in
 expect.set_options(timeout=15_000)
 
 RIVERS = (
-    "# Rivers of Orvia\n\nThe Zvarna is a river in Orvia. It is 412 km long and ends in Lake Tessel.\n\n" + "Rivers carry water. " * 300
+    "# Rivers of Orvia 🐟🐟\n\nThe Zvarna is a river in Orvia. It is 412 km long and ends in Lake Tessel.\n\n"
+    + "Rivers carry water. " * 300
 )
 
 
@@ -86,6 +87,7 @@ def test_a_person_makes_an_index_asks_it_and_sees_what_was_retrieved_and_why(tab
     answer.get_by_role("group", name="Sources").get_by_role("button").first.click()
     place = tab.get_by_role("complementary", name="Source").locator("mark")
     expect(place).to_contain_text("The Zvarna is a river in Orvia.")
+    assert place.inner_text().rstrip().endswith("carry water."), "it ends where the passage ends, whatever letters stand before it"
     expect(tab.get_by_role("complementary", name="Source")).to_contain_text("In rivers.md")
     shot(tab, "why")
     tab.reload()  # it is all kept
@@ -129,6 +131,28 @@ def test_a_document_too_long_for_the_model_is_searched_instead(tab, server):
     expect(composer).to_contain_text("this conversation searches it, as “long”")
     say(tab, "How long is the Mirl?")
     expect(answers(tab).last.get_by_role("group", name="Sources").get_by_role("button").first).to_contain_text("long")
+
+
+def test_a_piece_is_cut_out_of_a_picture_that_was_sent_already(tab, server):
+    tab.set_default_timeout(60_000)
+    tab.goto(server)
+    attach(tab, file("map.png", picture([(20, 20, "Orvia")])))
+    composer = tab.get_by_role("region", name="Write")
+    expect(composer.get_by_role("button", name="Ask about a piece of map.png")).to_be_visible(timeout=60_000)
+    if composer.get_by_role("button", name="Leave its text out").count():  # where the text of pictures can be read
+        composer.get_by_role("button", name="Leave its text out").click()
+    say(tab, "What is it?")
+    expect(answers(tab).last.get_by_role("button", name="Good answer")).to_be_attached()
+    tab.get_by_role("article", name="You").get_by_role("button", name="Ask about a piece of map.png").click()
+    dialog = tab.get_by_role("dialog", name="A piece of map.png")
+    dialog.get_by_role("application").press("ArrowRight")
+    dialog.get_by_role("button", name="Take this piece").click()
+    expect(composer.get_by_role("list", name="Attached files")).to_contain_text("map 512x192", timeout=60_000)
+    say(tab, "And this?", "Enter")
+    waiting = tab.get_by_role("region", name="Messages that wait")
+    waiting.get_by_role("button", name="Remove map 512x192").click()
+    expect(waiting).to_contain_text("And this?")
+    expect(waiting.locator(".badge")).to_have_count(0)
 
 
 def test_a_person_asks_about_a_piece_of_a_picture_with_mouse_or_keyboard_and_sees_its_ocr_text_first(tab, server):

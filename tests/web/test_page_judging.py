@@ -106,12 +106,41 @@ def test_thumbs_tags_and_corrections_are_kept_found_changed_deleted_and_exported
     assert len(kept.feedback) == 2
 
 
+def test_levers_are_waited_for_and_then_shown(tab, server):
+    """A server that was just started takes some seconds to describe its levers."""
+    held: list[Any] = []
+    tab.route("**/api/levers", lambda route: held.append(route))
+    tab.goto(server)
+    tab.get_by_role("button", name="How it answers").click()
+    panel = tab.get_by_role("complementary", name="How it answers")
+    expect(panel.get_by_role("group", name="Levers").get_by_role("status")).to_have_text("Loading…")
+    expect(panel.get_by_label("Most tokens")).to_be_enabled()
+    held[0].continue_()
+    expect(panel.get_by_role("switch", name="prompt_lookup")).to_be_visible()
+    expect(panel.get_by_text("Loading…")).to_have_count(0)
+
+
+def test_a_dialog_gives_the_focus_back_to_what_opened_it(tab, server):
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    correct = answers(tab).get_by_role("button", name="Correct this answer")
+    for leave in (lambda: tab.keyboard.press("Escape"), lambda: tab.get_by_role("button", name="Cancel").click()):
+        correct.press("Enter")
+        expect(tab.get_by_role("textbox", name="How should it have been")).to_be_visible()
+        leave()
+        expect(correct).to_be_focused()
+
+
 def test_a_lever_is_pulled_with_its_settings_for_this_conversation(tab, server, kept):
     tab.goto(server)
     tab.get_by_role("button", name="How it answers").click()
     tab.get_by_text("1 lever that is not for single answers").click()
     refused = tab.get_by_role("switch", name="quantize")
     expect(refused).to_be_disabled()
+    refused_one = tab.locator(".lever.refused", has=refused)
+    refused_one.get_by_text("Its settings").click()
+    expect(refused_one).to_contain_text("bits = 8")
+    expect(refused_one).to_contain_text("of each weight")
     expect(refused).to_have_accessible_description(re.compile(r"pulled when the server starts: steelyard serve --try quantize"))
     tab.get_by_role("switch", name="prompt_lookup").check()
     tab.get_by_role("spinbutton", name="tokens", exact=True).fill("4")

@@ -26,13 +26,14 @@ PARTS = """
 import { columnOf, numberOf } from "./src/cells";
 import { parseBlock, parseCsv, separatorOf } from "./src/csv";
 import { follow } from "./src/decorate";
+import { hiddenHost, piecesOf } from "./src/links";
 import { defaultsOf, fieldOf } from "./src/schema";
 import { FrameReader } from "./src/api/streams";
 import { growTree, pathTo, siblingsOf, tipOf } from "./src/tree";
 import { en } from "./src/texts/en";
 import { ar } from "./src/texts/ar";
 const parts: Record<string, (...given: any[]) => unknown> = {
-  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf,
+  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf, piecesOf, hiddenHost,
   texts: (language: string) => ({ en, ar } as Record<string, unknown>)[language],
   forms: (language: string) => new Intl.PluralRules(language).resolvedOptions().pluralCategories,
   follow: (source: string, shown: string) => [...follow(source, shown)],
@@ -151,6 +152,53 @@ def test_shown_text_is_followed_through_the_markdown_it_came_from(parts: Parts):
 def test_a_stream_is_read_the_same_however_it_is_cut(parts: Parts, events: list[str], cut: int):
     whole = "".join(f": a comment\n\ndata: {event}\n\n" for event in events)
     assert parts("frames", [whole[at : at + cut] for at in range(0, len(whole), cut)]) == events
+
+
+@given(text=st.lists(st.sampled_from([*"ab/.:@()[]!? \n", "http://", "https://", "x.example", "ü"]), max_size=40).map("".join))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_text_cut_at_its_addresses_is_the_same_text_and_leads_only_to_web_servers(parts: Parts, text: str):
+    pieces = parts("piecesOf", text)
+    assert "".join(piece["text"] for piece in pieces) == text
+    assert all(
+        re.match(r"https?://[^\s]+\Z", piece["address"]) and piece["address"] == piece["text"] for piece in pieces if "address" in piece
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses"),
+    [
+        ("(see https://a.example/b).", ["https://a.example/b"]),
+        ("https://a.example/b_(c), HTTP://B.EXAMPLE!", ["https://a.example/b_(c)", "HTTP://B.EXAMPLE"]),
+        ('<a href="https://a.example">', ["https://a.example"]),
+        ("javascript:alert(1) data:text/html,x ftp://a.example //a.example www.a.example xhttps://a.example https://", []),
+    ],
+)
+def test_addresses_end_where_a_reader_would_end_them(parts: Parts, text: str, addresses: list[str]):
+    assert [piece["address"] for piece in parts("piecesOf", text) if "address" in piece] == addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "words", "told"),
+    [
+        ("https://a.example/b", "https://a.example/b", None),
+        ("https://a.example/b", "a.example", None),
+        ("https://a.example/b", "my bank", "a.example"),
+        ("https://evil.example/", "https://bank.example", "evil.example"),
+        ("https://bank.example.evil.example/", "https://bank.example", "bank.example.evil.example"),
+        ("https://bank.example@evil.example/", "https://bank.example@evil.example/", "evil.example"),
+        ("https://b\u00e4nk.example/", "https://b\u00e4nk.example/", "xn--bnk-qla.example"),
+        ("mailto:a@b.example", "write", None),
+    ],
+)
+def test_a_link_tells_its_host_unless_its_words_do(parts: Parts, address: str, words: str, told: str | None):
+    assert parts("hiddenHost", address, words) == told
+
+
+def test_types_and_markup_of_the_page_are_sound(built: Path):
+    """`npm run check`: TypeScript over everything, and Svelte's own findings, among them what screen readers would miss."""
+    check = [WEB / "node_modules" / ".bin" / "svelte-check", "--tsconfig", "./tsconfig.json", "--fail-on-warnings", "--output", "human"]
+    found = subprocess.run(check, cwd=WEB, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_branches_skip_deleted_messages_and_end_at_the_newest(parts: Parts):

@@ -12,7 +12,7 @@ from tests.web.fake_api import Kept, tokens_of
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 expect.set_options(timeout=15_000)
 
-TEXT = "Lima is the capital of Peru. It lies at the sea."
+TEXT = "Lima 🇵🇪 is the capital of Peru. It lies at the sea."
 BASIS = {
     "task": "facts", "n": 312, "made": "2026-03-04T12:00:00+00:00", "measure": "mean_probability", "right": 0.41,
     "abstains": False, "threshold": {"alpha": 0.1, "delta": 0.05, "share": 0.38},
@@ -27,12 +27,12 @@ def shown(tab: Any, server: str, kept: Kept, confidence: dict[str, Any] | None, 
     kept.add(name, "assistant", text, generation=generation)
     tab.goto(f"{server}#/c/{name}")
     answer = tab.get_by_role("article", name="Answer")
-    expect(answer).to_contain_text(text[:20])
+    expect(answer).to_contain_text(text[-15:])
     return answer
 
 
 def test_a_calibrated_chance_is_shown_with_what_it_was_measured_on_and_sentence_by_sentence(tab, server, kept):
-    places = [(0, 28, 0.83), (29, len(TEXT), 0.21)]
+    places = [(0, 31, 0.83), (32, len(TEXT), 0.21)]
     sentences = [{"start": start, "end": end, "value": value} for start, end, value in places]
     answer = shown(tab, server, kept, {"value": 0.72, "kind": "calibrated", "calibration": BASIS, "sentences": sentences})
     expect(answer.get_by_text("Calibrated chance of being right: 72%")).to_be_visible()
@@ -43,7 +43,7 @@ def test_a_calibrated_chance_is_shown_with_what_it_was_measured_on_and_sentence_
     assert answer.get_by_role("listitem").count() == 0, "sentences are folded away"
     answer.get_by_text("Sentence by sentence").focus()
     tab.keyboard.press("Enter")
-    expect(answer.get_by_role("listitem")).to_have_text(["83% Lima is the capital of Peru.", "21% It lies at the sea."])
+    expect(answer.get_by_role("listitem")).to_have_text(["83% Lima 🇵🇪 is the capital of Peru.", "21% It lies at the sea."])
 
 
 def test_a_model_that_keeps_silent_says_so_and_what_it_promises(tab, server, kept):

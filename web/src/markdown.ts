@@ -7,6 +7,7 @@ import DOMPurify from "dompurify";
 import { Marked, type Token, type TokensList } from "marked";
 
 import { parseBlock } from "./csv";
+import { hiddenHost } from "./links";
 import { t } from "./texts/texts";
 
 const escape = (text: string): string =>
@@ -34,6 +35,8 @@ purify.addHook("afterSanitizeAttributes", (node) => {
   if (node.tagName !== "A") return;
   node.setAttribute("target", "_blank");
   node.setAttribute("rel", "noopener noreferrer nofollow");
+  const host = hiddenHost(node.getAttribute("href") ?? "", node.textContent ?? "");
+  if (host !== null) node.setAttribute("data-host", host); // shown behind it (app.css): the words of a link may say anything
 });
 
 const ALLOWED = {

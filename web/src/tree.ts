@@ -66,3 +66,6 @@ export function countBelow(tree: Tree, id: string): number {
 
 export const textOf = (message: Pick<Message, "parts">): string =>
   message.parts.flatMap((part) => (part.type === "text" ? [part.text] : [])).join("\n\n");
+
+/** Code points `start` to `end` of a text: places are counted so wherever the server tells them. */
+export const sliceOf = (text: string, start: number, end?: number): string => Array.from(text).slice(start, end).join("");

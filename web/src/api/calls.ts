@@ -8,6 +8,7 @@ import type {
   ConversationSummary,
   Feedback,
   FeedbackKind,
+  Imported,
   LeverInfo,
   Message,
   ModelInfo,
@@ -61,17 +62,20 @@ export const giveFeedback = (message: string, kind: FeedbackKind, value: string)
   send("POST", "/api/feedback", { message, kind, value });
 export const listFeedback = (q: string, kind: string, cursor: string | null): Promise<{ feedback: Feedback[]; next: string | null }> =>
   read(`/api/feedback?${query({ q, kind, cursor })}`);
-export const changeFeedback = (feedback: string, value: string): Promise<unknown> => send("PATCH", `/api/feedback/${id(feedback)}`, { value });
-export const deleteFeedback = (feedback: string): Promise<unknown> => send("DELETE", `/api/feedback/${id(feedback)}`);
+export const changeFeedback = (feedback: string, value: Feedback["value"]): Promise<Feedback> => send("PATCH", `/api/feedback/${id(feedback)}`, { value });
+export const deleteFeedback = (feedback: string): Promise<{ undo: string }> => send("DELETE", `/api/feedback/${id(feedback)}`);
 export const choose = (choice: Choice): Promise<unknown> => send("POST", "/api/choices", choice);
 
-export async function exportLines(kind: "conversations" | "sft" | "preferences"): Promise<Blob> {
-  return (await reach(`/api/export?${query({ kind, consent: "1" })}`)).blob();
+/** Everything of one kind, and how many rows could not become text. With `consent` the rows say that others may train on them. */
+export async function exportLines(kind: "conversations" | "sft" | "preferences", consent: boolean): Promise<{ lines: Blob; leftOut: number }> {
+  const response = await reach(`/api/export?${query({ kind, consent: consent ? "1" : null })}`);
+  return { lines: await response.blob(), leftOut: Number(response.headers.get("X-Left-Out") ?? 0) };
 }
 
-/** Takes over conversations that were exported as JSONL; a line that cannot be used refuses the whole file. */
-export async function importLines(file: File): Promise<void> {
-  await reach("/api/import", { method: "POST", headers: { "Content-Type": "application/x-ndjson" }, body: file });
+/** Takes over conversations that were exported as JSONL. A line that cannot be used refuses the whole file, or, with `skip`, is left out. */
+export async function importLines(file: File, skip: boolean): Promise<Imported> {
+  const headers = { "Content-Type": "application/x-ndjson" };
+  return (await (await reach(`/api/import${skip ? "?bad_rows=skip" : ""}`, { method: "POST", headers, body: file })).json()) as Imported;
 }
 
 export async function attach(file: File): Promise<AttachmentInfo> {

@@ -217,6 +217,13 @@ export interface Choice {
   shown: [string, string] | null;
 }
 
+/** What became of an import: conversations taken over, those that were there already, and lines that could not be used. */
+export interface Imported {
+  imported: number;
+  already: number;
+  bad: { line: number; reason: string }[];
+}
+
 export interface ReportInfo {
   name: string;
   created?: string;

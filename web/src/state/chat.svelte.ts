@@ -11,7 +11,7 @@ import {
   readConversation,
   undo,
 } from "../api/calls";
-import type { AnswerRequest, Choice, FilePart, Message, PlacePart, SentPart } from "../api/types";
+import type { AnswerRequest, AttachmentInfo, Choice, FilePart, Message, PlacePart, SentPart } from "../api/types";
 import { t } from "../texts/texts";
 import { growTree, pathTo, textOf, tipOf } from "../tree";
 import { catalog } from "./catalog.svelte";
@@ -43,6 +43,8 @@ export class Chat {
   live = $state.raw<LiveAnswer[]>([]);
   comparison = $state.raw<Comparison | null>(null);
   settings = $state<ConversationSettings>(preferences.of(null));
+  /** Files that go with the message being written. */
+  files = $state<AttachmentInfo[]>([]);
   readonly queue: Queue;
 
   tree = $derived(growTree(this.messages));
@@ -83,6 +85,13 @@ export class Chat {
     this.title = conversation.title;
     this.messages = conversation.messages;
     this.head = conversation.head;
+  }
+
+  /** Lets a file go with the message being written. What cannot be read would be refused: its name alone goes along. */
+  take(file: AttachmentInfo, instead?: string): void {
+    const taken: AttachmentInfo = file.text?.reason ? { ...file, read: "none" } : file;
+    if (instead === undefined) this.files = [...this.files, taken];
+    else this.files = this.files.map((other) => (other.id === instead ? taken : other));
   }
 
   keepSettings(): void {
@@ -214,6 +223,7 @@ export class Chat {
     await this.branch(async (conversation) => {
       await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null));
       for (const later of below) await this.add(conversation, edited(later, textOf(later), this.head));
+      await this.reload(); // copies of answers keep the record of how they were made
     }, t("edit.onlyDone"));
   }
 
@@ -234,15 +244,16 @@ export class Chat {
       return;
     }
     await attempt(() => changeConversation(conversation, { head: this.head }));
-    notices.show(done, () => this.go(before));
+    notices.show(done, () => this.go(before, conversation));
   }
 
-  /** Shows another branch. */
-  async go(head: string | null): Promise<void> {
-    const conversation = this.id;
+  /** Shows another branch. Of a conversation that is not open any more, the branch that will be shown. */
+  async go(head: string | null, conversation = this.id): Promise<void> {
     if (conversation === null) return;
-    this.comparison = null;
-    this.head = head;
+    if (conversation === this.id) {
+      this.comparison = null;
+      this.head = head;
+    }
     await attempt(() => changeConversation(conversation, { head }));
   }
 
@@ -252,14 +263,14 @@ export class Chat {
 
   async remove(message: Message, mode: "this" | "below"): Promise<void> {
     await attempt(async () => {
-      const before = this.head;
+      const { id: conversation, head: before } = this;
       const ticket = await deleteMessage(message.id, mode);
       await this.reload();
       this.stepUp(before);
       notices.show(t(mode === "this" ? "delete.thisDone" : "delete.belowDone"), async () => {
         await undo(ticket.undo);
-        await this.reload();
-        await this.go(before);
+        if (conversation === this.id) await this.reload();
+        await this.go(before, conversation);
       });
     });
   }
@@ -272,11 +283,19 @@ export class Chat {
   }
 
   async hide(message: Message, hidden: boolean): Promise<void> {
+    const set = async (value: boolean): Promise<void> => {
+      await hideMessage(message.id, value);
+      this.change(message.id, { hidden: value });
+    };
     await attempt(async () => {
-      await hideMessage(message.id, hidden);
-      this.messages = this.messages.map((other) => (other.id === message.id ? { ...other, hidden } : other));
-      notices.show(t(hidden ? "hide.done" : "hide.shown"), () => this.hide({ ...message, hidden }, !hidden));
+      await set(hidden);
+      notices.show(t(hidden ? "hide.done" : "hide.shown"), () => set(!hidden));
     });
+  }
+
+  /** Puts what changed about a message where the conversation is, so that it is still there when the message is drawn anew. */
+  change(message: string, change: Partial<Pick<Message, "hidden" | "feedback">>): void {
+    this.messages = this.messages.map((other) => (other.id === message ? { ...other, ...change } : other));
   }
 
   async eraseMessage(message: Message): Promise<void> {

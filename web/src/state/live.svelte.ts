@@ -82,8 +82,8 @@ export class LiveAnswer {
         case "message":
           this.id = event.id;
           break;
-        case "joined":
-          this.joined = event.messages;
+        case "joined": // told of every turn that the model reads; this is about the one that is answered
+          if (this.request.parent !== null && event.messages.includes(this.request.parent)) this.joined = event.messages;
           break;
         case "text":
           text += event.text;

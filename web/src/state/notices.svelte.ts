@@ -11,15 +11,22 @@ export interface Notice {
 }
 
 const STAY_MS = 9000;
+const SHOWN = 3;
+/** Steps that can be taken back by keyboard after their notices are gone. */
+const STEPS = 50;
 
 class Notices {
   list = $state<Notice[]>([]);
   /** Read out by screen readers, never shown. */
   spoken = $state("");
+  private steps: Notice[] = [];
   private next = 1;
+  private readonly timers = new Map<number, ReturnType<typeof setTimeout>>();
 
   show(text: string, undo?: () => Promise<void>): void {
-    this.add({ key: this.next++, text, kind: "done", ...(undo ? { undo } : {}) });
+    const notice: Notice = { key: this.next++, text, kind: "done", ...(undo ? { undo } : {}) };
+    if (undo) this.steps = [...this.steps.slice(1 - STEPS), notice];
+    this.add(notice);
   }
 
   fail(cause: unknown): void {
@@ -27,17 +34,31 @@ class Notices {
   }
 
   dismiss(key: number): void {
+    this.hold(key);
     this.list = this.list.filter((notice) => notice.key !== key);
   }
 
-  /** Takes back the latest step that can be taken back. */
+  /** Keeps a notice that somebody looks at; `release` lets it go in its time. */
+  hold(key: number): void {
+    clearTimeout(this.timers.get(key));
+    this.timers.delete(key);
+  }
+
+  release(notice: Notice): void {
+    this.hold(notice.key);
+    const stay = notice.kind === "failure" ? STAY_MS * 2 : STAY_MS;
+    this.timers.set(notice.key, setTimeout(() => this.dismiss(notice.key), stay));
+  }
+
+  /** Takes back the latest step that can be taken back, whether or not its notice is still there. */
   async undoLatest(): Promise<void> {
-    const latest = this.list.findLast((notice) => notice.undo);
+    const latest = this.steps.at(-1);
     if (latest) await this.undo(latest);
   }
 
   async undo(notice: Notice): Promise<void> {
     this.dismiss(notice.key);
+    this.steps = this.steps.filter((step) => step.key !== notice.key);
     await attempt(async () => {
       await notice.undo?.();
       this.say(t("notice.undone"));
@@ -49,8 +70,8 @@ class Notices {
   }
 
   private add(notice: Notice): void {
-    this.list = [...this.list.slice(-3), notice];
-    setTimeout(() => this.dismiss(notice.key), notice.kind === "failure" ? STAY_MS * 2 : STAY_MS);
+    this.list = [...this.list.slice(1 - SHOWN), notice];
+    this.release(notice);
   }
 }
 

@@ -106,6 +106,7 @@ export const ar: Catalogue = {
   "crop.take": "خذ هذا الجزء",
   "crop.reading": "جارٍ قراءة نصه…",
 
+  "link.leads": "يفتح {address} في علامة تبويب جديدة",
   "message.copy": "نسخ",
   "message.copied": "نُسخ.",
   "message.again": "أجب من جديد",
@@ -240,6 +241,7 @@ export const ar: Catalogue = {
   "levers.pulled": "تعمل في كل جواب لهذا النموذج: بدأ الخادم بها.",
   "levers.atStart": "تغيّر كيفية تشغيل النموذج، فتُسحب عند بدء الخادم: steelyard serve --try {name}",
   "levers.notOffered": "لا يعرضها {model} لأجوبة مفردة.",
+  "levers.settings": "إعداداتها",
   "levers.required": "(لازم)",
   "levers.notJson": "هذا ليس JSON.",
   "sampling.temperature": "الحرارة (0: الأرجح دائمًا)",
@@ -277,6 +279,7 @@ export const ar: Catalogue = {
   "feedback.noneFound": "لا شيء من هذا.",
   export: "تصدير",
   "export.consent": "أسمح باستعمالها في التدريب",
+  "export.leftOut": { one: "تُرك صف واحد لأن ملفًا فيه ليس نصًا.", two: "تُرك صفّان لأن فيهما ملفات ليست نصًا.", few: "تُركت {n} صفوف لأن فيها ملفات ليست نصًا.", many: "تُرك {n} صفًا لأن فيها ملفات ليست نصًا.", other: "تُرك {n} صف لأن فيها ملفات ليست نصًا." },
   "export.conversations": "المحادثات",
   "export.sft": "التصحيحات (sft)",
   "export.preferences": "التفضيلات",
@@ -328,7 +331,10 @@ export const ar: Catalogue = {
   "retrieved.noRoom": "لا: طُلب أقل من ذلك، أو لم يبق مكان",
 
   import: "استيراد المحادثات",
-  "import.done": "أُخذت محادثات {name}.",
+  "import.done": { one: "أُخذت محادثة واحدة من {name}.", two: "أُخذت محادثتان من {name}.", few: "أُخذت {n} محادثات من {name}.", many: "أُخذت {n} محادثة من {name}.", other: "أُخذت {n} محادثة من {name}." },
+  "import.already": { one: "كانت محادثة واحدة هنا من قبل.", two: "كانت محادثتان هنا من قبل.", few: "كانت {n} محادثات هنا من قبل.", many: "كانت {n} محادثة هنا من قبل.", other: "كانت {n} محادثة هنا من قبل." },
+  "import.bad": { one: "تعذّر استعمال سطر واحد.", two: "تعذّر استعمال سطرين.", few: "تعذّر استعمال {n} أسطر.", many: "تعذّر استعمال {n} سطرًا.", other: "تعذّر استعمال {n} سطر." },
+  "import.skip": "{reason}\n\nأتُترك الأسطر التي لا يمكن استعمالها وتؤخذ البقية؟",
 
   charts: "الرسوم",
   "chart.open": "افتح ملف CSV",

@@ -89,6 +89,7 @@ export const en = entries({
   "crop.take": "Take this piece",
   "crop.reading": "Reading its text…",
 
+  "link.leads": "Opens {address} in a new tab",
   "message.copy": "Copy",
   "message.copied": "Copied.",
   "message.again": "Answer again",
@@ -223,6 +224,7 @@ export const en = entries({
   "levers.pulled": "On for every answer of this model: the server was started with it.",
   "levers.atStart": "It changes how the model is run, so it is pulled when the server starts: steelyard serve --try {name}",
   "levers.notOffered": "{model} does not offer it for single answers.",
+  "levers.settings": "Its settings",
   "levers.required": "(needed)",
   "levers.notJson": "This is not JSON.",
   "sampling.temperature": "Temperature (0: always the likeliest)",
@@ -260,6 +262,7 @@ export const en = entries({
   "feedback.noneFound": "Nothing like that.",
   export: "Export",
   "export.consent": "I may use these for training",
+  "export.leftOut": { one: "{n} row was left out, because a file in it is no text.", other: "{n} rows were left out, because files in them are no text." },
   "export.conversations": "Conversations",
   "export.sft": "Corrections (sft)",
   "export.preferences": "Preferences",
@@ -305,7 +308,10 @@ export const en = entries({
   "retrieved.noRoom": "no: fewer were asked for, or there was no room",
 
   import: "Import conversations",
-  "import.done": "The conversations of {name} were taken over.",
+  "import.done": { one: "{n} conversation of {name} was taken over.", other: "{n} conversations of {name} were taken over." },
+  "import.already": { one: "{n} was here already.", other: "{n} were here already." },
+  "import.bad": { one: "{n} line could not be used.", other: "{n} lines could not be used." },
+  "import.skip": "{reason}\n\nLeave out the lines that cannot be used, and take over the others?",
 
   charts: "Charts",
   "chart.open": "Open a CSV file",
