@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from steelyard.augment.endpoint import EndpointAnswerer
-from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Done, Event, Score
+from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Done, Event, Message, Score, Text
+from steelyard.model.template import ChatTemplate
+from steelyard.model.tools.offering import forms_of, has_place, shown
+from steelyard.model.tools.reading import calls_in
 
 if TYPE_CHECKING:
     from steelyard.generate.engine import Engine
@@ -41,6 +46,48 @@ class Crossing:
                 cancel()
 
 
+class Calling:
+    """Tools offered to a model for one answer: the prompt with them, and the calls in what it wrote, told before `Done`.
+
+    The text stays as it was written, with the marks around the calls.
+    """
+
+    def __init__(self, engine: Engine, tools: Sequence[str]):
+        self.engine, self.tools = engine, [json.loads(tool) for tool in tools]
+        self.written: list[str] = []
+
+    def prompt(self, conversation: Conversation) -> list[Message] | list[int]:
+        """What the engine is to go on with."""
+        if not self.tools:
+            return list(conversation)
+        if has_place(self._template):
+            text = self.engine.render(list(conversation), add_generation_prompt=True, tools=self.tools)
+        else:
+            text = self.engine.render(shown(conversation, self.tools), add_generation_prompt=True)
+        tokenizer = self.engine.model.tokenizer
+        assert tokenizer is not None  # no engine starts without one
+        return tokenizer.encode(text)
+
+    def told(self, event: Event) -> Iterator[Event]:
+        """An event of the engine, and what is known after it."""
+        if not self.tools:
+            yield event
+            return
+        if isinstance(event, Text):
+            self.written.append(event.text)
+        if not isinstance(event, Done):
+            yield event
+            return
+        names = {tool["function"]["name"]: tool["function"].get("parameters") for tool in self.tools}
+        calls = calls_in("".join(self.written), names, forms_of(self._template), cut=event.reason != "stop")
+        yield from calls
+        yield Done("tool_calls") if calls and event.reason == "stop" else event
+
+    @property
+    def _template(self) -> ChatTemplate | None:
+        return self.engine.spec.template or self.engine.model.template
+
+
 class LocalAnswerer:
     """A model in an engine on this machine. Satisfies `core.protocols.ScoringAnswerer`.
 
@@ -66,13 +113,15 @@ class LocalAnswerer:
             SteelyardError: what is wrong with the conversation or the settings, before the first event. A failure after that
                 comes as `Failure` and `Done("error")`.
         """
+        plain, calling = replace(settings, tools=()), Calling(self.engine, settings.tools)
         if settings.constraint is not None:  # compiling it may take seconds, in which others are to be served
-            await asyncio.to_thread(self.engine.check, settings)
+            await asyncio.to_thread(self.engine.check, plain)
         crossing = Crossing()
-        request = self.engine.submit(list(conversation), settings, crossing.on_event)
+        request = self.engine.submit(calling.prompt(conversation), plain, crossing.on_event)
         async with contextlib.aclosing(crossing.events(request.cancel)) as events:
             async for event in events:
-                yield event
+                for each in calling.told(event):
+                    yield each
 
     def room(self, conversation: Conversation) -> int:
         """Tokens the context has left for the answer; negative where the conversation alone is too long."""

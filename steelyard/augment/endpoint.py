@@ -292,6 +292,8 @@ class EndpointAnswerer:
         body |= {name: value for name in ("presence_penalty", "frequency_penalty") if (value := getattr(settings, name))}
         if settings.logit_bias:
             body["logit_bias"] = {str(id): bias for id, bias in settings.logit_bias}
+        if settings.tools:
+            body["tools"] = [json.loads(tool) for tool in settings.tools]
         if settings.stop:
             body["stop"] = list(settings.stop)
         if settings.constraint is not None:

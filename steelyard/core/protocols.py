@@ -70,6 +70,8 @@ class AnswerSettings:
         seconds: most seconds from asking to the end, or None; an answer that takes longer ends as it is, with the reason `timeout`.
         tenant: whose request it is; what was read for one tenant is never used for another.
         logit_bias: (token id, what is added to its logit) each, from -100, which rules the token out, to 100.
+        tools: functions that may be called, each as the JSON text of its description in OpenAI's form. What answers a conversation
+            tells the model of them; the calls follow the text as `ToolCall` events.
     """
 
     max_tokens: int = 256
@@ -89,6 +91,7 @@ class AnswerSettings:
     seconds: float | None = None
     tenant: str = ""
     logit_bias: tuple[tuple[int, float], ...] = ()
+    tools: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.constraint is not None and not isinstance(self.constraint, AnswerForm):
@@ -348,6 +351,7 @@ class Answer:
     failure: str | None = None
     reason: str = "error"
     model: str = ""
+    calls: list[ToolCall] = field(default_factory=list)
 
 
 async def collect(events: AsyncIterator[Event]) -> Answer:
@@ -360,6 +364,8 @@ async def collect(events: AsyncIterator[Event]) -> Answer:
                 pieces.append(text)
             case Token():
                 out.tokens.append(event)
+            case ToolCall():
+                out.calls.append(event)
             case Citation():
                 out.citations.append(event)
             case Confidence():

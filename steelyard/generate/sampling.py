@@ -50,6 +50,12 @@ def check(settings: AnswerSettings) -> None:
             raise SteelyardError(f"{field.name} is {value!r}", where="answer settings", do=f"Give a number of type {field.type}.")
     if isinstance(settings.stop, str) or not all(isinstance(stop, str) for stop in settings.stop):
         raise SteelyardError(f"stop is {settings.stop!r}", where="answer settings", do="Give a list of strings.")
+    if settings.tools:
+        raise SteelyardError(
+            "tools are written into a conversation, and this goes on with text",
+            where="answer settings",
+            do="Ask through `steelyard.augment.answerers.LocalAnswerer`, or render the conversation with `tools=`.",
+        )
     limits = {
         "max_tokens": settings.max_tokens >= 1,
         "temperature": 0 <= settings.temperature < 1e4,

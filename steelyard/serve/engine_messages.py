@@ -181,6 +181,8 @@ def settings_read(written: Mapping[str, Any]) -> AnswerSettings:
     fields = dict(written)
     if isinstance(fields.get("stop"), list):
         fields["stop"] = tuple(fields["stop"])
+    if isinstance(fields.get("tools"), list):
+        fields["tools"] = tuple(fields["tools"])
     if "logit_bias" in fields:
         fields["logit_bias"] = tuple((id, bias) for id, bias in fields["logit_bias"])
     if isinstance(fields.get("constraint"), list):

@@ -217,7 +217,7 @@ def _settings(settings: AnswerSettings, arm: OpenArm, seed: int) -> AnswerSettin
 def _output(answer: Answer, seconds: float) -> Output:
     failure = answer.failure or ("the answer broke off" if answer.reason in ("error", "cancelled") else None)
     return Output(
-        text=answer.text,
+        text=answer.text or "\n".join(f"{call.name}({call.arguments})" for call in answer.calls),  # an endpoint leaves them out of it
         tokens=tuple(answer.tokens),
         citations=tuple(answer.citations),
         usage=answer.usage,
@@ -226,6 +226,7 @@ def _output(answer: Answer, seconds: float) -> Output:
         failure=failure,
         confidence=answer.confidence,
         model=answer.model,
+        calls=tuple(dataclasses.replace(call, id="") for call in answer.calls),
     )
 
 

@@ -113,11 +113,12 @@ def _joined(metric: Metric, values: Sequence[Value]) -> Value:
 
 
 def said(output: Output) -> tuple[object, ...]:
-    """What an arm said, as far as two arms can be called identical: text, tokens, choices' probabilities, how it ended."""
+    """What an arm said, as far as two arms can be called identical: text, tokens, choices' probabilities, calls, how it ended."""
     return (
         output.text,
         tuple(token.id for token in output.tokens),
         tuple((score.logprob, score.greedy, score.tokens) for score in output.scores),
+        tuple((call.name, call.arguments) for call in output.calls),
         output.reason,
         output.failure,
     )

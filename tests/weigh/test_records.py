@@ -26,6 +26,7 @@ FULL = Output(
     usage=Usage(10, 2, 1, 1),
     reason="stop",
     seconds=0.25,
+    calls=(ToolCall("", "f", '{"a": 1}'),),
 )
 
 
@@ -147,7 +148,7 @@ def _field_changes():
     for name, value in {
         "max_tokens": 9, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.1, "presence_penalty": 0.2,
         "frequency_penalty": 0.2, "seed": 3, "stop": ("x",), "alternatives": 2, "token_events": True, "constraint": {"regex": "a"},
-        "ignore_eos": True, "seconds": 2.0, "tenant": "t", "logit_bias": ((1, 2.0),),
+        "ignore_eos": True, "seconds": 2.0, "tenant": "t", "logit_bias": ((1, 2.0),), "tools": ("{}",),
     }.items():  # fmt: skip
         yield "settings", name, value
     for kind, fields in {

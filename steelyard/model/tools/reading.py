@@ -12,9 +12,9 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from steelyard.core.protocols import Event, Text
+from steelyard.core.protocols import Event, Text, ToolCall
 from steelyard.model.tools.arguments import ElementArguments, JsonArguments
-from steelyard.model.tools.forms import BARE, BLANK, Form, Head, headed, json_calls
+from steelyard.model.tools.forms import BARE, BLANK, BY_NAME, Form, Head, headed, json_calls
 
 PLAIN = re.compile(r"[A-Za-z0-9_.-]{0,64}(?:\n\s*(?:\{.*)?)?", re.DOTALL)
 """What may still become a name on a line of its own with an object below it."""
@@ -218,6 +218,22 @@ class Reader:
             return self._say(written)
         for name, arguments in found:
             self.call(name, arguments)
+
+
+def calls_in(text: str, names: Collection[str], forms: Sequence[str], cut: bool = False) -> list[ToolCall]:
+    """The calls in a whole text, in order.
+
+    Args:
+        names: of the functions that were offered; a mapping also has the schemas of their arguments.
+        forms: names of those in which the model may write calls.
+        cut: the text was cut off.
+    """
+    reader = Reader(names, [BY_NAME[form] for form in forms])
+    reader.push(text)
+    reader.end(cut)
+    parts = [piece for piece in reader.out if isinstance(piece, CallPart)]
+    heads = [part for part in parts if part.name]
+    return [ToolCall(head.id, head.name, "".join(part.arguments for part in parts if part.index == head.index)) for head in heads]
 
 
 def _pending(text: str, form: Form) -> int:

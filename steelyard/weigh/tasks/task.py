@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from steelyard.core.axes import Axis
-from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Message, Score, Token, Usage
+from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Message, Score, Token, ToolCall, Usage
 from steelyard.weigh.detector import Detector
 
 
@@ -162,6 +162,7 @@ class Output:
         failure: the error of a sample whose execution failed; such a sample scores None everywhere.
         confidence: how sure the arm said it is of the whole answer, where it says so (lever `confidence`).
         model: what the server that answered calls its model, where the arm is a remote one that says so.
+        calls: of the tools that were offered; without ids, which are drawn anew each time.
     """
 
     text: str = ""
@@ -174,6 +175,7 @@ class Output:
     failure: str | None = None
     confidence: Confidence | None = None
     model: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
 
 Value = float | tuple[float, float] | None
