@@ -5,69 +5,54 @@ which has the key, asks for a session (`POST /api/reports/session`) right before
 
 * read only: `security.py` looks at it for GET of a report's file, and nowhere else, so that a request forged by another page can change
   nothing and read nothing (`SameSite=Strict`, and the checks of `Origin` and `Sec-Fetch-Site` come first);
-* short-lived, and ended by `DELETE /api/reports/session`, by a restart of the server, or where its user is no longer known;
+* short-lived, and ended by `DELETE /api/reports/session`, or where its user has another key or is no longer known;
 * `HttpOnly`, so that no script can read it, and only ever sent below `/api/reports/`.
 
 Browsers send cookies to all ports of a host. Another program on this host may see one, and could read reports with it until it ends.
-Sessions are kept in this process: behind a balancer, a browser must stay with one server for as long as one lives.
+Sessions are kept in the database, so that every server over it knows them; their tokens are not (`store/sessions.py`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from http.cookies import CookieError, SimpleCookie
+
+from steelyard.serve.store.sessions import Sessions
 
 NAME = "steelyard_reports"
 PATH = "/api/reports"
-MOST = 1000
-"""Sessions kept at once; the oldest goes for a new one."""
 
 
 class ReportSessions:
     """The sessions of one server.
 
     Args:
+        kept: where they are.
+        keys: the digests of the keys that let users in, by name.
         seconds: how long one lasts.
-        clock: tells seconds.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic):
-        self.seconds, self._clock = seconds, clock
-        self._known: dict[bytes, tuple[str, float]] = {}
+    def __init__(self, kept: Sessions, keys: Mapping[str, bytes], seconds: float):
+        self.kept, self.keys, self.seconds = kept, keys, seconds
 
     def open(self, user: str) -> str:
         """A new session; returns what the cookie holds."""
-        now = self._clock()
-        self._known = {token: one for token, one in self._known.items() if one[1] > now}
-        while len(self._known) >= MOST:
-            del self._known[next(iter(self._known))]
-        token = secrets.token_urlsafe(32)
-        self._known[_digest(token)] = (user, now + self.seconds)
-        return token
+        return self.kept.open(user, self.keys[user], self.seconds)
 
     def user(self, cookies: str) -> str | None:
-        """Whose session a Cookie header names; None for nobody's."""
+        """Whose session a Cookie header names; None for nobody's. It asks the database."""
         try:
             token = SimpleCookie(cookies).get(NAME)
         except CookieError:
             return None
-        # A digest is looked up, so the time it takes tells nothing of what is kept.
-        user, until = self._known.get(_digest(token.value), ("", 0.0)) if token is not None else ("", 0.0)
-        return user if until > self._clock() else None
+        return self.kept.user(token.value, self.keys) if token is not None and token.value else None
 
     def close(self, user: str) -> None:
         """Ends all sessions of a user."""
-        self._known = {token: one for token, one in self._known.items() if one[0] != user}
+        self.kept.close(user)
 
 
 def opens(method: str, path: str) -> bool:
     """Whether a session lets a request in: it gets a report's file."""
     rest = path.removeprefix(f"{PATH}/")
     return method in ("GET", "HEAD") and rest != path and "/" in rest.strip("/")
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()

@@ -16,10 +16,12 @@ import urllib.parse
 from collections.abc import MutableMapping
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from steelyard.serve.api.errors import ApiError, response_of
+from steelyard.core.errors import SteelyardError
+from steelyard.serve.api.errors import ApiError, as_api_error, response_of
 from steelyard.serve.report_sessions import ReportSessions, opens
 from steelyard.serve.settings import ServeSettings
 from steelyard.serve.users import LOCAL
@@ -56,15 +58,15 @@ class Security:
         body = _Body(receive, self._largest(scope["path"]), self.settings.body_seconds)
         answer = _Answer(send, body, Headers(scope=scope))
         try:
-            self._admit(scope)
+            await self._admit(scope)
             body.check(Headers(scope=scope))
             await self.app(scope, body, answer)
-        except ApiError as error:
+        except (ApiError, SteelyardError) as error:
             if answer.begun:
                 raise
-            await response_of(error, self.settings.retry_seconds)(scope, receive, answer)
+            await response_of(as_api_error(error), self.settings.retry_seconds)(scope, receive, answer)
 
-    def _admit(self, scope: Scope) -> None:
+    async def _admit(self, scope: Scope) -> None:
         """Lets a request in, or raises."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
@@ -76,7 +78,7 @@ class Security:
             )
         self._check_origin(scope, headers, hosts[0])
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        state["user"] = self._user(scope, headers)
+        state["user"] = await self._user(scope, headers)
 
     def _is_own(self, host: str) -> bool:
         """Whether a Host header names this server. A number cannot be made to resolve elsewhere, but needs a key beyond loopback."""
@@ -103,7 +105,7 @@ class Security:
         if apart and not (scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate" and _is_open(scope)):
             raise ApiError("Pages of other origins may not load this.", status=403, code="origin")
 
-    def _user(self, scope: Scope, headers: Headers) -> str:
+    async def _user(self, scope: Scope, headers: Headers) -> str:
         """Who asks."""
         if not self.keys.needed or _is_open(scope):
             return LOCAL
@@ -111,7 +113,7 @@ class Security:
         # latin-1 is how headers were decoded, so no key can fail to encode
         user = self.keys.user(given.strip().encode("latin-1")) if scheme.lower() == "bearer" else None
         if user is None and self.sessions is not None and opens(scope["method"], scope["path"]):
-            user = self.sessions.user(headers.get("cookie", ""))
+            user = await run_in_threadpool(self.sessions.user, headers.get("cookie", ""))
         if user is None:
             raise ApiError("The key is missing or wrong: send `Authorization: Bearer KEY`.", status=401, code="invalid_api_key")
         return user

@@ -129,6 +129,7 @@ async def _serving(settings: ServeSettings, models: Sequence[ServedModel], liste
         server = _Server(
             uvicorn.Config(
                 app,
+                http="h11",  # the other one sets no end to the size of headers
                 access_log=False,
                 log_config=None,
                 server_header=False,

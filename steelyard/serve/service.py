@@ -25,7 +25,7 @@ class Service:
         engine: the process that answers.
         store: conversations and feedback, or None where nothing is kept.
         drain: whether the server is ending.
-        sessions: browsers that may open reports; None where no key is needed.
+        sessions: browsers that may open reports; None where no key is needed, or nothing is kept.
         readers: what reads files that people upload.
         indexing: builds indexes of people's documents; None where nothing is kept.
     """

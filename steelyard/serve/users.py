@@ -96,6 +96,11 @@ class Keys:
     def needed(self) -> bool:
         return bool(self.digests)
 
+    @property
+    def by_name(self) -> dict[str, bytes]:
+        """The digest of each user's key."""
+        return dict(self.digests)
+
     def user(self, given: bytes) -> str | None:
         """Whose key this is; None for nobody's. It takes as long whoever's it is."""
         digest, found = hashlib.sha256(given).digest(), None

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.errors import NotFoundError, StoreError
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.parts import FilePart, TextPart
@@ -87,6 +88,32 @@ def test_an_erased_message_keeps_its_place_and_nothing_it_said(store: Store, pla
     assert store.feedback.list(ANN)["feedback"] == []
     assert holding(store, place, SECRET) == []
     assert rows(store)["blobs"] == rows(store)["attachments"] == 0
+
+
+def test_what_was_searched_for_to_answer_it_is_erased_with_a_question(store: Store, place: str) -> None:
+    conversation = store.conversations.create(ANN)["id"]
+    question = say(store, conversation, f"where is the {SECRET}")
+    considered = [{"source": "atlas", "title": "", "text": "Fish live in water.", "found": [SECRET], "asked": [SECRET], "rank": 1}]
+    made = Generation("tiny", "f00d", lookups=[{"query": f"the {SECRET}", "index": "books", "considered": considered}])
+    reply = store.answers.begin(ANN, conversation, question, made)
+    made.reason = "stop"
+    assert store.answers.finish(ANN, conversation, reply, "In water.", made) and holding(store, place, SECRET)
+    store.erase(ANN, message=question)
+    assert holding(store, place, SECRET) == []
+    (search,) = shown(store, conversation)[reply]["generation"]["lookups"]
+    assert (search["query"], search["index"], search["considered"][0]["source"]) == ("", "books", "atlas")
+
+
+def test_erased_words_are_not_among_what_a_database_samples_for_its_plans(store: Store, place: str) -> None:
+    conversations = [full_of(store, SECRET)[0]]
+    for number in range(3):
+        conversations.append(store.conversations.create(ANN, f"{SECRET} {number}")["id"])
+        say(store, conversations[-1], f"{number} {SECRET}")
+    with store.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("ANALYZE"))
+    for conversation in conversations:
+        store.erase(ANN, conversation=conversation)
+    assert holding(store, place, SECRET) == []
 
 
 def test_copies_that_an_edit_made_are_erased_too(store: Store, place: str) -> None:

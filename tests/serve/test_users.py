@@ -20,7 +20,6 @@ import pytest
 from steelyard.core.errors import SteelyardError
 from steelyard.serve import users
 from steelyard.serve.engine_process import ServedModel
-from steelyard.serve.report_sessions import MOST, NAME, ReportSessions
 from steelyard.serve.settings import ServeSettings
 from steelyard.serve.users import Keys, digest_of, users_from
 from tests.serve.live_server import LiveServer
@@ -337,16 +336,3 @@ def test_a_session_opens_reports_and_nothing_else(shared: LiveServer) -> None:
         assert other.status_code == 204 and browser.get("/api/reports/first/report.html").status_code == 200
         assert browser.delete("/api/reports/session", headers=key).status_code == 204
         assert httpx.get(f"{shared.url}/api/reports/first/report.html", headers=cookie).status_code == 401
-
-
-def test_sessions_end_by_themselves_and_do_not_gather() -> None:
-    now = 0.0
-    sessions = ReportSessions(10, clock=lambda: now)
-    first = f"{NAME}={sessions.open('ann')}"
-    assert sessions.user(f"other=1; {first}") == "ann"
-    now = 11.0
-    assert sessions.user(first) is None
-    oldest = f"{NAME}={sessions.open('ann')}"
-    for _ in range(MOST):
-        sessions.open("bob")
-    assert sessions.user(oldest) is None

@@ -32,7 +32,9 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
 
     Without a store it only answers: there are no conversations, no feedback and no attachments. `drain` tells it that it is to end.
     """
-    sessions = ReportSessions(settings.report_seconds) if settings.keys.needed else None
+    sessions = None
+    if settings.keys.needed and store is not None:
+        sessions = ReportSessions(store.sessions, settings.keys.by_name, settings.report_seconds)
     readers = Readers()
     indexing = None if store is None else Indexing(store, engine, readers, index_folder(settings, store))
     service = Service(settings, engine, store, drain or Drain(), sessions, readers, indexing)

@@ -26,7 +26,7 @@ from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.tables import metadata
 from steelyard.serve.store.turns import Turns
 
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The migrations there are, oldest first; the last is what this version works with."""
 APPLICATION_ID = 0x53595354  # "SYST"
 _LOCK = 0x53595354  # PostgreSQL's advisory lock while migrating

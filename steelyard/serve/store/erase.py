@@ -1,7 +1,8 @@
 """Erases for good: text, tokens, attachments, feedback and search rows leave the tables and the database's files.
 
 Deleting covers and can be undone; erasing cannot. A conversation goes as a whole. A message leaves an empty row, which holds its
-place in the tree. Copies go with it: what the page made of it when a message above was edited has the same parts and names it. What other messages quote of it (places) goes too.
+place in the tree. Copies go with it: what the page made of it when a message above was edited has the same parts and names it. What other messages quote of it (places, and what was searched
+for to answer it) goes too.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ def erase_message(database: Database, owner: str, id: str) -> dict[str, Any]:
             values = {"parts": "[]", "hidden": False, "erased": now()}
             connection.execute(_MESSAGES.update().where(_MESSAGES.c.id == message).values(values))
         _blank_places(connection, row.conversation, set(erased))
+        _blank_searches(connection, row.conversation, erased)
         _drop_feedback(connection, row.conversation, set(erased))
         remove_unused(connection, files)
     _scrub(database)
@@ -101,6 +103,27 @@ def _blank_places(connection: Connection, conversation: str, erased: set[str]) -
             part |= {"label": "", "text": "", "figures": []}
         if gone:
             connection.execute(_MESSAGES.update().where(_MESSAGES.c.id == id).values(parts=dump(parts)))
+
+
+def _blank_searches(connection: Connection, conversation: str, erased: list[str]) -> None:
+    """Takes the words of erased messages out of the searches in documents that were made to answer them."""
+    tree = lookup.tree(connection, conversation)
+    answers = {id for message in erased for id in tree.below(message)}
+    table = tables.generations
+    joined = table.join(_MESSAGES, _MESSAGES.c.id == table.c.message)
+    searched = (
+        sa.select(table.c.message, table.c.record)
+        .select_from(joined)
+        .where(_MESSAGES.c.conversation == conversation, table.c.record.contains('"lookups":[{', autoescape=True))
+    )
+    for id, stored in connection.execute(searched).all():
+        if id in answers:
+            record = load(stored)
+            for made in record["lookups"]:
+                made["query"] = ""
+                for passage in made.get("considered", ()):
+                    passage |= {"found": [], "asked": []}
+            connection.execute(table.update().where(table.c.message == id).values(record=dump(record)))
 
 
 def _files(connection: Connection, messages: list[str]) -> list[str]:

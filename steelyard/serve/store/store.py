@@ -28,6 +28,7 @@ from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.messages import Messages
 from steelyard.serve.store.places import Places
 from steelyard.serve.store.readings import Readings
+from steelyard.serve.store.sessions import Sessions
 
 __all__ = ["Store", "StoreLimits"]
 
@@ -55,6 +56,7 @@ class Store:
         self.places = Places(self.database)
         self.readings = Readings(self.database)
         self.indexes = Indexes(self.database, self.limits)
+        self.sessions = Sessions(self.database)
         try:
             self.attachments.drop_unused()
         except BaseException:

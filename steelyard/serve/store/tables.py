@@ -195,3 +195,13 @@ search = Table(
     Index("ix_search_owner", "owner", "kind"),
     Index("ix_search_conversation", "conversation"),
 )
+
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # of the token that a browser keeps
+    Column("owner", Text, nullable=False),
+    Column("proof", String(64), nullable=False),  # of the token, under the key it was opened with
+    Column("until", BigInteger, nullable=False),
+    Index("ix_sessions_owner", "owner"),
+)
