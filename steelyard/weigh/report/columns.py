@@ -65,9 +65,10 @@ def all_columns(report: Report) -> list[Column]:
 
 
 def headline(report: Report) -> list[Column]:
-    """Of every axis its primary results; of quality each task's first; else the first one that could be measured."""
+    """Of every axis its primary results; of quality each task's first; else the first one that is not at floor, or at least could be measured."""
     columns, primary = all_columns(report), {column_of(cell) for cell in report.cells if cell.primary}
     measured = {column_of(cell) for cell in report.cells if cell.verdict != "not measurable"}
+    telling = {column_of(cell) for cell in report.cells if cell.verdict not in ("not measurable", "floor")}
     chosen: list[Column] = []
     for axis in dict.fromkeys(column.axis for column in columns):
         mine = [column for column in columns if column.axis == axis]
@@ -77,7 +78,7 @@ def headline(report: Report) -> list[Column]:
             heads += [c for c in mine if c in firsts.values() and c.task not in {h.task for h in heads}][
                 : max(0, MOST_QUALITY_TASKS - len(heads))
             ]
-        chosen += heads or [next((column for column in mine if column in measured), mine[0])]
+        chosen += heads or [next((column for good in (telling, measured) for column in mine if column in good), mine[0])]
     return chosen
 
 

@@ -57,8 +57,13 @@ def _lever_text(lever: dict) -> str:
         name, settings = "", lever
     if not isinstance(settings, dict):
         return f"{name}({settings})" if settings not in (None, "") else str(name)
-    inside = ", ".join(f"{key}={value}" for key, value in settings.items())
+    inside = ", ".join(f"{key}={_written(value)}" for key, value in settings.items() if value not in (None, "", [], {}))
     return f"{name}({inside})" if inside else str(name)
+
+
+def _written(value: Any) -> str:
+    """A setting's value; texts with spaces or commas in quotation marks."""
+    return f'"{value}"' if isinstance(value, str) and (" " in value or "," in value) else str(value)
 
 
 def change_text(report: Report, arm: str) -> str:

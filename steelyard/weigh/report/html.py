@@ -11,6 +11,7 @@ import base64
 import functools
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,24 @@ from steelyard.core.axes import AXES
 from steelyard.core.files import write_text
 from steelyard.weigh.report import curves, scaling
 from steelyard.weigh.report.checks import checks
-from steelyard.weigh.report.columns import BY_ARM, Column, all_columns, base_name, base_spans, grid, headline, measure, others, task_title
+from steelyard.weigh.report.columns import (
+    BY_ARM,
+    Column,
+    all_columns,
+    base_name,
+    base_spans,
+    column_of,
+    grid,
+    headline,
+    measure,
+    others,
+    task_title,
+)
 from steelyard.weigh.report.details import write_details
 from steelyard.weigh.report.diffs import Piece, compare
-from steelyard.weigh.report.figures import duration, from_to, moment, scale, words
+from steelyard.weigh.report.figures import duration, finite, from_to, moment, scale, words
 from steelyard.weigh.report.findings import findings, limits
+from steelyard.weigh.report.glossary import glossary
 from steelyard.weigh.report.heading import (
     change_text,
     cost_rows,
@@ -50,6 +64,7 @@ PLOT_BYTES, PICTURE_BYTES, CELL_BYTES, CURVE_BYTES = 700_000, 350_000, 800_000, 
 MOST_FLIPS = 200
 TEXT_LIMITS = (8000, 4000, 2000, 1000, 500, 250, 120)  # characters shown of one text; the first at which all flips fit
 LONGEST_NAME, LONGEST_TEXT = 120, 40_000
+MOST_COLUMNS = 7  # of a table of results
 _TEMPLATES = Path(__file__).parent / "templates"
 S = TypeVar("S")
 T = TypeVar("T")
@@ -74,7 +89,7 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
     """The page as text. `manifest` says what lies in `details` beside it."""
     templates = _environment()
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    cells, spans = grid(report), base_spans(report)
+    cells, spans, heads = grid(report), base_spans(report), headline(report)
     plots, plots_left = _drawn("plot", _by_weight(report), lambda column: interval_plot(report, column, cells), PLOT_BYTES)
     pictures, pictures_left = _drawn("picture", _pairs(report, spans), lambda pair: tradeoff(report, *pair, cells), PICTURE_BYTES)
     bends, bends_left = _drawn("curves", curves.drawn(report), lambda one: one, CURVE_BYTES)
@@ -89,21 +104,25 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "machine": machine_text(report),
         "machine_rows": machine_rows(report),
         "changes": {arm: change_text(report, arm) for arm in report.arms},
-        "headline": headline(report),
+        "headline": heads,
         "cells": cells,
         "spans": {column: from_to(*span, column.unit) for column, span in spans.items()},
         "by_arm": BY_ARM,
         "findings": findings(report),
         "checks": checks(report),
         "limits": limits(report),
-        "plots": _in_order(plots),
+        "plots": _in_order([one for one in plots if one[0].column in heads]),
+        "more_plots": _by_axis([one for one in plots if one[0].column not in heads]),
+        "undrawn": _undrawn(report),
+        "glossary": glossary(dict.fromkeys(column.metric for column in all_columns(report))),
+        "tasks": [task for task in dict.fromkeys(cell.task for cell in report.cells) if task and task_title(task) == task],
         "plots_left": plots_left,
         "pictures": pictures,
         "pictures_left": pictures_left,
         "laws": markupsafe.Markup("").join(_macro("scaling")(law, place) for place, law in enumerate(scaling.drawn(report))),
         "curves": [drawn for _, drawn in bends],
         "curves_left": bends_left,
-        "pictures_without": [column.name for column in headline(report) if column in spans and not column.is_cost],
+        "pictures_without": [column.name for column in heads if column in spans and not column.is_cost],
         "quality_columns": list(dict.fromkeys(picture.quality for picture, _ in pictures)),
         "cost_columns": list(dict.fromkeys(picture.cost for picture, _ in pictures)),
         "rows": [drawn for _, drawn in rows],
@@ -149,6 +168,7 @@ def _environment() -> jinja2.Environment:
         "moment": moment,
         "measure": measure,
         "task": task_title,
+        "parts": _parts,
         "name": lambda text: clip(str(text), LONGEST_NAME)[0] + "…" * (len(str(text)) > LONGEST_NAME),
         "costs": cost_rows,
         "parameters": parameters_text,
@@ -199,6 +219,28 @@ def _in_order(plots: list[tuple[IntervalPlot, markupsafe.Markup]]) -> list[marku
     """The plots by axis, as every list of axes here."""
     rank = {axis: place for place, axis in enumerate(AXES)}
     return [drawn for _, drawn in sorted(plots, key=lambda one: rank.get(one[0].column.axis, len(AXES)))]
+
+
+def _by_axis(plots: list[tuple[IntervalPlot, markupsafe.Markup]]) -> list[tuple[str, list[markupsafe.Markup]]]:
+    """Axis -> its plots, axes in their order."""
+    axes = sorted({plot.column.axis for plot, _ in plots}, key=lambda axis: AXES.index(axis) if axis in AXES else len(AXES))
+    return [(axis, [drawn for plot, drawn in plots if plot.column.axis == axis]) for axis in axes]
+
+
+def _undrawn(report: Report) -> list[str]:
+    """Measures on which arms were looked at and none has a difference, with the verdicts."""
+    verdicts: dict[Column, list[str]] = {}
+    for cell in report.cells:
+        if cell.arm != base_name(report):
+            verdicts.setdefault(column_of(cell), []).append(cell.verdict if finite(cell.difference) is None else "")
+    return [f"{column.name} ({', '.join(dict.fromkeys(words))})" for column, words in verdicts.items() if "" not in words]
+
+
+def _parts(columns: Sequence[T], most: int = MOST_COLUMNS) -> list[Sequence[T]]:
+    """The columns in parts of about equal size, none larger than `most`: side by side they would not fit the page."""
+    count = math.ceil(len(columns) / most)
+    edges = [round(len(columns) * place / max(count, 1)) for place in range(count + 1)]
+    return [columns[low:high] for low, high in itertools.pairwise(edges)]
 
 
 def _pairs(report: Report, spans: Collection[Column]) -> list[tuple[Column, Column]]:

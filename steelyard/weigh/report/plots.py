@@ -44,7 +44,17 @@ class Axis:
         places = max(0, -math.floor(math.log10(step) + 1e-9))
         first = math.ceil(self.low / step - 1e-9)
         values = [step * k for k in range(first, math.floor(self.high / step + 1e-9) + 1)]
-        return [(self.at(value), number(value, places) if places <= 6 and step < 1e9 else f"{value:.3g}") for value in values]
+        return [(self.at(value), _tick(value, places if step < 1e9 else MOST_PLACES + 1)) for value in values]
+
+
+MOST_PLACES = 6  # decimals of a tick
+
+
+def _tick(value: float, places: int) -> str:
+    """A tick's label; nought is short whatever stands beside it."""
+    if places > MOST_PLACES:
+        return f"{value:.3g}"
+    return "0" if round(value, places) == 0 else number(value, places)
 
 
 def _round_step(rough: float) -> float:
@@ -106,9 +116,9 @@ class IntervalPlot:
 
 
 def interval_plot(report: Report, column: Column, cells: Cells) -> IntervalPlot | None:
-    """The interval plot of a metric, or None where no arm was compared on it."""
+    """The interval plot of a metric, or None where no arm has a difference to draw."""
     mine = [cells[column, arm] for arm in others(report) if (column, arm) in cells]
-    if not mine:
+    if not any(finite(cell.difference) is not None for cell in mine):
         return None
     factor = scale(column.unit).factor
     margins = [abs(margin) * factor for cell in mine if (margin := finite(cell.margin)) is not None]

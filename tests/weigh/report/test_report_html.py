@@ -231,7 +231,7 @@ def test_very_many_cells_fit_too_and_the_page_says_so():
     drawn = page(dataclasses.replace(report, arms=arms, cells=cells))
     assert len(drawn.encode()) <= MOST_BYTES
     shown = plain_text(read(drawn))
-    assert "more cells would not fit" in shown and "more metrics would not fit" in shown
+    assert "more cells would not fit" in shown and "more metrics are left out" in shown
     assert len(re.findall(r'<details class="flip"', drawn)) == 3
 
 

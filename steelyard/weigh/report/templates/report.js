@@ -197,7 +197,7 @@
 
   // On paper nothing can be unfolded.
   window.addEventListener("beforeprint", () => {
-    for (const part of document.querySelectorAll(".key, .limits details, .check details")) part.open = true;
+    for (const part of document.querySelectorAll(".key, .check details")) part.open = true; // long lists of cells stand in the table of all
     for (const flip of flips.filter((one) => !one.hidden).slice(0, 10)) flip.open = true;
   });
 })();
