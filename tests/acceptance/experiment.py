@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import torch
+
 from acceptance import NAMES
 from steelyard.core import hardware
 from steelyard.core.files import write_json
@@ -24,6 +26,8 @@ from steelyard.core.levers import Lever
 from steelyard.core.meters import memory
 from steelyard.core.recipe_parts import Arm, ModelSource, written_lever
 from steelyard.core.run import Run
+from steelyard.model.families.config import Config
+from steelyard.model.model import Model
 from steelyard.weigh.answering import answer_all
 from steelyard.weigh.arms import ArmOpener, is_trained
 from steelyard.weigh.cells import Draft, contrast, draft_cells, finish
@@ -112,6 +116,13 @@ class Bench:
 def cells(task: Task, asked: Mapping[str, Sequence[Scored]], arm: str) -> dict[str, Cell]:
     """Metric -> cell of one arm beside the base, as a report would have it."""
     return {draft.metric.name: finish(draft) for draft in draft_cells(arm, task, asked[BASE][0], asked[arm])}
+
+
+def untrained(model: Model, **sizes: int) -> Model:
+    """A model of the same family and tokenizer, of other sizes (config.json's words), with random weights: for mechanisms that need no more."""
+    config = {**model.config, **sizes}
+    torch.manual_seed(0)
+    return dataclasses.replace(model, trunk=model.family.plan(Config(config)).build().eval(), config=config)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from unittest import mock
 
 import torch
 
-from acceptance.experiment import MODEL, Bench, Claim, Experiment, Finding, compared, counted
+from acceptance.experiment import MODEL, Bench, Claim, Experiment, Finding, compared, counted, untrained
 from steelyard.core.meters import memory
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
@@ -29,7 +29,17 @@ from steelyard.weigh.report.report import Cell
 
 SPEED = next(metric for metric in METRICS if metric.name == "tokens_per_second")
 BATCHES = (1, 4, 16)
-IDS = [(7919 * place * place) % 40_000 for place in range(31)]
+IDS = [(7919 * place * place) % 4_000 for place in range(31)]
+SMALL = {
+    "vocab_size": 4_000,
+    "hidden_size": 256,
+    "intermediate_size": 2_048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "head_dim": 64,
+}
+"""Of the reduced form's random model: 4 MB of token table, 118 MB of blocks."""
 
 
 def stale(reader: BlockReader, read: Any, block: int, buffer: int) -> None:
@@ -75,13 +85,19 @@ def work(how: str, directory: str, tokens: int, repeats: int) -> dict[str, Any]:
     return out
 
 
-def apart(bench: Bench, how: str, directory: Path) -> dict[str, Any]:
-    """`work` in a fresh process."""
-    command = [sys.executable, "-m", "acceptance.offload", how, str(directory), str(bench.pick(9, 3)), str(bench.pick(5, 0))]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{how}: {done.stderr[-2000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
+def done(bench: Bench, how: str, directory: Path) -> dict[str, Any]:
+    """`work` in a fresh process; the reduced form needs one only where memory is measured."""
+    tokens, repeats = bench.pick(9, 3), bench.pick(5, 0)
+    if bench.reduced and how != "disk":
+        threads = torch.get_num_threads()
+        result = work(how, str(directory), tokens, repeats)
+        torch.set_num_threads(threads)
+    else:
+        command = [sys.executable, "-m", "acceptance.offload", how, str(directory), str(tokens), str(repeats)]
+        ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+        if ended.returncode:
+            raise RuntimeError(f"{how}: {ended.stderr[-2000:]}")
+        result = json.loads(ended.stdout.splitlines()[-1])
     result["logits"] = torch.load(directory / f"logits_{how}.pt")
     bench.say(f"{how}: {result['memory']:.0f} MB")
     return result
@@ -97,17 +113,18 @@ def taken(model: float, disk: float, share: float) -> Cell:
 
 def run(bench: Bench) -> Finding:
     directory = bench.directory
-    model = load(MODEL)
+    model = untrained(load(MODEL), **SMALL) if bench.reduced else load(MODEL)
     size = model.trunk.weight_bytes() / 1e6
     # In the type it is run in: reading blocks of a GGUF file takes more memory for a moment than the floats they become. Memory is
     # that of the weights: a tokenizer of 49,152 words takes 40 MB of its own.
-    model.save(directory / "whole")
+    if not bench.reduced:
+        model.save(directory / "whole")
     dataclasses.replace(model, tokenizer=None, template=None).save(directory / "bare")
     del model
     faults = {"stale": "memory that was not read anew", "off_by_one": "the next block's weights"}
     if bench.reduced:
         del faults["stale"]
-    found = {how: apart(bench, how, directory) for how in ("memory", "disk", *faults)}
+    found = {how: done(bench, how, directory) for how in ("memory", "disk", *faults)}
 
     def same(how: str) -> tuple[int, int]:
         rows = (found[how]["logits"] == found["memory"]["logits"]).flatten(0, 1).all(-1)
@@ -120,7 +137,7 @@ def run(bench: Bench) -> Finding:
             counted("offload", "31 tokens", "same logits", equal, n, "identical" if equal == n else "worse"),
             ("identical",),
         ),
-        Claim("it runs in a third of the size of its weights", taken(size, found["disk"]["memory"], bench.pick(1 / 3, 0.4)), ("better",)),
+        Claim("it runs in a third of the size of its weights", taken(size, found["disk"]["memory"], 1 / 3), ("better",)),
     ]
     for fewer, more in itertools.pairwise(BATCHES) if not bench.reduced else ():
         pairs = [[(tokens, seconds) for tokens, seconds in found["disk"][f"batch {batch}"]] for batch in (fewer, more)]
@@ -161,7 +178,6 @@ EXPERIMENT = Experiment(
     run,
     needs=("smollm",),
     timed=True,
-    in_ci=False,
 )
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from acceptance.experiment import MODEL, Bench, Experiment, Finding
+from acceptance.experiment import MODEL, Bench, Experiment, Finding, untrained
 from acceptance.guessing import finding
 from steelyard.core.references import ModelRef
 from steelyard.generate.speculation.speculative import Speculative
-from steelyard.model.families.config import Config
 from steelyard.model.load import load
 from steelyard.model.model import Model
 
@@ -33,16 +32,14 @@ def unlike(model: Model, noise: float) -> Model:
 
 
 def small(model: Model) -> Model:
-    """A random trunk of 2 blocks of width 64 over the same vocabulary: whether guesses leave a distribution alone asks for no more."""
+    """2 random blocks of width 64: whether guesses leave a distribution alone asks for no more."""
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = {**model.config, **sizes, "head_dim": 16}
-    torch.manual_seed(0)
-    trunk = model.family.plan(Config(config)).build().eval()
+    model = untrained(model, **sizes, head_dim=16)
     with torch.no_grad():
-        for parameter in trunk.parameters():
+        for parameter in model.trunk.parameters():
             if parameter.dim() >= 2:
                 parameter *= 12  # logits as far apart as a trained model's: else every draft agrees
-    return replace(model, trunk=trunk, config=config)
+    return model
 
 
 def run(bench: Bench) -> Finding:
