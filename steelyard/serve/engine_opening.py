@@ -29,6 +29,7 @@ from steelyard.model.files.strict_json import read_object
 from steelyard.model.load import gguf_config, holds_adapter, load, read_config
 from steelyard.model.model import Model
 from steelyard.model.released import release
+from steelyard.model.template import ChatTemplate
 from steelyard.model.tools.offering import forms_of, has_place
 from steelyard.serve.engine_calibration import calibrated
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
@@ -111,6 +112,8 @@ def _open_talker(
     memory.hand_back()
     template = engine.spec.template or engine.model.template
     chat = {"chat"} if template is not None else set()
+    if template is not None and takes_turns_in_a_row(template):
+        chat.add("turns_in_a_row")
     tools = {"tools"} if has_place(template) else set()
     info = ServedInfo(
         name=asked["name"],
@@ -136,6 +139,16 @@ def _open_talker(
     if hosted.calibrated is not None:
         hosted.info = dataclasses.replace(info, calibration=hosted.calibrated.told())
     return hosted
+
+
+def takes_turns_in_a_row(template: ChatTemplate) -> bool:
+    """Whether a chat template writes two turns of one speaker one after the other: it refuses neither, and both come once and in order."""
+    first, second = "The first of two.", "What comes second?"
+    try:
+        text = template.render([{"role": "user", "content": first}, {"role": "user", "content": second}])
+    except SteelyardError:
+        return False
+    return text.count(first) == text.count(second) == 1 and text.index(first) < text.index(second)
 
 
 def _open_encoder(asked: Mapping[str, Any], path: Path, say: Say) -> Hosted:

@@ -69,6 +69,7 @@ class ServedInfo:
         fingerprint: hex digest over all that can change an answer, levers included.
         context_length: most tokens of a conversation with its answer; of an encoder, of a text.
         capabilities: `logprobs`, `score`, ...; `chat` where it has a chat template, `tools` where that has a place for tools,
+            `turns_in_a_row` where that takes two turns of one speaker one after the other,
             `infill` where it was taught to write what belongs between two texts.
         created: when the model's files were last changed, seconds since 1970.
         parents: names of the models it was made from.

@@ -14,12 +14,15 @@ import pytest
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Done, Event, Text, Token
 from steelyard.data.formats import read_jsonl
+from steelyard.model.template import ChatTemplate
 from steelyard.serve.api.conversation_answers import _stream, _Told
+from steelyard.serve.engine_opening import takes_turns_in_a_row
 from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.rendering import Rendered
 from steelyard.serve.store.store import Store
 from tests.serve.live_server import LiveServer
 from tests.serve.stores import ANN, say, shown, text_of
+from tests.tiny_talker import CHATML
 
 NOWHERE = "0" * 24
 
@@ -100,13 +103,31 @@ def test_the_same_seed_gives_the_same_answer_and_both_stay(server: LiveServer) -
     assert texts[0] == texts[1] and len(read(server, conversation)["messages"]) == 3
 
 
-def test_messages_in_a_row_are_joined_only_for_the_model_and_visibly(server: LiveServer) -> None:
+@pytest.mark.parametrize(
+    ("source", "takes"),
+    [
+        (CHATML, True),
+        ("{% for m in messages %}{% if m.role != ('user' if loop.index0 is even else 'assistant') %}{{ raise_exception('no') }}{% endif %}{{ m.content }}{% endfor %}", False),
+        ("{{ messages[-1].content }}", False),
+        ("{% for m in messages|reverse %}{{ m.content }}{% endfor %}", False),
+        ("{{ nothing.at_all }}", False),
+    ],
+)  # fmt: skip
+def test_a_chat_template_is_asked_whether_it_takes_two_turns_of_one_speaker(source: str, takes: bool) -> None:
+    assert takes_turns_in_a_row(ChatTemplate(source)) is takes
+
+
+def test_messages_in_a_row_are_joined_only_where_they_must_be_and_visibly(server: LiveServer) -> None:
     conversation = made(server)
     first = added(server, conversation, "hello")
     second = added(server, conversation, "and again", first)
-    events = answered(server, conversation, second)
+    apart = answered(server, conversation, second)
+    assert "joined" not in kinds(apart), "its chat template takes two turns of one speaker"
+    events = answered(server, conversation, second, levers=[{"prompt": "Be brief."}])  # a lever finds the whole question in the last turn
     assert events[1] == {"type": "joined", "messages": [first, second]}
-    assert [text_of(message) for message in read(server, conversation)["messages"][:2]] == ["hello", "and again"]
+    messages = read(server, conversation)["messages"]
+    assert [text_of(message) for message in messages[:2]] == ["hello", "and again"]
+    assert [message["generation"]["joined"] for message in messages[2:]] == [1, 2]
 
 
 def test_what_is_hidden_or_deleted_is_not_read_by_the_model(server: LiveServer) -> None:

@@ -357,6 +357,7 @@ async def _answer(kept: Kept, name: str, body: dict[str, Any]) -> AsyncIterator[
     for citation in citations:
         yield frame(type="citation", **citation)
     generation: dict[str, Any] = {"model": body["model"], "levers": body["levers"], "settings": body["settings"], "citations": citations}
+    generation["joined"] = len(turns[-1])
     generation |= {"tokens": [], "reason": "cancelled", "usage": None, "confidence": None}
     message["generation"] = generation
     for token in tokens_of(text):

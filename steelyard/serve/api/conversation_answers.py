@@ -112,11 +112,15 @@ def router(service: Service) -> APIRouter:
             )
         levers = await run_in_threadpool(requested, service, body.model, body.levers, user) if body.levers else ()
         settings = _settings(body.settings, service, user)
-        read = await _context(service, user, conversation, body.parent)
+        joins = (
+            "turns_in_a_row" not in known[body.model].capabilities or bool(body.levers) or any(one.on for one in known[body.model].levers)
+        )
+        read = await _context(service, user, conversation, body.parent, joins)
         if body.settings.quote:
             settings = dataclasses.replace(settings, constraint=_quoting(read, service))
         answerer = service.engine.answerer(body.model)
         generation = Generation(body.model, known[body.model].fingerprint, list(body.levers), _told(settings, body.settings.quote))
+        generation.joined = next((len(ids) for ids in read.joined if body.parent in ids), 1)
         told = _Told(store if body.store else None, user, conversation, body.parent, generation, body.settings.token_events)
         if (about := known[body.model].calibration) is not None:
             told.calibration = dict(about)
@@ -275,8 +279,12 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-async def _context(service: Service, user: str, conversation: str, parent: str) -> Rendered:
-    """What the model reads, files included; those that nobody has read yet are read now."""
+async def _context(service: Service, user: str, conversation: str, parent: str, joins: bool) -> Rendered:
+    """What the model reads, files included; those that nobody has read yet are read now.
+
+    Messages in a row are `joins`-ed where its chat template refuses them as turns of their own, and where levers, many of which look
+    at the last turn, are to find the whole question in it.
+    """
     assert service.store is not None
     store = service.store
     spoken = await run_in_threadpool(store.messages.context, user, conversation, parent)
@@ -287,7 +295,7 @@ async def _context(service: Service, user: str, conversation: str, parent: str) 
         attached = store.attachments.read(user, id)
         return dataclasses.replace(attached, reading=readings.get(id, attached.reading))  # a reading that does not last is not stored
 
-    read = await run_in_threadpool(rendered, spoken, file)
+    read = await run_in_threadpool(rendered, spoken, file, joins)
     if not read.messages:
         raise SteelyardError("there is nothing to answer: all of it is hidden or empty", where="parent", do="Show a message, or write one.")
     return read

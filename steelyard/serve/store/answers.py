@@ -42,6 +42,7 @@ class Generation:
         citations: passages it was given to read.
         lookups: searches in documents, with what they weighed and why.
         tools: calls of tools and their results, in order.
+        joined: how many messages the model read as the one turn that it answers; None in records of earlier versions.
         tokens: `{id, text, logprob, entropy, alternatives: [{text, logprob}]}` each; natural logarithms, nats.
     """
 
@@ -56,6 +57,7 @@ class Generation:
     citations: list[dict[str, Any]] = field(default_factory=list)
     lookups: list[dict[str, Any]] = field(default_factory=list)
     tools: list[dict[str, Any]] = field(default_factory=list)
+    joined: int | None = 1
     tokens: list[dict[str, Any]] = field(default_factory=list)
 
     def columns(self) -> dict[str, Any]:
@@ -64,7 +66,7 @@ class Generation:
         return {"model": self.model, "fingerprint": self.fingerprint, "record": whole(dump(record)), "tokens": _pack(self.tokens)}
 
 
-_RECORD = ("levers", "settings", "reason", "error", "usage", "confidence", "citations", "lookups", "tools")
+_RECORD = ("levers", "settings", "reason", "error", "usage", "confidence", "citations", "lookups", "tools", "joined")
 
 
 class Answers:

@@ -67,6 +67,7 @@ class _Generation(_Strict):
     citations: list[dict[str, Any]]
     lookups: list[dict[str, Any]] = []
     tools: list[dict[str, Any]]
+    joined: Annotated[int, Field(ge=1)] | None = None  # earlier versions did not tell it
     tokens: list[_Token]
 
 

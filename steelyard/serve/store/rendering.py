@@ -1,6 +1,6 @@
 """What a model is given to read of a path through a conversation.
 
-Messages stay apart in the store. Here, and only here, messages that one person sent one after the other become one turn, a blank
+Messages stay apart in the store. Here, and only here, messages that one person sent one after the other may become one turn, a blank
 line between them, because many templates refuse two turns of the same speaker; whoever asks is told which ones were joined. Files
 stand in the turn under their names with what was read of them; one of which nothing could be read is refused by name and reason. Places that
 were pointed at are the text that was computed of them, which says what it is about.
@@ -26,7 +26,7 @@ class Rendered:
 
     Attributes:
         messages: what it reads.
-        joined: the ids of messages that became one turn, for each turn of more than one.
+        joined: the ids of messages that became one turn, for each turn of more than one; empty where none are joined.
         figures: the sentences of figures that went with the last turn, if it is a person's.
     """
 
@@ -35,12 +35,13 @@ class Rendered:
     figures: tuple[str, ...] = ()
 
 
-def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable[[str], Attached]) -> Rendered:
+def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable[[str], Attached], joins: bool = True) -> Rendered:
     """Renders the messages of a path.
 
     Args:
         spoken: places and parts, from the root on, without what is hidden.
         file: gives an attachment by its id.
+        joins: whether messages that a person sent one after the other become one turn.
 
     Raises:
         UnsupportedError: a file that is no text.
@@ -50,7 +51,7 @@ def rendered(spoken: Sequence[tuple[Node, list[dict[str, Any]]]], file: Callable
         text = "\n\n".join(text for part in parts if (text := _readable(part, file)))
         if not text.strip():  # an answer that was cut off before its first token
             continue
-        if turns and turns[-1][0] == node.role == "user":
+        if joins and turns and turns[-1][0] == node.role == "user":
             turns[-1][1].append(text)
             turns[-1][2].append(node.id)
         else:

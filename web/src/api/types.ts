@@ -104,6 +104,8 @@ export interface Generation {
   citations?: Citation[];
   lookups?: Lookup[];
   confidence?: Confidence | null;
+  /** How many messages were read as the one turn that it answers. */
+  joined?: number | null;
 }
 
 export interface Message {

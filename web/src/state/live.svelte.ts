@@ -140,6 +140,7 @@ export class LiveAnswer {
       citations: this.citations,
       lookups: this.lookups,
       confidence: this.confidence,
+      joined: Math.max(this.joined.length, 1),
     };
     return {
       id: this.id,
