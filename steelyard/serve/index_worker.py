@@ -18,7 +18,7 @@ from typing import Any
 from steelyard.augment.retrieve.building import Source, build_from
 from steelyard.augment.retrieve.uploaded import documents_in
 from steelyard.core.errors import SteelyardError
-from steelyard.data.documents.reading import Section
+from steelyard.data.documents.sections import Section
 
 
 def sources() -> Iterator[Source]:

@@ -23,7 +23,8 @@ from steelyard.augment.retrieve.building import FORMAT, TOKENIZER
 from steelyard.augment.retrieve.passages import PASSAGE_TOKENS
 from steelyard.core.errors import SteelyardError
 from steelyard.core.fingerprint import digest
-from steelyard.data.documents.reading import VERSION, Section
+from steelyard.data.documents.reading import VERSION
+from steelyard.data.documents.sections import Section
 from steelyard.serve.reading import Readers
 from steelyard.serve.settings import ServeSettings
 from steelyard.serve.store.errors import NotFoundError

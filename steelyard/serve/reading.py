@@ -21,7 +21,8 @@ from pydantic import Field
 
 from steelyard.core.errors import DataError, SteelyardError
 from steelyard.data.documents.pictures import installed
-from steelyard.data.documents.reading import VERSION, ReadLimits, Section, whole
+from steelyard.data.documents.reading import VERSION
+from steelyard.data.documents.sections import ReadLimits, Section, whole
 
 MEBIBYTE = 1024 * 1024
 LONGEST_REPLY = 256 * MEBIBYTE

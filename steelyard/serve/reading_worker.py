@@ -38,7 +38,8 @@ def confine(memory_bytes: int, seconds: float) -> None:
 
 def document(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
     """The sections of a document, and the numbers of pages that are pictures."""
-    from steelyard.data.documents.reading import ReadLimits, read
+    from steelyard.data.documents.reading import read
+    from steelyard.data.documents.sections import ReadLimits
 
     pictures: list[int] = []
     sections = read(content, asked["name"], ReadLimits(**asked["limits"]), pictures)
@@ -48,7 +49,7 @@ def document(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
 def scan(content: bytes, asked: dict[str, Any]) -> dict[str, Any]:
     """The text of a document's pages that are pictures, by their numbers, and what recognised it."""
     from steelyard.data.documents.pdf import recognised_pages
-    from steelyard.data.documents.reading import plain
+    from steelyard.data.documents.sections import plain
 
     reader, found = recognised_pages(content, asked["name"], asked["pages"], asked["limits"]["scanned_pages"])
     return {"reader": reader, "pages": [(number, plain(text)) for number, text in found]}

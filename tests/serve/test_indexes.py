@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from steelyard.augment.retrieve.uploaded import documents_in
-from steelyard.data.documents.reading import Section
+from steelyard.data.documents.sections import Section
 from steelyard.serve.api.indexes import place_of
 from steelyard.serve.engine_process import EngineProcess, ServedModel
 from steelyard.serve.indexing import Indexing, key_of

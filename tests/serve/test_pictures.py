@@ -48,7 +48,7 @@ def test_a_piece_of_a_picture_is_an_attachment_with_its_place_and_its_text(serve
 
 
 def test_the_model_is_told_that_it_reads_ocr_text_of_which_piece_and_by_what() -> None:
-    from steelyard.data.documents.reading import Section
+    from steelyard.data.documents.sections import Section
 
     reading = Reading("rapidocr-onnxruntime 1.4.4", (Section("", "Total: 128.50 EUR"),))
     attached = Attached("piece.png", "image/png", b"", "", reading, Piece("a" * 24, "invoice.jpg", (0, 130, 500, 90)))

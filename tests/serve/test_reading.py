@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.data.documents.reading import ReadLimits
+from steelyard.data.documents.sections import ReadLimits
 from steelyard.serve.reading import Readers, ReadingLimits
 from tests.serve.live_server import LiveServer
 from tests.written_documents import archive, docx, pdf, xlsx

@@ -12,7 +12,8 @@ pytest.importorskip("pypdfium2", reason="the extra `documents` is not installed"
 
 from steelyard.core.errors import DataError
 from steelyard.data.documents.pdf import recognised_pages
-from steelyard.data.documents.reading import ReadLimits, Section, read
+from steelyard.data.documents.reading import read
+from steelyard.data.documents.sections import ReadLimits, Section
 from steelyard.serve import reading
 from steelyard.serve.reading import NOT_INSTALLED, UNSEEN, Readers, Reading, ReadingLimits, current
 from steelyard.serve.store.attachments import Attached

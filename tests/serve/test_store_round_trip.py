@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from steelyard.data.documents.reading import VERSION, Section
+from steelyard.data.documents.reading import VERSION
+from steelyard.data.documents.sections import Section
 from steelyard.serve.reading import Reading
 from steelyard.serve.store.answers import Generation
 from steelyard.serve.store.attachments import Piece

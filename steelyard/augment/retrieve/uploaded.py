@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from steelyard.augment.retrieve.documents import Document, LeftOut, of_json, of_markdown, of_record, spaced
-from steelyard.data.documents.reading import Section
+from steelyard.data.documents.sections import Section
 
 ROWS = 200_000
 

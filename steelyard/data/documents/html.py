@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 
 from steelyard.core.errors import DataError
-from steelyard.data.documents.reading import ReadLimits, Section
+from steelyard.data.documents.sections import ReadLimits, Section
 
 _UNSEEN = frozenset({"script", "style", "template", "noscript", "svg", "math", "iframe", "object", "canvas", "head", "select"})
 _BLOCKS = frozenset(

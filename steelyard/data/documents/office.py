@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from xml.parsers import expat
 
 from steelyard.core.errors import DataError
-from steelyard.data.documents.reading import SHEETS, SLIDES, WORD, ReadLimits, Section
+from steelyard.data.documents.sections import SHEETS, SLIDES, WORD, ReadLimits, Section
 
 _FOLDERS = {"word/": WORD, "xl/": SHEETS, "ppt/": SLIDES}
 _PIECE = 64 * 1024

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from steelyard.core.errors import DataError, UnsupportedError
-from steelyard.data.documents.reading import ReadLimits, Section
+from steelyard.data.documents.pictures import LONGEST_SIDE, Recogniser
+from steelyard.data.documents.sections import ReadLimits, Section
 
 SCALE = 200 / 72
 """Pixels per point of a page that is drawn to be recognised: 200 to the inch."""
@@ -52,8 +53,6 @@ def recognised_pages(content: bytes, name: str, numbers: Sequence[int], most: in
         UnsupportedError: no recognition is installed.
         DataError: there are too many, one is damaged, or there is no text on any.
     """
-    from steelyard.data.documents.pictures import LONGEST_SIDE, Recogniser
-
     if len(numbers) > most:
         what = f"{len(numbers):,} of its pages are pictures; the text of at most {most:,} is recognised"
         raise DataError(what, where=name, do="Give a part of it.")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steelyard.core.errors import DataError, UnsupportedError
-from steelyard.data.documents.reading import Section
+from steelyard.data.documents.sections import Section
 
 PACKAGE = "rapidocr-onnxruntime"
 LONGEST_SIDE = 2560

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi.concurrency import run_in_threadpool
 
 from steelyard.augment.retrieve.passages import estimated_tokens
-from steelyard.data.documents.reading import whole
+from steelyard.data.documents.sections import whole
 from steelyard.serve.reading import Reading
 from steelyard.serve.service import Service
 from steelyard.serve.store.attachments import Attached

@@ -12,7 +12,8 @@ import zlib
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from steelyard.data.documents.reading import Section, is_html
+from steelyard.data.documents.reading import is_html
+from steelyard.data.documents.sections import Section
 from steelyard.serve.reading import Reading, What, current
 from steelyard.serve.store import tables
 from steelyard.serve.store.database import Database

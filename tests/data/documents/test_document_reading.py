@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.core.errors import DataError
-from steelyard.data.documents.reading import ReadLimits, Section, read, whole
+from steelyard.data.documents.reading import read
+from steelyard.data.documents.sections import ReadLimits, Section, whole
 from tests.written_documents import archive, docx, pdf, pptx, xlsx
 
 BOMB = '<!DOCTYPE lolz [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
