@@ -16,7 +16,7 @@ from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.places import Pointing
 from steelyard.serve.api.responses import ResponseRequest
 from steelyard.serve.api.tokens import DetokenizeRequest
-from steelyard.serve.store import imports
+from steelyard.serve.store import import_lines
 from tests.serve.live_server import LiveServer
 
 HI = [{"role": "user", "content": "hi"}]
@@ -48,7 +48,7 @@ def said_in(parts: list[Any]) -> dict[str, Any]:
             Pointing,
             {"place": {"type": "place", "source": {"attachment": "a"}, "selection": {"kind": "rows", "rows": ["a"] * MANY}}},
         ),
-        (imports._Conversation, {"messages": [{}] * MANY, "feedback": [1] * MANY, "attachments": [[]] * MANY}),
+        (import_lines._Conversation, {"messages": [{}] * MANY, "feedback": [1] * MANY, "attachments": [[]] * MANY}),
     ],
 )
 def test_what_is_wrong_a_hundred_thousand_times_is_found_once(kind: type[pydantic.BaseModel], body: dict[str, Any]) -> None:
@@ -112,6 +112,12 @@ def test_what_would_be_ignored_is_refused_where_it_stands(server: LiveServer, pa
     response = server.post(f"/v1/{path}", {"model": "tiny", **base, **change})
     assert response.status_code == 400, response.text
     assert response.json()["error"]["param"] == param
+
+
+@pytest.mark.parametrize("content", [b"\n" * 200_000, b"{}\n" * 200_000, b'{"messages":[' + b"[]," * 3_000_000 + b"[]]}"])
+def test_a_file_to_import_that_is_nothing_but_brackets_is_refused_before_it_is_read(server: LiveServer, content: bytes) -> None:
+    refused = server.client.post("/api/import", content=content, params={"bad_rows": "skip"})
+    assert refused.status_code == 413 and "are allowed" in refused.json()["error"]["message"]
 
 
 def test_only_uploads_may_be_as_large_as_uploads(server: LiveServer) -> None:

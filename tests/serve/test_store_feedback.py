@@ -359,7 +359,7 @@ def test_lines_that_cannot_be_used_are_all_named_and_nothing_is_taken(store: Sto
 )
 def test_any_line_is_imported_or_refused_with_a_reason(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
     from steelyard.data.formats import UnusableRow
-    from steelyard.serve.store.imports import _read
+    from steelyard.serve.store.import_lines import read_line
 
     with pytest.raises(UnusableRow):
-        _read(json.dumps(value).encode(), LIMITS)
+        read_line(json.dumps(value).encode(), LIMITS)

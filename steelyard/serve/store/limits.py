@@ -23,6 +23,10 @@ class StoreLimits(pydantic.BaseModel):
         default=256 * MEBIBYTE, ge=1, description="largest unpacked size of an office document, in bytes as it states them"
     )
     import_bytes: int = Field(default=64 * MEBIBYTE, ge=1, description="largest file to import, in bytes")
+    import_lines: int = Field(default=100_000, ge=1, description="most lines of a file to import")
+    import_values: int = Field(
+        default=3_000_000, ge=1, description="most lists and objects of a file to import, brackets in texts counted too"
+    )
     indexes: int = Field(default=200, ge=1, description="most indexes of one person")
     index_documents: int = Field(default=5000, ge=1, description="most documents of one index")
     page: int = Field(default=50, ge=1, le=1000, description="rows of one page of a list")
