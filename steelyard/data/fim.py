@@ -24,7 +24,7 @@ from steelyard.core.errors import DataError
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.seeds import derive
-from steelyard.data.texts import Document, pieces
+from steelyard.data.texts.document import Document, pieces
 from steelyard.data.token_file import fingerprint_of
 
 TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")

@@ -28,7 +28,7 @@ from steelyard.core.errors import DataError
 from steelyard.core.files import atomic, writing
 from steelyard.core.fingerprint import digest
 from steelyard.core.locks import lock
-from steelyard.data.texts import Document
+from steelyard.data.texts.document import Document
 from steelyard.model.tokenizer import Tokenizer
 
 VERSION = 1

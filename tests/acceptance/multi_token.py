@@ -16,7 +16,7 @@ from acceptance.small_decoders import bits, reading, taught
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
-from steelyard.data.texts import open_texts
+from steelyard.data.texts.opening import open_texts
 from steelyard.data.token_file import TokenFile, write_tokens
 from steelyard.data.tokenizer_training import train_tokenizer
 from steelyard.generate.engine import Engine

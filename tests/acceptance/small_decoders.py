@@ -16,7 +16,7 @@ from steelyard.core.run import Run
 from steelyard.core.seeds import derive
 from steelyard.data.batching import NOT_LEARNED, Batch, Place
 from steelyard.data.generated.long_range import CHARACTERS, make_exercise
-from steelyard.data.texts import open_texts
+from steelyard.data.texts.opening import open_texts
 from steelyard.data.token_file import TokenFile, write_tokens
 from steelyard.data.tokenizer_training import train_tokenizer
 from steelyard.data.windows import Windows

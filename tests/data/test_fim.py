@@ -12,7 +12,7 @@ from steelyard.core.levers import parse
 from steelyard.core.protocols import Message
 from steelyard.data.fim import TOKENS, Fim, question, restored, turned
 from steelyard.data.formats import Example, Turn
-from steelyard.data.texts import Document
+from steelyard.data.texts.document import Document
 from steelyard.data.token_file import write_tokens
 from steelyard.data.tokenizer_training import train_tokenizer
 

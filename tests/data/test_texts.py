@@ -6,8 +6,8 @@ import json
 import pytest
 
 from steelyard.core.errors import DataError
-from steelyard.data import text_files, texts
-from steelyard.data.texts import open_texts
+from steelyard.data.texts import document, files
+from steelyard.data.texts.opening import open_texts
 
 
 @pytest.fixture
@@ -83,14 +83,14 @@ def test_every_unusable_file_is_named_in_one_error_and_left_out_only_when_told(f
 
 
 def test_a_character_cut_by_the_reading_is_no_error(folder, monkeypatch):
-    monkeypatch.setattr(text_files, "CHUNK", 3)
+    monkeypatch.setattr(files, "CHUNK", 3)
     text = "aäöü日本😀" * 5
     (folder / "a.txt").write_text(text, encoding="utf-8")
     assert contents(open_texts("a.txt", base=folder)) == [text]
 
 
 def test_a_bad_byte_is_found_however_far_in_the_file_it_stands(folder, monkeypatch):
-    monkeypatch.setattr(text_files, "CHUNK", 8)
+    monkeypatch.setattr(files, "CHUNK", 8)
     (folder / "a.txt").write_bytes(b"good text " * 5 + b"\xff" + b" and more" * 3)
     with pytest.raises(DataError, match="a.txt: not UTF-8 .*near byte 51"):
         open_texts("a.txt", base=folder)
@@ -113,8 +113,8 @@ def test_nothing_usable_is_an_error_even_when_told_to_skip(tmp_path):
 
 @pytest.mark.parametrize("text", ["x" * 5000, "a line\n" * 700, "\n" * 10 + "é" * 3000 + "\n tail"])
 def test_a_gigantic_text_comes_in_pieces_that_join_to_it(tmp_path, monkeypatch, text):
-    monkeypatch.setattr(texts, "PIECE", 1000)
-    monkeypatch.setattr(text_files, "PIECE", 1000)
+    monkeypatch.setattr(document, "PIECE", 1000)
+    monkeypatch.setattr(files, "PIECE", 1000)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": text}) + "\n")
     for name in ("a.txt", "b.jsonl"):
@@ -126,7 +126,7 @@ def test_a_gigantic_text_comes_in_pieces_that_join_to_it(tmp_path, monkeypatch, 
 
 
 def test_a_row_that_is_too_long_is_named_and_its_neighbours_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "LONGEST_ROW", 2**20)
+    monkeypatch.setattr(files, "LONGEST_ROW", 2**20)
     (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "' + "x" * 2**21 + '"}\n{"text": "two"}')
     with pytest.raises(DataError, match="line 2: longer than 1 MiB"):
         open_texts("a.jsonl", base=tmp_path)

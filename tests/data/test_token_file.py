@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import DataError
 from steelyard.data import token_file
-from steelyard.data.texts import Document, open_texts
+from steelyard.data.texts.document import Document
+from steelyard.data.texts.opening import open_texts
 from steelyard.data.token_file import TokenFile, write_tokens
 from steelyard.data.tokenizer_training import train_tokenizer
 
@@ -110,7 +111,7 @@ def test_a_killed_writing_leaves_nothing_half_and_the_next_one_cleans_up(tmp_pat
         import os, signal, sys
         from pathlib import Path
         from steelyard.data import token_file
-        from steelyard.data.texts import Document
+        from steelyard.data.texts.document import Document
         from steelyard.data.tokenizer_training import train_tokenizer
 
         class Killed(list):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import DataError
 from steelyard.data.batching import NOT_LEARNED, Place
-from steelyard.data.texts import Document
+from steelyard.data.texts.document import Document
 from steelyard.data.token_file import write_tokens
 from steelyard.data.tokenizer_training import train_tokenizer
 from steelyard.data.windows import Windows, permuted

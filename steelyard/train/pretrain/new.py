@@ -9,7 +9,7 @@ from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
-from steelyard.data.texts import open_texts
+from steelyard.data.texts.opening import open_texts
 from steelyard.data.tokenizer_training import train_tokenizer
 from steelyard.model.encoder_decoder import initialize_both
 from steelyard.model.families.steelyard import written, written_pair

@@ -23,7 +23,7 @@ from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.run import Run
 from steelyard.data.batching import Batch
-from steelyard.data.texts import BadFiles, open_texts
+from steelyard.data.texts.opening import BadFiles, open_texts
 from steelyard.data.token_file import TokenFile, write_tokens
 from steelyard.data.windows import Windows
 from steelyard.generate.engine import Engine

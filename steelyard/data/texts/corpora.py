@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from steelyard.data import encyclopedia
-from steelyard.data.text_files import TextPart, add, long_text, walk
-from steelyard.data.texts import Checked, Document
+from steelyard.data.texts.document import Checked, Document
+from steelyard.data.texts.files import TextPart, add, long_text
+from steelyard.data.texts.folders import walk
 
 NOT_ITS_OWN = frozenset(("site-packages", "dist-packages", "__pycache__"))
 

@@ -16,68 +16,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from steelyard.core.errors import DataError
 from steelyard.core.fingerprint import digest
-from steelyard.data.formats import BadRow, describe
+from steelyard.data.formats import describe
+from steelyard.data.texts.corpora import EncyclopediaPart, standard_library
+from steelyard.data.texts.document import Checked, Document, Part
+from steelyard.data.texts.folders import below
+from steelyard.data.texts.tables import DATASETS, DatasetPart
 
-DATASETS = "datasets:"
 SHOWN = 50
 """Bad files that an error lists one by one; of more it says how many."""
-PIECE = 2**18
-"""Most characters of a document: longer texts come as several, each but the last marked with `continues`."""
-
 BadFiles = Literal["stop", "skip"]
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text.
-
-    Attributes:
-        text: as the source has it. Strings that look like special tokens are ordinary text.
-        where: file (and line), or name and number, for errors.
-        continues: the next document goes on with the same text, which was too long for one.
-        special: (start, end) of stretches of the text that are special tokens, in order.
-    """
-
-    text: str
-    where: str = ""
-    continues: bool = False
-    special: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What reading a source found out.
-
-    Attributes:
-        fingerprint: digest of the content.
-        documents: usable ones.
-        bad: rows that cannot be used.
-        unusable: why the whole source cannot be used, or "".
-    """
-
-    fingerprint: str = ""
-    documents: int = 0
-    bad: tuple[BadRow, ...] = ()
-    unusable: str = ""
-
-
-class Part(Protocol):
-    """One file, or one table."""
-
-    @property
-    def where(self) -> str: ...
-
-    def check(self) -> Checked:
-        """Reads it through once. It is asked before `documents`."""
-        ...
-
-    def documents(self) -> Iterator[Document]:
-        """Its usable documents, in its own order."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -159,38 +110,14 @@ def open_texts(
 def _parts(name: str, base: Path | None, column: str) -> tuple[list[Part], list[str], bool]:
     """The sources a name stands for, notes about them, and whether bad ones are left out unasked (nobody could mend them)."""
     if name.startswith(DATASETS):
-        from steelyard.data.text_tables import DatasetPart
-
         return [DatasetPart.named(name, column)], [], False
     if name == "encyclopedia":
-        from steelyard.data.text_corpora import EncyclopediaPart
-
         return [EncyclopediaPart()], [], False
     if name == "python":
-        from steelyard.data.text_corpora import standard_library
-
         return list(standard_library()), [], True
-    from steelyard.data.text_files import below
-
     path = Path(name).expanduser()
     parts, notes = below(base / path if base is not None else path, column)
     return parts, notes, False
-
-
-def pieces(texts: Iterator[str], where: str, most: int | None = None) -> Iterator[Document]:
-    """One text that arrives in chunks, as documents of at most `most` (`PIECE` if None) characters.
-
-    A cut is made after a line's end where there is one. A token that would reach over a cut becomes two.
-    """
-    held, most = "", PIECE if most is None else most
-    for chunk in texts:
-        held += chunk
-        while len(held) > most:
-            cut = held.rfind("\n", 1, most) + 1 or most
-            yield Document(held[:cut], where, continues=True)
-            held = held[cut:]
-    if held:
-        yield Document(held, where)
 
 
 def _count(number: int, noun: str) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 
 from steelyard.core.errors import DataError
 from steelyard.data.formats import BadRow, UnusableRow
-from steelyard.data.text_files import MOST_BAD_ROWS, FilePart, add, long_text, usable
-from steelyard.data.texts import DATASETS, Checked, Document
+from steelyard.data.texts.document import Checked, Document
+from steelyard.data.texts.files import MOST_BAD_ROWS, FilePart, add, long_text, usable
 
+DATASETS = "datasets:"
+"""What names of Hugging Face data sets begin with."""
 ROWS = 256
 
 

@@ -1,0 +1,1 @@
+"""Plain texts to learn from, whatever they lie in."""
