@@ -180,9 +180,9 @@ def test_a_web_page_in_place_of_an_answer_is_called_one():
 
 
 def test_a_server_that_falls_silent_is_given_up():
-    with serving(stream(says("Hel"), says("lo"), pause=3.0)) as fake:
-        answer = asked(fake, timeout=0.2)
-    assert answer.text == "Hel" and "sent nothing for 0.2 s" in (answer.failure or "")
+    with serving(stream(says("Hel"), says("lo"), pause=10.0)) as fake:
+        answer = asked(fake, timeout=1.5)
+    assert answer.text == "Hel" and "sent nothing for 1.5 s" in (answer.failure or "")
 
 
 def test_a_server_that_never_answers_is_given_up():
