@@ -1,14 +1,16 @@
-"""Writes tests/parity/lm_eval_generation.json: digests of the prompts that lm-eval's own task files make of the shared rows, and their stop strings.
+"""Writes tests/parity/lm_eval_generation.json: digests of the prompts that lm-eval's own task files make of the shared rows, their stop
+strings, and what SmolLM2-135M-Instruct answers to some of them through lm-eval's Hugging Face backend (float32, CPU, greedy).
 
-Run by an interpreter that has lm-eval: `python tests/parity/lm_eval_generation.py FOLDER_OF_SHARED_DATA`. The first rows are asked, the next
-ones are the examples, in their order. Nothing is downloaded and no row is kept: a digest is enough to see that two prompts are the same.
+Run by an interpreter that has lm-eval: `python tests/parity/lm_eval_generation.py FOLDER_OF_SHARED_DATA FOLDER_OF_THE_MODEL`. The first rows
+are asked, the next ones are the examples, in their order. Nothing is downloaded and no row is kept: a digest is enough to see that two
+prompts are the same. `--asked 40 --tokens 64 --out FILE` makes a longer comparison for `lm_eval_answers.py`.
 """
 
+import argparse
 import csv
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
@@ -16,10 +18,12 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
 import datasets
 import lm_eval
 from lm_eval.api.samplers import FirstNSampler
+from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager, get_task_dict
 
-OUT = Path(__file__).with_suffix(".json")
-ASKED, SHOWN = 6, 5  # rows
+SHOWN = 5  # rows
+ANSWERED = ("gsm8k::0", "nq_open::5", "bbh:boolean_expressions:0", "bbh:causal_judgement:5", "mgsm:es:0")
+"""What is put to the model."""
 
 
 def rows_of(data: Path, name: str, part: str) -> list[dict]:
@@ -40,13 +44,21 @@ def rows_of(data: Path, name: str, part: str) -> list[dict]:
 
 
 def main() -> None:
-    data, manager, kept = Path(sys.argv[1]), TaskManager(), {}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--asked", type=int, default=6, help="rows of each set")
+    parser.add_argument("--tokens", type=int, default=24, help="of an answer at most")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    given = parser.parse_args()
+    data, manager, kept = given.data, TaskManager(), {}
+    model = HFLM(pretrained=str(given.model), device="cpu", dtype="float32", max_length=2048, batch_size=1)
     parts = [("gsm8k", "", "gsm8k"), ("nq_open", "", "nq_open")]
     parts += [("bbh", path.stem, f"bbh_zeroshot_{path.stem}") for path in sorted((data / "bbh").glob("*.json"))]
     parts += [("mgsm", path.stem.partition("_")[0], "") for path in sorted((data / "mgsm").glob("*_first50.tsv"))]
     for name, part, called in parts:
         rows = rows_of(data, name, part)
-        asked, shown = (datasets.Dataset.from_list(some) for some in (rows[:ASKED], rows[ASKED : ASKED + SHOWN]))
+        asked, shown = (datasets.Dataset.from_list(some) for some in (rows[: given.asked], rows[given.asked : given.asked + SHOWN]))
         datasets.load_dataset = lambda *_, asked=asked, shown=shown, **__: datasets.DatasetDict(
             {"train": shown, "validation": asked, "test": asked}
         )
@@ -57,15 +69,20 @@ def main() -> None:
             task.build_all_requests(rank=0, world_size=1)
             digests = [hashlib.sha256(one.args[0].encode()).hexdigest()[:16] for one in task.instances]
             found = {"prompts": digests, "until": task.instances[0].args[1]["until"]}
+            if f"{name}:{part}:{shots}" in ANSWERED:
+                for one in task.instances:
+                    one.args[1].update(max_gen_toks=given.tokens, do_sample=False)
+                found["answers"] = model.generate_until(task.instances, disable_tqdm=True)
             kept[f"{name}:{part}:{shots}"] = found | ({"description": task.config.description} if name == "bbh" else {})
     made = {
         "made_by": "python tests/parity/lm_eval_generation.py",
         "lm_eval": lm_eval.__version__,
-        "asked": ASKED,
+        "asked": given.asked,
         "shown": SHOWN,
+        "tokens": given.tokens,
         "sets": kept,
     }
-    OUT.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    given.out.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 main()
