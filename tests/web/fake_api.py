@@ -37,10 +37,19 @@ SOURCES = [
 ]
 LEVERS = [
     {
+        "name": "advice",
+        "idea": "Tells the model how to go about it.",
+        "paper": "",
+        "per_request": True,
+        "hooks": ["wrap"],
+        "schema": {"type": "object", "properties": {"text": {"type": "string", "default": "Be brief.", "description": "what it is told"}}},
+    },
+    {
         "name": "prompt_lookup",
         "idea": "Guesses the next words from the prompt itself, and checks them in one pass.",
         "paper": "",
         "per_request": True,
+        "hooks": ["decode"],
         "schema": {
             "type": "object",
             "properties": {

@@ -140,7 +140,7 @@ def test_only_the_answer_to_several_messages_says_that_they_were_read_as_one_tur
     say(tab, "slow and alone")
     expect(answers(tab).last).to_contain_text("word word")
     expect(answers(tab).last).not_to_contain_text("read as one turn")
-    tab.get_by_role("button", name="Stop").click()
+    tab.get_by_role("textbox", name="Message", exact=True).press("Escape")
     expect(answers(tab).last).to_contain_text("ended: cancelled")
     expect(answers(tab).last).not_to_contain_text("read as one turn")
     expect(tab.get_by_role("textbox", name="Message", exact=True)).to_be_focused()

@@ -142,13 +142,19 @@ def test_a_lever_is_pulled_with_its_settings_for_this_conversation(tab, server, 
     expect(refused_one).to_contain_text("bits = 8")
     expect(refused_one).to_contain_text("of each weight")
     expect(refused).to_have_accessible_description(re.compile(r"pulled when the server starts: steelyard serve --try quantize"))
+    tab.get_by_role("switch", name="advice").check()
     tab.get_by_role("switch", name="prompt_lookup").check()
-    tab.get_by_role("spinbutton", name="tokens", exact=True).fill("4")
+    tokens = tab.get_by_role("spinbutton", name="tokens", exact=True)
+    tokens.fill("40")
+    tokens.blur()
+    expect(tokens).to_have_attribute("aria-invalid", "true")
+    tokens.fill("4")
     tab.get_by_role("combobox", name="mode", exact=True).select_option("sampled")
     tab.get_by_role("checkbox", name="quick").check()
     say(tab, "Tell me about the Danube")
     expect(answers(tab)).to_contain_text("prompt_lookup")
-    assert kept.asked[0]["levers"] == [{"prompt_lookup": {"tokens": 4, "mode": "sampled", "quick": True}}]
+    drawn, around = {"prompt_lookup": {"tokens": 4, "mode": "sampled", "quick": True}}, {"advice": {"text": "Be brief."}}
+    assert kept.asked[0]["levers"] == [drawn, around], "in the order in which they act, however they were chosen"
     panel = tab.get_by_role("complementary")
     expect(panel).to_contain_text("Tokens per second")
     expect(panel).to_contain_text(re.compile(r"Energy of the answer\s*1.2 to 5.7 J \(modelled\)"))

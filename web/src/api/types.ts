@@ -166,6 +166,8 @@ export interface LeverInfo {
   idea: string;
   paper?: string;
   per_request: boolean;
+  /** Where it acts: `decode` while tokens are drawn, `wrap` around the answer. */
+  hooks?: string[];
   schema: Schema;
 }
 

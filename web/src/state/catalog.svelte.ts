@@ -1,10 +1,10 @@
 /** What the server has: models that chat and levers a client may pull. Read once, and again on demand. */
 
 import { listLevers, listModels } from "../api/calls";
-import type { LeverInfo, ModelInfo } from "../api/types";
+import type { LeverChoice, LeverInfo, ModelInfo } from "../api/types";
 import { attempt } from "./notices.svelte";
 import { t } from "../texts/texts";
-import { preferences } from "./preferences.svelte";
+import { type Answering, preferences } from "./preferences.svelte";
 
 class Catalog {
   models = $state.raw<ModelInfo[]>([]);
@@ -43,6 +43,14 @@ class Catalog {
     if (told?.pulled?.some((one) => lever.name in one)) return t("levers.pulled");
     if (!lever.per_request) return t("levers.atStart", { name: lever.name });
     return told?.levers && !told.levers.includes(lever.name) ? t("levers.notOffered", { model: this.known(model) }) : null;
+  }
+
+  /** Levers in the order in which they act, which is the one that the server takes: those that shape what is drawn, then those around it. */
+  inOrder(levers: Answering["levers"]): LeverChoice[] {
+    const place = (name: string): number => this.levers.findIndex((lever) => lever.name === name);
+    const wraps = (name: string): number => (this.levers[place(name)]?.hooks?.includes("decode") ? 0 : 1);
+    const names = Object.keys(levers).sort((one, other) => wraps(one) - wraps(other) || place(one) - place(other));
+    return names.map((name) => ({ [name]: levers[name] ?? {} }));
   }
 
   /** `name` where the server has it, else the first it has. */

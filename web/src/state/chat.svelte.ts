@@ -19,7 +19,7 @@ import { library } from "./library.svelte";
 import { LiveAnswer } from "./live.svelte";
 import { attempt, notices } from "./notices.svelte";
 import { places, pointedOf } from "./places.svelte";
-import { type Answering, choicesOf, type ConversationSettings, preferences } from "./preferences.svelte";
+import { type Answering, type ConversationSettings, preferences } from "./preferences.svelte";
 import { type Draft, Queue } from "./queue.svelte";
 import { addressOf, router } from "./route.svelte";
 
@@ -347,7 +347,7 @@ function requestFor(how: Answering, parent: string, quote: boolean): AnswerReque
     parent,
     model: catalog.known(how.model),
     settings: { temperature, top_p, max_tokens, seed: drawn, alternatives: ALTERNATIVES, token_events: true, ...(quote ? { quote } : {}) },
-    levers: choicesOf($state.snapshot(how.levers)),
+    levers: catalog.inOrder($state.snapshot(how.levers)),
     store: true,
   };
 }

@@ -1,6 +1,6 @@
 /** What this browser remembers: look, habits, and per conversation the model, sampling, levers and second answerer. */
 
-import type { LeverChoice, Sampling } from "../api/types";
+import type { Sampling } from "../api/types";
 
 export type Theme = "system" | "light" | "dark";
 
@@ -74,6 +74,3 @@ class Preferences {
 }
 
 export const preferences = new Preferences();
-
-export const choicesOf = (levers: Answering["levers"]): LeverChoice[] =>
-  Object.entries(levers).map(([name, settings]) => ({ [name]: settings }));
