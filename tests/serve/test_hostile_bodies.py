@@ -12,11 +12,12 @@ from steelyard.serve.api.bodies import DEEPEST, depth
 from steelyard.serve.api.chat import ChatRequest
 from steelyard.serve.api.completions import CompletionRequest
 from steelyard.serve.api.conversations import NewMessage
-from steelyard.serve.api.errors import ApiError
+from steelyard.serve.api.errors import ApiError, as_api_error
 from steelyard.serve.api.places import Pointing
 from steelyard.serve.api.responses import ResponseRequest
 from steelyard.serve.api.tokens import DetokenizeRequest
 from steelyard.serve.store import import_lines
+from steelyard.serve.store.errors import StoreError
 from tests.serve.live_server import LiveServer
 
 HI = [{"role": "user", "content": "hi"}]
@@ -134,3 +135,16 @@ def test_arguments_of_past_calls_may_be_anything(server: LiveServer) -> None:
             response = server.post("/v1/chat/completions", {"model": model, "messages": turns, "max_tokens": 1})
             told = json.loads(response.text)
             assert response.status_code == 200 or told["error"]["code"] == "context_length_exceeded", (arguments[:20], response.text)
+
+
+def test_a_failing_store_tells_clients_what_and_not_where() -> None:
+    for where in ("/srv/data/steelyard.sqlite", "postgresql://ann@db.internal/steelyard"):
+        told = as_api_error(StoreError("the disk is full", where=where, do="Free some space."))
+        assert (told.status, told.code, told.message) == (503, "store_unavailable", "the disk is full. Free some space.")
+
+
+def test_a_lever_that_cannot_be_pulled_is_told_with_its_field(server: LiveServer) -> None:
+    for lever in ("quantize", {"prompt": {"colour": 1}}, {"retrieve": {"documents": "/etc/passwd"}}, {}):
+        body = {"model": "tiny", "messages": HI, "steelyard": {"levers": [lever]}}
+        refused = server.post("/v1/chat/completions", body)
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == "steelyard.levers"

@@ -363,3 +363,15 @@ def test_any_line_is_imported_or_refused_with_a_reason(tmp_path_factory: pytest.
 
     with pytest.raises(UnusableRow):
         read_line(json.dumps(value).encode(), LIMITS)
+
+
+def test_a_line_that_holds_something_twice_is_refused_and_not_blamed_on_the_database(store: Store) -> None:
+    conversation = store.conversations.create(ANN)["id"]
+    file = store.attachments.add(ANN, "a.txt", b"a")["id"]
+    parts = [TextPart(type="text", text="hi"), FilePart(type="file", attachment=file, read="whole")]
+    store.feedback.add(ANN, store.messages.add(ANN, conversation, None, "user", parts)["id"], "tag", "good")
+    line = json.loads(next(store.export_conversations(ANN)))
+    for key in ("feedback", "attachments", "messages"):
+        with pytest.raises(DataError, match="twice"):
+            store.import_conversations(BOB, json.dumps(line | {key: line[key] * 2}).encode())
+    assert store.import_conversations(BOB, json.dumps(line).encode())["imported"] == 1

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STORE, LEVERS = "store_unavailable", "steelyard.levers"
 INVALID, SERVER = "invalid_request_error", "server_error"
 TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 PROMPTS = {"/v1/completions": "prompt", "/v1/responses": "input", "/v1/embeddings": "input"}
@@ -62,7 +63,11 @@ def as_api_error(error: Exception, prompt: str = "messages") -> ApiError:
         if isinstance(error, ContextLengthError):  # in words that clients look for, as some know this failure by them alone
             told = f"The prompt is longer than the model's context length: {one_line(error)}"
             return ApiError(told, status=status, code=code, param=prompt)
-        return ApiError(one_line(error), status=status, code=code)
+        if code == STORE:  # where it lies is the operator's to know
+            logger.error("%s", one_line(error))
+            return ApiError(one_line(SteelyardError(error.what, do=error.do)), status=status, code=code)
+        asked = LEVERS if (error.where or "").startswith(LEVERS) else None
+        return ApiError(one_line(error), status=status, code=code, param=asked)
     logger.error("a request failed", exc_info=error)
     return ApiError("The server failed at this request; its log says why.", status=500, code="internal_error")
 
@@ -89,7 +94,7 @@ def _status(error: SteelyardError) -> tuple[int, str | None]:
         (EngineFault, 500, "internal_error"),
         (NotFoundError, 404, "not_found"),
         (TooLargeError, 413, "body_too_large"),
-        (StoreError, 503, "store_unavailable"),
+        (StoreError, 503, STORE),
     )
     return next(((status, code) for kind, status, code in told if isinstance(error, kind)), (400, None))
 

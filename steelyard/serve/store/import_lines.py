@@ -134,6 +134,9 @@ def _rows(line: _Conversation, limits: StoreLimits) -> dict[str, Any]:
         raise UnusableRow(f"version {line.version}, this version reads {VERSION}")
     if len(line.messages) > limits.messages:
         raise UnusableRow(f"{len(line.messages):,} messages, of which {limits.messages:,} are allowed")
+    for what, ids in (("feedback", [given.id for given in line.feedback]), ("an attachment", [file.id for file in line.attachments])):
+        if len(set(ids)) < len(ids):
+            raise UnusableRow(f"{what} is there twice")
     files = {file.id: _file(file, limits) for file in line.attachments}
     nodes: dict[str, Node] = {}
     messages, generations = [], []
