@@ -103,6 +103,29 @@ def test_a_person_makes_an_index_asks_it_and_sees_what_was_retrieved_and_why(tab
     expect(index).to_have_count(0)
 
 
+def test_how_far_an_index_is_is_followed_until_it_can_be_asked(tab, server):
+    document = {"id": "d", "name": "rivers.md", "size": 9, "passages": None, "error": None}
+    index = {"id": "i", "name": "Orvia", "updated": "2026-01-01T00:00:00+00:00", "passages": 0, "error": None, "documents": [document]}
+    state: dict[str, Any] = {"state": "waiting", "done": 0, "total": 3, "document": "", "passages": 0}
+    now: dict[str, Any] = {"built": False, "progress": state}
+    tab.route("**/api/indexes", lambda route: route.fulfill(json={"indexes": [index | now], "shared": []}))
+    tab.goto(server + "/#/documents")
+    status = tab.get_by_role("group", name="Orvia").get_by_role("status")
+    bar = tab.get_by_role("progressbar", name="How far the index Orvia is")
+    expect(status).to_contain_text("Waiting for its turn.")
+    state.update(state="reading", done=1, document="lakes.md")
+    expect(status).to_contain_text("Reading lakes.md: 1 of 3 documents are read.")
+    expect(bar).to_have_attribute("max", "3")
+    state.update(state="indexing", done=2)
+    expect(status).to_contain_text("Indexing: 2 of 3 documents are in.")
+    expect(bar).to_have_js_property("value", 2)
+    ask = tab.get_by_role("button", name="Ask it")
+    expect(ask).to_be_disabled()
+    now.update(built=True, progress=None)
+    expect(ask).to_be_enabled()
+    expect(bar).to_have_count(0)
+
+
 def test_what_was_read_of_a_file_is_told_and_shown_before_it_is_sent(tab, server):
     pytest.importorskip("pypdfium2")
     tab.goto(server)

@@ -205,6 +205,21 @@ def test_the_page_works_on_a_narrow_screen_and_by_keyboard(chromium: Any, server
     context.close()
 
 
+def test_the_look_is_the_systems_until_a_person_chooses_and_the_choice_is_kept(tab, server):
+    tab.emulate_media(color_scheme="dark")
+    tab.goto(server)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = tab.evaluate(ground)
+    tab.get_by_role("button", name="Look: as the system has it").click()
+    light = tab.evaluate(ground)
+    assert light != dark
+    tab.reload()
+    tab.get_by_role("button", name="Look: light").click()
+    assert tab.evaluate(ground) == dark
+    tab.emulate_media(color_scheme="light")
+    assert tab.evaluate(ground) == dark, "chosen, whatever the system has"
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_assistive_technology_finds_no_fault(chromium: Any, server: str, kept: Kept, scheme: str):
     """Axe's rules of WCAG 2.2 A and AA: names, roles, contrast, landmarks, keyboard."""
