@@ -83,8 +83,24 @@ class Preferences(Task):
         }
 
 
+def conversation_of(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """What a row's two answers follow.
+
+    Raises:
+        BadValue: it is no pair of answers to one conversation. One of them may be empty.
+    """
+    try:
+        return _pair(row)[0]
+    except _EmptyAnswer as error:
+        return error.conversation
+
+
 class _EmptyAnswer(BadValue):
-    """One of the answers has no word."""
+    """One of the answers to this conversation has no word."""
+
+    def __init__(self, conversation: tuple[Message, ...]):
+        super().__init__("an answer is empty")
+        self.conversation = conversation
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, str]:
@@ -97,7 +113,7 @@ def _pair(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, str]:
         raise BadValue(str(problem)) from None
     for text in (pair.chosen, pair.rejected):
         if not text.strip():
-            raise _EmptyAnswer("an answer is empty")
+            raise _EmptyAnswer(pair.prompt)
     return pair.prompt, pair.chosen, pair.rejected
 
 
@@ -114,7 +130,7 @@ def _of_transcripts(row: Mapping[str, Any]) -> tuple[tuple[Message, ...], str, s
         raise BadValue("the transcripts differ before their last answer")
     chosen, rejected = (text[end:].removeprefix("\n\nAssistant:").strip() for text in both)
     if not chosen or not rejected:
-        raise _EmptyAnswer("an answer is empty")
+        raise _EmptyAnswer(_messages(both[0][:end]))
     if chosen == rejected:
         raise BadValue("both answers are the same")
     if "\n\nHuman:" in chosen or "\n\nHuman:" in rejected:
