@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from steelyard.train.budget import Budget, one_budget
@@ -90,6 +90,8 @@ class Progress:
         joules_low, joules_high: energy of this process from its first step to its last and all between, without idling; equal where measured.
             Steps that a kill undid are not in it.
         energy_source: wall, rapl, nvml, modelled, or several with a plus; "" where nobody counted.
+        wall_seconds: from the first step to the last and all between, as energy is counted: how long the machine was taken.
+        machines: how many, 0 where nobody counted; `cores` of each, and the names of its `gpus`, empty where it trained on the processor.
     """
 
     step: int = 0
@@ -106,3 +108,7 @@ class Progress:
     joules_low: float = 0.0
     joules_high: float = 0.0
     energy_source: str = ""
+    wall_seconds: float = 0.0
+    machines: int = 0
+    cores: int = 0
+    gpus: list[str] = field(default_factory=list)

@@ -101,7 +101,7 @@ class _Training:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        self.energy = TrainingEnergy(self.company)
+        self.energy = TrainingEnergy(self.company, torch.device(self.run.device))
         self.budget = settings.budget
         if self.budget.unit == "flops" and self.flops is None:
             raise SteelyardError("a budget of FLOPs needs somebody who counts them", do="Give `flops`, or another budget.")
@@ -126,7 +126,7 @@ class _Training:
     def run_to_the_end(self) -> Progress:
         resumption.resume(self)
         if not self.budget.finished(self.progress):
-            self.energy.begin()
+            self.energy.begin(self.progress)
             hearing = self.clock.hearing_the_compiler() if self.settings.compiles else contextlib.nullcontext()
             with hearing, stop_signals() as stopped, torch.random.fork_rng(self._random_devices()):
                 if self.validation is not None and self.progress.step == 0:

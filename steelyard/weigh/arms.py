@@ -28,7 +28,7 @@ from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.get import locate
 from steelyard.core.levers import Lever
-from steelyard.core.meters.money import prices
+from steelyard.core.meters.money import per_hour, prices
 from steelyard.core.protocols import Answerer, Score
 from steelyard.core.recipe import Arm, EndpointSource, ModelSource, NewSource
 from steelyard.core.references import AnswererRef, IndexRef, ModelRef, Reference
@@ -278,24 +278,46 @@ def _opened(name: str, streamed: Offload | None) -> Model:
 
 
 def training_cost(model: Model) -> dict[str, Any]:
-    """What its trainings used, as their records say: seconds in steps, tokens read, operations, joules and where these are from.
+    """What its trainings used, as their records say: seconds in steps, tokens read, operations, joules and where these are from, and rent.
 
-    Energy is told only where every training's record has it.
+    Energy is told only where every training's record has it; rent where every record has the machine, and the price table knows it.
     """
     results = [entry.get("result", {}) for entry in model.record.get("training", [])]
     units = ("seconds", "tokens", "flops")
     counted = bool(results) and all(result.get("energy_source") for result in results)
     units += ("joules_low", "joules_high") if counted else ()
     totals = {unit: sum(result.get(unit) or 0 for result in results) for unit in units}
-    cost: dict[str, Any] = {f"training_{unit}": round(total, 3) for unit, total in totals.items() if total}
+    cost: dict[str, Any] = {f"training_{unit}": _rounded(total) for unit, total in totals.items() if total}
     sources = dict.fromkeys(part for result in results for part in str(result.get("energy_source", "")).split("+"))
-    return cost | ({"training_energy_source": "+".join(sources)} if counted else {})
+    return cost | _rent(results) | ({"training_energy_source": "+".join(sources)} if counted else {})
+
+
+def _rent(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the machines cost while these trainings ran, by today's price table; {} where one of them is not known."""
+    table = prices()
+    ends = [0.0, 0.0]
+    for result in results:
+        gpus = [{"name": name} for name in result.get("gpus") or ()]
+        hourly = per_hour(table, result.get("cores") or 0, gpus) if result.get("machines") else None
+        if hourly is None:
+            return {}
+        hours = result["machines"] * result["wall_seconds"] / 3600
+        ends = [end + price * hours for end, price in zip(ends, hourly, strict=True)]
+    if not results:
+        return {}
+    return {"training_money_low": _rounded(ends[0]), "training_money_high": _rounded(ends[1]), "training_currency": table.currency}
+
+
+def _rounded(value: float) -> float:
+    """To thousandths, or four digits of what is less."""
+    return round(value, 3) if abs(value) >= 1 else float(f"{value:.4g}")
 
 
 def added_costs(one: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """The costs of an arm under several training seeds, added up; energy only where each of them was counted."""
-    kept = {key: value for key, value in one.items() if key in more or not key.startswith("training_joules")}
-    out = {key: round(value + more.get(key, 0.0), 3) for key, value in kept.items() if isinstance(value, int | float)}
+    """The costs of an arm under several training seeds, added up; energy and rent only where each of them was counted."""
+    kept = {key: value for key, value in one.items() if key in more or not key.startswith(("training_joules", "training_money"))}
+    out: dict[str, Any] = {key: _rounded(value + more.get(key, 0.0)) for key, value in kept.items() if isinstance(value, int | float)}
+    out |= {"training_currency": kept["training_currency"]} if "training_money_low" in out else {}
     sources = [cost["training_energy_source"] for cost in (one, more) if cost.get("training_energy_source")]
     return out | ({"training_energy_source": "+".join(dict.fromkeys("+".join(sources).split("+")))} if sources else {})
 

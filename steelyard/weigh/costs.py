@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,8 @@ METRICS: tuple[Metric, ...] = (
 """What is measured of a whole arm; the first of an axis is its default."""
 
 TRAINING = Metric("watt_hours_of_training", "energy", "Wh", False, margin=0.05, relative=True)
-"""What making an arm's model took, each training run; see `training_cells`."""
+RENT = Metric("price_of_training", "money", "USD", False, margin=0.05, relative=True)
+"""What making an arm's model took and cost, each training run; see `training_cells`."""
 
 MEASURED: tuple[Axis, ...] = ("speed", "memory", "energy", "money")
 
@@ -150,18 +151,26 @@ def _idle_left_out(base: Measured, other: Measured) -> str:
     )
 
 
-def training_cells(summaries: Mapping[str, ArmSummary], seeds: Mapping[str, int]) -> list[Cell]:
-    """What each arm's trainings took in Wh, beside those of the base's own model, as the models' records tell.
+def training_cells(
+    summaries: Mapping[str, ArmSummary], seeds: Mapping[str, int], axes: Collection[str] = ("energy", "money")
+) -> list[Cell]:
+    """What each arm's trainings took in Wh and in rent, beside those of the base's own model, as the models' records tell.
 
     Args:
         summaries: arm -> who it was and what it cost; the base first.
         seeds: arm -> training runs its cost is the sum of.
+        axes: of which cells are wanted.
 
     Returns:
-        One cell for each arm that has a training on record which the base has not; a base that was not trained here counts as nothing.
+        One cell of an axis for each arm that has a training on record which the base has not; a base that was not trained here counts
+        as nothing.
     """
+    return [cell for metric in (TRAINING, RENT) if metric.axis in axes for cell in _training_cells(metric, summaries, seeds)]
+
+
+def _training_cells(metric: Metric, summaries: Mapping[str, ArmSummary], seeds: Mapping[str, int]) -> list[Cell]:
     base, *others = summaries
-    ends = {name: _training_watt_hours(summaries[name], max(1, seeds.get(name, 1))) for name in summaries}
+    ends = {name: _of_training(metric, summaries[name], max(1, seeds.get(name, 1))) for name in summaries}
     start = ends[base]
     low, high = start or (0.0, 0.0)
     out = []
@@ -171,12 +180,19 @@ def training_cells(summaries: Mapping[str, ArmSummary], seeds: Mapping[str, int]
             continue
         changes = sorted((found[0] - low, found[1] - high))
         middle, before = sum(found) / 2, (low + high) / 2
-        margin = margin_of(TRAINING, before) or 0.0
-        source = str(summaries[name].cost.get("training_energy_source", "modelled"))
-        note = f"of {summaries[name].cost.get('training_seconds', 0):.4g} s of steps and what belongs to them; {source}, no idle share"
+        margin = margin_of(metric, before) or 0.0
+        cost = summaries[name].cost
+        source = str(cost.get("training_energy_source", "modelled")) if metric is TRAINING else "modelled"
+        unit = metric.unit if metric is TRAINING else str(cost.get("training_currency", metric.unit))
+        note = f"of {cost.get('training_seconds', 0):.4g} s of steps and what belongs to them; "
+        note += (
+            f"{source}, no idle share"
+            if metric is TRAINING
+            else "rent of the machine for that time; the interval is the price table's range"
+        )
         note += "" if start else "; the base was not trained here, which counts as nothing"
         out.append(Cell(
-            name, "", TRAINING.axis, TRAINING.name, TRAINING.unit, False, before, (low, high), middle, found, middle - before, changes[0], changes[1],
+            name, "", metric.axis, metric.name, unit, False, before, (low, high), middle, found, middle - before, changes[0], changes[1],
             max(1, seeds.get(name, 1)), False,
             verdict(measurable=True, floor=False, identical=False, interval=(changes[0], changes[1]), margin=margin, higher_is_better=False),
             "modelled" if "modelled" in source else "measured", margin, note,
@@ -184,10 +200,11 @@ def training_cells(summaries: Mapping[str, ArmSummary], seeds: Mapping[str, int]
     return out
 
 
-def _training_watt_hours(summary: ArmSummary, runs: int) -> tuple[float, float] | None:
-    """Low and high end for each training run; None where nobody counted."""
-    ends = [summary.cost.get(f"training_joules_{end}") for end in ("low", "high")]
-    low, high = (None if end is None else end / 3600 / runs for end in ends)
+def _of_training(metric: Metric, summary: ArmSummary, runs: int) -> tuple[float, float] | None:
+    """Low and high end of Wh or rent for each training run; None where nobody counted."""
+    what, per = ("joules", 3600) if metric is TRAINING else ("money", 1)
+    ends = [summary.cost.get(f"training_{what}_{end}") for end in ("low", "high")]
+    low, high = (None if end is None else end / per / runs for end in ends)
     return None if low is None or high is None else (low, high)
 
 

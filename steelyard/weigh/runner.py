@@ -436,8 +436,8 @@ class _Weighing:
         cells = [*finish_all(drafts, self.primary), *self.preferred]
         if not self.others:
             cells = [*self._base_alone(sweep), *base_costs]
-        if wants(self.recipe, "energy"):
-            cells += costs.training_cells(sweep.summaries, {name: len(arm.seeds) for name, arm in self.recipe.arms.items()})
+        trainings = {name: len(arm.seeds) for name, arm in self.recipe.arms.items()}
+        cells += costs.training_cells(sweep.summaries, trainings, self.recipe.axes)
         groups = [
             flips_of(arm.name, question.task, sweep.base[question.name], runs[0])
             for arm in self.others

@@ -377,14 +377,17 @@ def test_energy_is_counted_from_the_first_step_and_a_stopped_training_adds_to_it
     before = stopped_halfway(tmp_path / "parts")["progress"]
     _, after = trained(tmp_path / "parts", 6)
     assert 0 < before["joules_low"] < after.joules_low and before["joules_high"] < after.joules_high
+    assert 0 < before["wall_seconds"] < after.wall_seconds and whole.wall_seconds >= whole.seconds
+    assert (whole.machines, whole.gpus) == (1, []) and whole.cores >= 1  # what a price table wants to know
 
 
 def test_a_checkpoint_of_a_version_that_counted_no_energy_is_gone_on_from(tmp_path):
     state = stopped_halfway(tmp_path)
-    for key in ("joules_low", "joules_high", "energy_source"):
+    for key in ("joules_low", "joules_high", "energy_source", "wall_seconds", "machines", "cores", "gpus"):
         del state["progress"][key]
     state["digest"] = digest({key: value for key, value in state.items() if key != "digest"})
     (file,) = (path for path in (tmp_path / "checkpoints").rglob("*.json") if "joules_low" in path.read_text())
     file.write_text(json.dumps(state))
     _, progress = trained(tmp_path, 6)
     assert progress.step == 6 and progress.joules_low > 0
+    assert progress.machines == 0 and progress.wall_seconds == 0, "the time before is not known, so the training has no price"

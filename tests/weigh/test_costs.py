@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+from typing import Any
+
 import pytest
 from simple_arms import Bench, recipe
 
-from steelyard.weigh.arms import added_costs
+from steelyard.weigh.arms import added_costs, training_cost
 from steelyard.weigh.cells import base_cell, finish
 from steelyard.weigh.costs import Measured, draft_measured, training_cells
 from steelyard.weigh.report.report import ArmSummary
@@ -80,6 +84,38 @@ def test_training_counts_in_watt_hours_for_each_run_beside_a_base_that_was_not_t
     assert cell.value == pytest.approx(3.0) and cell.value_interval == pytest.approx((1.0, 5.0))
     assert (cell.low, cell.high) == pytest.approx((1.0, 5.0)) and cell.verdict == "worse"
     assert "which counts as nothing" in cell.note
+
+
+def test_the_rent_of_a_training_is_a_cell_of_money_in_the_price_tables_currency():
+    rented = dataclasses.replace(summary(), cost={"training_money_low": 0.02, "training_money_high": 0.1, "training_currency": "EUR"})
+    (cell,) = training_cells({"base": summary(), "taught": rented}, {"taught": 2})
+    assert (cell.metric, cell.axis, cell.unit, cell.source, cell.n) == ("price_of_training", "money", "EUR", "modelled", 2)
+    assert cell.value == pytest.approx(0.03) and cell.value_interval == pytest.approx((0.01, 0.05)) and cell.verdict == "worse"
+    assert training_cells({"base": summary(), "taught": rented}, {}, ("energy",)) == []
+    assert training_cells({"base": rented, "int8": rented}, {}) == []
+
+
+def trained(**result) -> Any:
+    """A model whose record tells of one training, as `training_cost` reads it."""
+    return types.SimpleNamespace(record={"training": [{"result": {"seconds": 90.0, "tokens": 5} | result}]})
+
+
+def test_a_training_is_priced_by_the_machine_and_the_time_on_its_record(tmp_path, monkeypatch):
+    table = tmp_path / "prices.yaml"
+    table.write_text(
+        "currency: EUR\nkinds:\n  core: {per: core, low: 0.01, high: 0.04, source: ours, date: 2026-01-01}\n"
+        "  big: {per: gpu, match: H100, low: 2.0, high: 3.0, source: ours, date: 2026-01-01}\n"
+    )
+    monkeypatch.setenv("STEELYARD_PRICES", str(table))
+    cores = training_cost(trained(wall_seconds=1800.0, machines=1, cores=4, gpus=[]))
+    assert (cores["training_money_low"], cores["training_money_high"], cores["training_currency"]) == (0.02, 0.08, "EUR")
+    gpus = training_cost(trained(wall_seconds=1800.0, machines=2, cores=64, gpus=["NVIDIA H100 80GB"] * 4))
+    assert (gpus["training_money_low"], gpus["training_money_high"]) == (8.0, 12.0)  # a GPU's price has its host in it
+    for unknown in ({}, {"machines": 0}, {"wall_seconds": 9.0, "machines": 1, "cores": 4, "gpus": ["Apple GPU"]}):
+        assert "training_money_low" not in training_cost(trained(**unknown))
+    both = added_costs(cores, cores)
+    assert both["training_money_low"] == 0.04 and both["training_currency"] == "EUR"
+    assert not {"training_money_low", "training_currency"} & added_costs(cores, training_cost(trained())).keys()
 
 
 def test_training_that_base_and_arm_share_is_no_difference():
