@@ -8,6 +8,7 @@ from typing import Any
 from steelyard.core.errors import SteelyardError
 from steelyard.core.recipe import Recipe
 from steelyard.weigh.checks import is_defect
+from steelyard.weigh.report.heading import levers_text
 from steelyard.weigh.report.report import ArmSummary
 from steelyard.weigh.stored import Stored
 
@@ -110,11 +111,11 @@ def differences(first: Stored, second: Stored, pairs: Sequence[tuple[str, str]])
 
 
 def _of_arm(name: str, old: ArmSummary, new: ArmSummary, sources: Sequence[Mapping[str, Any]]) -> list[str]:
-    sides = [
-        {**source, "levers": s.levers, "kernels": s.kernels, "parameters": s.parameters}
-        for s, source in zip((old, new), sources, strict=True)
-    ]
-    return [f"arm {name}: {change}" for change in _changes("", *sides)]
+    sides = [{**source, "kernels": s.kernels, "parameters": s.parameters} for s, source in zip((old, new), sources, strict=True)]
+    changes = _changes("", *sides)
+    if old.levers != new.levers:
+        changes.append(f"levers were {levers_text(old) or 'none'} and are {levers_text(new) or 'none'}")
+    return [f"arm {name}: {change}" for change in changes]
 
 
 def only_one_has(first: Stored, second: Stored, pairs: Sequence[tuple[str, str]]) -> list[str]:
