@@ -8,7 +8,7 @@ from typing import Any
 import pydantic
 import pytest
 
-from steelyard.serve.api.bodies import DEEPEST, depth
+from steelyard.serve.api.bodies import DEEPEST, MOST, depth
 from steelyard.serve.api.chat import ChatRequest
 from steelyard.serve.api.completions import CompletionRequest
 from steelyard.serve.api.conversations import NewMessage
@@ -68,6 +68,14 @@ def test_many_unknown_keys_are_counted_and_a_few_are_named(server: LiveServer) -
         turn = {"role": "user", "content": "hi", **{f"k{number}": 1 for number in range(count)}}
         response = server.post("/v1/chat/completions", {"model": "tiny", "messages": [turn]})
         assert response.status_code == 400 and told in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses", "/tokenize", "/api/conversations"])
+def test_a_body_of_nothing_but_brackets_is_refused_before_it_is_read(server: LiveServer, path: str) -> None:
+    for bracket in ("[]", "{}"):
+        content = '{"messages":[' + f"{bracket}," * MOST + bracket + "]}"
+        refused = server.client.post(path, content=content, headers={"Content-Type": "application/json"})
+        assert refused.status_code == 400 and "200,000" in refused.json()["error"]["message"]
 
 
 def test_depth_counts_what_is_within_one_another() -> None:

@@ -16,6 +16,8 @@ from steelyard.serve.bounded import Bounded
 
 DEEPEST = 64
 """Levels of nesting of a JSON body; a schema within it may be as deep as that leaves."""
+MOST = 200_000
+"""Lists and objects of a JSON body, brackets within its texts counted too: reading more would hold up everybody's answers for a second."""
 CONTAINERS = (list, dict)
 
 
@@ -23,8 +25,11 @@ def parsed(body: bytes, deepest: int = DEEPEST) -> Any:
     """The JSON value in a body.
 
     Raises:
-        ApiError: it is not UTF-8, not JSON (NaN and Infinity are not), nested too deep, or holds half a surrogate pair or a key twice.
+        ApiError: it is not UTF-8, not JSON (NaN and Infinity are not), nested too deep, or holds half a surrogate pair, a key twice, or
+            too many lists and objects.
     """
+    if (count := body.count(b"[") + body.count(b"{")) > MOST:
+        raise ApiError(f"The JSON holds {count:,} lists and objects; at most {MOST:,}.", code="invalid_json")
     try:
         value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_without_twins)
         if b"\\ud" in body or b"\\uD" in body:
