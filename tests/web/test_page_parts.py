@@ -27,13 +27,13 @@ import { columnOf, numberOf } from "./src/cells";
 import { parseBlock, parseCsv, separatorOf } from "./src/csv";
 import { follow } from "./src/decorate";
 import { hiddenHost, piecesOf } from "./src/links";
-import { defaultsOf, fieldOf } from "./src/schema";
+import { askable, defaultsOf, fieldOf } from "./src/schema";
 import { FrameReader } from "./src/api/streams";
 import { growTree, pathTo, siblingsOf, tipOf } from "./src/tree";
 import { en } from "./src/texts/en";
 import { ar } from "./src/texts/ar";
 const parts: Record<string, (...given: any[]) => unknown> = {
-  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf, piecesOf, hiddenHost,
+  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf, askable, piecesOf, hiddenHost,
   texts: (language: string) => ({ en, ar } as Record<string, unknown>)[language],
   forms: (language: string) => new Intl.PluralRules(language).resolvedOptions().pluralCategories,
   follow: (source: string, shown: string) => [...follow(source, shown)],
@@ -214,12 +214,14 @@ def test_settings_of_levers_become_fields(parts: Parts):
         "properties": {
             "kind": {"$ref": "#/$defs/Kind"},
             "top": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}], "default": None},
+            "file": {"anyOf": [{"type": "string", "format": "path"}, {"type": "null"}], "default": None},
         },
         "$defs": {"Kind": {"enum": ["a", "b"]}},
     }
     assert parts("fieldOf", schema["properties"]["kind"], schema) == {"kind": "choice", "values": ["a", "b"]}
     assert parts("fieldOf", schema["properties"]["top"], schema) == {"kind": "number", "whole": True, "least": 1}
     assert parts("defaultsOf", schema) == {}
+    assert [name for name, _ in parts("askable", schema)] == ["kind", "top"], "clients name no files of the server"
 
 
 @pytest.mark.parametrize("language", [path.stem for path in sorted((WEB / "src" / "texts").glob("??.ts"))])

@@ -43,6 +43,10 @@ export function fieldOf(schema: Schema, root: Schema): Field {
   }
 }
 
+/** The settings of a lever that a request may bring: files of the server are not named by its clients. */
+export const askable = (schema: Schema): [string, Schema][] =>
+  Object.entries(schema.properties ?? {}).filter(([, field]) => resolve(field, schema).format !== "path");
+
 /** What a lever starts with: the defaults of its schema; settings without one are left for the person. */
 export function defaultsOf(schema: Schema): Record<string, unknown> {
   const out: Record<string, unknown> = {};

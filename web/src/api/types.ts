@@ -143,6 +143,7 @@ export interface ModelInfo {
 /** As much of JSON schema as settings of levers use. */
 export interface Schema {
   type?: string | string[];
+  format?: string;
   title?: string;
   description?: string;
   default?: unknown;
