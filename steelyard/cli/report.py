@@ -40,9 +40,12 @@ def report(
     form = asked[0] if asked else ""
     if form == "html" and out is None:
         raise SteelyardError("a page needs a file to go to", where="--html", do="Add -o FILE.html.")
+    from steelyard.weigh.report.columns import task_key
+
+    wanted = [task_key(name) for name in tasks or []]
     if len(runs) == 1:
-        return _one(runs[0], form, arms or [], tasks or [], out)
-    _two(runs[0], runs[1], form, arms or [], tasks or [], out)
+        return _one(runs[0], form, arms or [], wanted, out)
+    _two(runs[0], runs[1], form, arms or [], wanted, out)
 
 
 def _one(run: Path, form: str, arms: list[str], tasks: list[str], out: Path | None) -> None:

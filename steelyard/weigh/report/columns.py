@@ -16,6 +16,7 @@ COSTS = ("speed", "memory", "energy", "money")
 MOST_QUALITY_TASKS = 4
 BY_ARM = "the base's value depends on the arm it is compared with"
 _DERIVED = re.compile(r"(.+), (perturbed|right answers)")  # tasks that ask another task's questions in another way
+_SHOWN = re.compile(r"(.+) \((perturbed|right answers)\)")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,12 @@ def task_title(task: str) -> str:
     """A task as a person reads it: `facts (perturbed)` where records and `report.json` say `facts, perturbed`, two names in a list."""
     found = _DERIVED.fullmatch(task)
     return f"{found[1]} ({found[2]})" if found else task
+
+
+def task_key(shown: str) -> str:
+    """A task as records call it, from either of its names (see `task_title`)."""
+    found = _SHOWN.fullmatch(shown)
+    return f"{found[1]}, {found[2]}" if found else shown
 
 
 def column_of(cell: Cell) -> Column:

@@ -5,7 +5,7 @@ import dataclasses
 from example_report import example_report
 from rich.console import Console
 
-from steelyard.weigh.report.columns import base_span, base_spans, column_of, grid, task_title
+from steelyard.weigh.report.columns import base_span, base_spans, column_of, grid, task_key, task_title
 from steelyard.weigh.report.findings import limits
 from steelyard.weigh.report.html import page
 from steelyard.weigh.report.lm_eval import to_lm_eval
@@ -60,6 +60,7 @@ def test_an_export_of_the_base_alone_leaves_such_a_value_out():
 def test_tasks_asked_in_another_way_are_one_name_in_a_list():
     assert task_title("facts, perturbed") == "facts (perturbed)" and task_title("facts") == "facts"
     assert task_title("needles, right answers") == "needles (right answers)"
+    assert all(task_key(task_title(name)) == name for name in ("facts", "facts, perturbed", "needles, right answers"))
 
 
 def test_a_floor_is_not_said_to_be_both_sides_where_a_gate_closed_for_one():
