@@ -156,3 +156,18 @@ def test_a_lever_that_cannot_be_pulled_is_told_with_its_field(server: LiveServer
         body = {"model": "tiny", "messages": HI, "steelyard": {"levers": [lever]}}
         refused = server.post("/v1/chat/completions", body)
         assert refused.status_code == 400 and refused.json()["error"]["param"] == "steelyard.levers"
+
+
+def test_more_answers_than_a_server_can_hold_are_refused_for_good(server: LiveServer) -> None:
+    room = 2 + server.settings.queue  # of `tiny`: its slots, and those that may wait
+    few = {"model": "tiny", "max_tokens": 1}
+    for path, body, param in (
+        ("/v1/chat/completions", {"messages": HI, "n": room + 1}, "n"),
+        ("/v1/completions", {"prompt": ["a"] * 3, "n": 3}, "n"),
+        ("/v1/completions", {"prompt": ["a"] * (room + 1)}, "prompt"),
+    ):
+        refused = server.post(path, {**few, **body})
+        assert refused.status_code == 400 and refused.json()["error"]["param"] == param
+    assert len(server.post("/v1/completions", {**few, "prompt": ["a"] * (room // 2), "n": 2}).json()["choices"]) == room
+    echoed = server.post("/v1/completions", {**few, "prompt": ["a"] * (room + 1), "max_tokens": 0, "echo": True})
+    assert [choice["text"] for choice in echoed.json()["choices"]] == ["a"] * (room + 1)

@@ -121,7 +121,7 @@ def understood(body: CompletionRequest, service: Service, user: str) -> Asked:
     fields.check_streaming(body)
     alternatives = None if body.logprobs is None else checked_alternatives(body.logprobs, service, "logprobs")
     most = fields.limit(body.max_tokens, service, "max_tokens", DEFAULT_TOKENS)
-    settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives)
+    settings = fields.answer_settings(body, service, user, most=most, alternatives=alternatives, prompts=len(prompts))
     pulled = levers.requested(service, info.name, body.steelyard.levers, user)
     return Asked(info.name, prompts, settings, pulled, alternatives, body.echo, body.suffix or "")
 

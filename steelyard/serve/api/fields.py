@@ -191,7 +191,14 @@ def limit(asked: int | None, service: Service, param: str, default: int | None =
 
 
 def answer_settings(
-    body: Sampling, service: Service, user: str, *, most: int, alternatives: int | None, constraint: AnswerForm | None = None
+    body: Sampling,
+    service: Service,
+    user: str,
+    *,
+    most: int,
+    alternatives: int | None,
+    constraint: AnswerForm | None = None,
+    prompts: int = 1,
 ) -> list[AnswerSettings]:
     """How each of the `n` answers is drawn.
 
@@ -199,12 +206,18 @@ def answer_settings(
         most: tokens of each.
         alternatives: how many alternatives each token comes with; None for no tokens at all.
         constraint: the form of each.
+        prompts: how many prompts have so many answers each.
 
     Raises:
         ApiError: beyond the limits of the server.
     """
     if body.n > service.settings.choices:
         raise ApiError(f"`n`: {body.n} answers; at most {service.settings.choices}.", param="n", code="invalid_value")
+    room = service.engine.models[body.model].slots + service.settings.queue
+    if most and body.n * prompts > room:  # asking again would not help
+        param = "n" if body.n > 1 else "prompt"
+        what = f"`{param}`: {body.n * prompts} answers; this server writes or lets wait at most {room} at once."
+        raise ApiError(what, param=param, code="invalid_value")
     if body.ignore_eos and constraint is not None:
         raise ApiError("`ignore_eos` under a form of the answer: where it is complete nothing can follow.", param="ignore_eos")
     seed = secrets.randbits(62) if body.seed is None else body.seed
