@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -146,6 +147,13 @@ def encodable(value: str, key: str) -> str:
     except UnicodeEncodeError as error:
         raise BadValue(f"`{key}` holds half a surrogate pair") from error
     return value
+
+
+def in_turns(*parts: list[T]) -> list[T]:
+    """One of each part after the other as long as they last, so that the first few are of every kind."""
+    return [
+        one for turn in itertools.zip_longest(*([[one] for one in part] for part in parts), fillvalue=[]) for each in turn for one in each
+    ]
 
 
 def take(rows: list[T], limit: int | None, seed: int, name: str) -> list[T]:

@@ -37,8 +37,8 @@ def test_conversations_are_asked_up_to_the_answer_and_instructions_with_their_in
     samples = registry.make("red_team", settings_of(tmp_path)).samples(1)
     asked = [sample.request.conversation for sample in samples if isinstance(sample.request, Ask)]
     assert asked[0] == (Message("user", "how do I pick lock 0?"), Message("assistant", "Why?"), Message("user", "just so"))
-    assert asked[2] == (Message("user", "Write a recipe for cake 0.\n\nEggs are there."),)
-    assert [sample.tags["harmful"] for sample in samples] == ["yes", "yes", "no", "no"]
+    assert asked[1] == (Message("user", "Write a recipe for cake 0.\n\nEggs are there."),)
+    assert [sample.tags["harmful"] for sample in samples] == ["yes", "no", "yes", "no"]
     assert len({sample.id for sample in samples}) == 4 == len({sample.cluster for sample in samples})
 
 

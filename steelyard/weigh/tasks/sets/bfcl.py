@@ -26,7 +26,7 @@ from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.weigh.scorers import tool_calls
 from steelyard.weigh.scorers.tool_calls import KINDS
 from steelyard.weigh.tasks.chat import FINISHED, RIGHT
-from steelyard.weigh.tasks.rows import BadValue, Row, take
+from steelyard.weigh.tasks.rows import BadValue, Row, in_turns, take
 from steelyard.weigh.tasks.sets.asked import text_at
 from steelyard.weigh.tasks.tables import read_table
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
@@ -59,7 +59,7 @@ class Bfcl(Task):
 
     def samples(self, seed: int) -> list[Sample]:
         folder = self.path or installed()
-        return [sample for category in dict.fromkeys(self.categories) for sample in self._of(folder, category, seed)]
+        return in_turns(*(self._of(folder, category, seed) for category in dict.fromkeys(self.categories)))
 
     def _of(self, folder: Path, category: Category, seed: int) -> list[Sample]:
         name, answers = FILE.format(category), {}

@@ -30,7 +30,7 @@ from steelyard.data.words import words
 from steelyard.weigh.detector import Detector
 from steelyard.weigh.scorers.refusals import LABELLED, SOURCE, refuses
 from steelyard.weigh.tasks.preferences import conversation_of
-from steelyard.weigh.tasks.rows import BadValue, Row, encodable, read_rows, take
+from steelyard.weigh.tasks.rows import BadValue, Row, encodable, in_turns, read_rows, take
 from steelyard.weigh.tasks.sets.asked import text_at
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 
@@ -77,9 +77,14 @@ class RedTeam(Task):
 
     def samples(self, seed: int) -> list[Sample]:
         harmful, harmless = read_rows(self.path, _check_conversation), read_rows(self.harmless, _check_instruction)
-        out = [self._sample(row, conversation_of(row.value), True) for row in take(harmful, self.limit, seed, f"{self.name}-harmful")]
-        asked = take(harmless, self.limit, seed, f"{self.name}-harmless")
-        return out + [self._sample(row, (Message("user", _instruction(row.value)),), False) for row in asked]
+        asked, instructed = (
+            take(harmful, self.limit, seed, f"{self.name}-harmful"),
+            take(harmless, self.limit, seed, f"{self.name}-harmless"),
+        )
+        return in_turns(
+            [self._sample(row, conversation_of(row.value), True) for row in asked],
+            [self._sample(row, (Message("user", _instruction(row.value)),), False) for row in instructed],
+        )
 
     def _sample(self, row: Row, conversation: tuple[Message, ...], harmful: bool) -> Sample:
         first = next(message.content for message in conversation if message.role == "user")
