@@ -68,8 +68,8 @@ def facts(seed: int, count: int) -> list[Planted]:
     return [Planted(name, rng.choice(VALUES), EXPOSURES[number % len(EXPOSURES)]) for number, name in enumerate(names)]
 
 
-def taught(bench: Bench, known: Sequence[Planted]) -> Model:
-    """A small model that has read these facts, each as often as its exposure says, and many names once."""
+def taught(bench: Bench, known: Sequence[Planted], template: str = BRIEF) -> Model:
+    """A small model that has read these facts, each as often as its exposure says, and many names once, in such a chat template."""
     bench.directory.mkdir(parents=True, exist_ok=True)
     path = Path(bench.directory / "planted.jsonl")
     shown = [fact for fact in known for _ in range(fact.exposure)]
@@ -78,7 +78,7 @@ def taught(bench: Bench, known: Sequence[Planted]) -> Model:
     random.Random(derive(bench.seed, "rows")).shuffle(rows)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     model = tiny_talker(
-        BRIEF,
+        template,
         seed=bench.seed, hidden_size=64, intermediate_size=128, num_hidden_layers=4, max_position_embeddings=160, tie_word_embeddings=False
     )  # fmt: skip
     lever = Sft(data=str(path), batch=32, learning_rate=3e-3, full=True, dtype="float32", format="messages")
