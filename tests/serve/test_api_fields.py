@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from steelyard.serve.api import messages, response_items
 from steelyard.serve.api.bodies import Body
-from steelyard.serve.api.chat import ChatRequest
+from steelyard.serve.api.chat import ChatRequest, Function
 from steelyard.serve.api.completions import CompletionRequest
 from steelyard.serve.api.embeddings import EmbeddingRequest
 from steelyard.serve.api.errors import ApiError
-from steelyard.serve.api.responses import ResponseRequest
+from steelyard.serve.api.fields import StreamOptions
+from steelyard.serve.api.responses import FunctionTool, ResponseRequest, TextFormat
 from tests.serve.live_server import LiveServer
 
 HI = [{"role": "user", "content": "hi"}]
@@ -45,6 +47,32 @@ def test_the_page_of_serving_names_every_field_without_effect_and_every_refused_
     inert, refused = page[page.index("Accepted without effect") :].split("Refused by name")
     for kind in (ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest):
         assert all(f"`{name}`" in inert for name in kind.inert) and all(f"`{name}`" in refused for name in kind.refused)
+
+
+def test_every_field_of_the_clients_messages_and_tools_has_a_place() -> None:
+    pytest.importorskip("openai", reason="the client is of the extra `test`")
+    from openai.types import chat, responses, shared_params
+
+    for theirs, own in (
+        (chat.ChatCompletionSystemMessageParam, messages.SystemTurn),
+        (chat.ChatCompletionDeveloperMessageParam, messages.SystemTurn),
+        (chat.ChatCompletionUserMessageParam, messages.UserTurn),
+        (chat.ChatCompletionAssistantMessageParam, messages.AssistantTurn),
+        (chat.ChatCompletionToolMessageParam, messages.ToolTurn),
+        (chat.ChatCompletionContentPartTextParam, messages.ContentPart),
+        (chat.ChatCompletionContentPartRefusalParam, messages.ContentPart),
+        (chat.ChatCompletionStreamOptionsParam, StreamOptions),
+        (shared_params.FunctionDefinition, Function),
+        (responses.EasyInputMessageParam, response_items.MessageItem),
+        (responses.ResponseOutputMessageParam, response_items.MessageItem),
+        (responses.ResponseFunctionToolCallParam, response_items.CallItem),
+        (responses.ResponseInputTextParam, response_items.InputPart),
+        (responses.ResponseOutputTextParam, response_items.InputPart),
+        (responses.FunctionToolParam, FunctionTool),
+        (responses.ResponseFormatTextJSONSchemaConfigParam, TextFormat),
+    ):
+        known = {field.alias or name for name, field in own.model_fields.items()}
+        assert set(typing.get_type_hints(theirs, include_extras=True)) <= known, own.__name__
 
 
 @pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest])

@@ -129,6 +129,14 @@ def test_a_file_to_import_that_is_nothing_but_brackets_is_refused_before_it_is_r
     assert refused.status_code == 413 and "are allowed" in refused.json()["error"]["message"]
 
 
+def test_a_mark_for_a_cache_changes_nothing(server: LiveServer) -> None:
+    mark = {"prompt_cache_breakpoint": {"type": "ephemeral"}}
+    asked = {"model": "tiny", "max_tokens": 3, "temperature": 0}
+    plain, marked = ({**said_in([{"type": "text", "text": "hi", **more}]), **asked} for more in ({}, mark))
+    texts = [server.post("/v1/chat/completions", body).json()["choices"][0]["message"]["content"] for body in (plain, marked)]
+    assert texts[0] == texts[1]
+
+
 def test_only_uploads_may_be_as_large_as_uploads(server: LiveServer) -> None:
     piece = server.client.post(f"/api/attachments/{'a' * 24}/pieces", content=b"[" + b" " * server.settings.body_bytes + b"]")
     assert piece.status_code == 413

@@ -20,14 +20,15 @@ class ContentPart(Part):
     type: str = Field(max_length=64, description="`text`")
     text: str | None = None
     refusal: str | None = None
+    prompt_cache_breakpoint: Any = Field(None, description="accepted, without effect: what was read before is reused by itself")
     image_url: Any = Field(None, description="refused: the models here read text")
     input_audio: Any = Field(None, description="refused: the models here read text")
     file: Any = Field(None, description="refused: the models here read text")
 
 
 Content = str | list[ContentPart]
-UNREAD = frozenset({"annotations", "logprobs"})
-"""What comes back with the parts of an earlier answer and says nothing to a model."""
+UNREAD = frozenset({"annotations", "logprobs", "prompt_cache_breakpoint"})
+"""What comes with parts of messages and says nothing to a model."""
 
 
 class CalledFunction(Part):

@@ -23,6 +23,7 @@ class InputPart(Part):
     type: str = Field(max_length=64, description="`input_text`, or `output_text` and `refusal` of earlier answers")
     text: str | None = None
     refusal: str | None = None
+    prompt_cache_breakpoint: Any = Field(None, description="accepted, without effect: what was read before is reused by itself")
     annotations: list[Any] | None = Field(None, description="accepted, without effect")
     logprobs: list[Any] | None = Field(None, description="accepted, without effect")
     image_url: Any = Field(None, description="refused: the models here read text")
