@@ -128,5 +128,6 @@ class Trunk(nn.Module):
         return sum(seen.values()) + sum(packed.values()) + sum(reader.bytes() for reader in readers(self))
 
     def parameter_count(self) -> int:
-        """Numbers that were learned, those on disk among them."""
-        return sum(parameter.numel() for parameter in self.parameters()) + sum(reader.count for reader in readers(self))
+        """Numbers that were learned, those in few bits and those on disk among them."""
+        few_bits = sum(getattr(module, "learned", 0) for module in self.modules())
+        return few_bits + sum(parameter.numel() for parameter in self.parameters()) + sum(reader.count for reader in readers(self))

@@ -124,6 +124,7 @@ def test_saved_and_loaded_it_is_the_same_to_the_bit(tmp_path, config, head):
     plain = tiny_talker(intermediate_size=96, **config)
     extra = plain.trunk.inputs.weight.numel() if head and config.get("tie_word_embeddings", True) else 0  # the head of its own
     assert not told["problems"] and told["parameters"] == plain.trunk.parameter_count() + extra
+    assert small.trunk.parameter_count() == loaded.trunk.parameter_count() == told["parameters"]
 
 
 SIZES = {"vocab_size": 101, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}

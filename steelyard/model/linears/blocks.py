@@ -42,6 +42,11 @@ class BlockStorage(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @property
+    def learned(self) -> int:
+        """Numbers that were learned and are kept here in few bits; a bias, a parameter of its own, not among them."""
+        return len(self.data) * self.inputs
+
+    @property
     def inputs(self) -> int:
         return self.data.shape[1] // self.blocks_of.bytes * self.blocks_of.elements
 

@@ -43,6 +43,11 @@ class Int4Storage(nn.Module):
         self.register_buffer("scale", scale.half().contiguous())
         self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
 
+    @property
+    def learned(self) -> int:
+        """Numbers that were learned and are kept here in few bits; a bias, a parameter of its own, not among them."""
+        return 2 * self.packed.numel()
+
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None = None) -> Int4Storage:
         """Rounds float weights [out, in].

@@ -63,6 +63,11 @@ class Int8Storage(nn.Module):
         self.register_buffer("scale", scale.float().contiguous())
         self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
 
+    @property
+    def learned(self) -> int:
+        """Numbers that were learned and are kept here in few bits; a bias, a parameter of its own, not among them."""
+        return self.weight.numel()
+
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor | None = None, digits: int = 1) -> Int8Storage:
         """Rounds float weights [out, in] to the nearest of 255 levels per row.

@@ -137,6 +137,11 @@ class PackedTernaryStorage(nn.Module):
         self.register_buffer("scale", scale.float().reshape(1))
         self.bias = nn.Parameter(bias, requires_grad=False) if bias is not None else None
 
+    @property
+    def learned(self) -> int:
+        """Numbers that were learned and are kept here in few bits; a bias, a parameter of its own, not among them."""
+        return self.outputs * self.weight.shape[1]
+
     @classmethod
     def of(cls, storage: TernaryStorage) -> PackedTernaryStorage:
         """What a trained storage multiplies."""
