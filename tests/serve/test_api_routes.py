@@ -97,3 +97,9 @@ def test_the_application_is_light() -> None:
 
     code = "import sys, steelyard.serve.server; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_orchestrators_may_ask_without_wanting_a_body(server: LiveServer) -> None:
+    for path in ("/health", "/ready"):
+        response = server.client.head(path)
+        assert response.status_code == 200 and response.content == b""

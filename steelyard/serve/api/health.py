@@ -98,11 +98,13 @@ def router(service: Service, metrics: Metrics) -> APIRouter:
     """The three routes."""
     routes = APIRouter(tags=["operation"])
 
+    @routes.head("/health", include_in_schema=False)
     @routes.get("/health")
     async def health() -> dict[str, str]:
         """The server lives."""
         return {"status": "ok"}
 
+    @routes.head("/ready", include_in_schema=False)
     @routes.get("/ready", responses={503: {"description": "Not now: the engine is starting again, or the server is ending."}})
     async def ready() -> Response:
         """Whether requests are taken now."""
