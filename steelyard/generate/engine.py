@@ -206,10 +206,16 @@ class Engine:
     # What it does
 
     def submit(
-        self, prompt: Prompt, settings: AnswerSettings, on_event: Callable[[Event], None], program: SiteProgram | None = None
+        self,
+        prompt: Prompt,
+        settings: AnswerSettings,
+        on_event: Callable[[Event], None],
+        program: SiteProgram | None = None,
+        processors: Sequence[Processor] = (),
     ) -> Request:
         """Queues a request; events arrive on the engine's thread, the last is `Done`. `program` is what is done at the model's sites on
-        this request's tokens alone, beside what the engine does on all; the other requests keep the fast path.
+        this request's tokens alone, beside what the engine does on all, and `processors` shape its logits alone, in their own order
+        among the engine's; the other requests keep the fast path.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
@@ -224,7 +230,7 @@ class Engine:
             request: Request = self.spec.search.request(ids, settings, on_event, tokenizer, self.context)
         else:
             request = Generation(ids, settings, on_event, tokenizer.stream_decoder(), frozenset(tokenizer.eos_ids), self.context)
-        request.own, request.program = own, program
+        request.own, request.program = (*own, *processors), program
         self._enqueue([request])
         return request
 

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pydantic
 
@@ -23,6 +23,8 @@ from steelyard.core.recipe_parts import LOCAL
 from steelyard.core.references import IndexRef, Reference
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine, Prompt, Request
+from steelyard.generate.processors.processor import Processor
+from steelyard.generate.spec import EngineSpec
 from steelyard.model.model import Model
 from steelyard.serve.engine_calibration import Calibrated, Told
 from steelyard.serve.engine_documents import Registered
@@ -96,25 +98,27 @@ class Hosted:
             )
         return self.generating.render(list(conversation), add_generation_prompt=True, tools=tools)
 
-    def asked(self, entries: Sequence[Mapping[str, Any]], settings: AnswerSettings) -> tuple[list[Lever], AnswerSettings]:
-        """What a request's own levers are: those that wrap, and the settings with those that shape what is drawn.
+    def asked(self, entries: Sequence[Mapping[str, Any]], settings: AnswerSettings) -> Asked:
+        """What a request's own levers are.
 
         Raises:
             SteelyardError: one that no client may ask for, that names what is not registered, or that conflicts with another.
         """
         if not entries:
-            return [], settings
+            return Asked(settings)
         levers = [parse(entry, where="levers") for entry in entries]
         for lever in levers:
             self._check_allowed(lever)
         check_chain(sorted([*self.levers, *levers], key=stage), LOCAL, "levers")
-        wraps = []
+        wraps, processors = [], []
         for lever in levers:
             if isinstance(lever, Constraint):
                 settings = _constrained(lever, settings)
+            elif lever.stages() == ("decode",):
+                processors += _processors(lever, self.generating.spec)
             else:
                 wraps.append(lever.bind(self._resolved))
-        return wraps, settings
+        return Asked(settings, tuple(wraps), tuple(processors))
 
     def _resolved(self, reference: Reference) -> Any:
         """What a reference of a request's lever names."""
@@ -141,6 +145,21 @@ class Hosted:
                 )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks for.
+
+    Attributes:
+        settings: how the answer is drawn, its constraint among them.
+        wraps: levers that act on the whole answer, the first innermost.
+        processors: what levers of this request shape its logits with, beside the engine's.
+    """
+
+    settings: AnswerSettings
+    wraps: tuple[Lever, ...] = ()
+    processors: tuple[Processor, ...] = ()
+
+
 def stage(lever: Lever) -> int:
     """Where in the order of stages a lever first acts."""
     return STAGES.index(lever.stages()[0])
@@ -148,7 +167,7 @@ def stage(lever: Lever) -> int:
 
 def can_be_asked(kind: type[Lever]) -> bool:
     """Whether a request may bring a lever: one that is declared so, and that can be pulled on one answer among others."""
-    return kind.per_request and (kind is Constraint or kind.stages() == ("wrap",))
+    return kind.per_request and kind.stages() in (("wrap",), ("decode",))
 
 
 def holds_path(value: Any) -> bool:
@@ -158,6 +177,18 @@ def holds_path(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(holds_path(part) for part in value.values())
     return isinstance(value, Path) or (isinstance(value, list | tuple) and any(holds_path(part) for part in value))
+
+
+def _processors(lever: Lever, spec: EngineSpec) -> tuple[Processor, ...]:
+    """What a decode lever adds to an engine's processors.
+
+    Raises:
+        UnsupportedError: it changes anything else, which all requests share.
+    """
+    pulled = cast(Any, lever).decode(dataclasses.replace(spec, processors=()))
+    if any(getattr(pulled, each.name) is not getattr(spec, each.name) for each in dataclasses.fields(spec) if each.name != "processors"):
+        raise UnsupportedError(f"`{lever.name}` changes the engine that all requests share", where="levers", do="Serve the model with it.")
+    return pulled.processors
 
 
 def _constrained(lever: Constraint, settings: AnswerSettings) -> AnswerSettings:
@@ -175,10 +206,18 @@ class Submission:
         prompt: makes what the engine reads; called apart from the loop, for it may take a while.
         settings: how the answer is drawn.
         on_event: hears every event, on the engine's thread.
+        processors: shape its logits, beside the engine's.
     """
 
-    def __init__(self, hosted: Hosted, prompt: Callable[[], Prompt], settings: AnswerSettings, on_event: Callable[[Event], None]):
-        self.hosted, self.prompt, self.settings, self.on_event = hosted, prompt, settings, on_event
+    def __init__(
+        self,
+        hosted: Hosted,
+        prompt: Callable[[], Prompt],
+        settings: AnswerSettings,
+        on_event: Callable[[Event], None],
+        processors: Sequence[Processor] = (),
+    ):
+        self.hosted, self.prompt, self.settings, self.on_event, self.processors = hosted, prompt, settings, on_event, processors
         self.request: Request | None = None
         self.cancelled = False
 
@@ -190,7 +229,7 @@ class Submission:
         """
         engine = self.hosted.generating
         engine.check(self.settings)  # first: a form that cannot be compiled is told before a long prompt is read
-        self.request = engine.submit(self.prompt(), self.settings, self._hear)
+        self.request = engine.submit(self.prompt(), self.settings, self._hear, processors=self.processors)
         self.hosted.counts.requests += 1
         if self.cancelled:  # while it was on its way
             self.request.cancel()
@@ -221,16 +260,18 @@ class ServedLocal(LocalAnswerer):
         hosted: the model.
         tools: what the template is to be told of.
         enter: runs a submission's `enter` in a thread.
+        processors: shape the logits of what is asked, beside the engine's.
     """
 
-    def __init__(self, hosted: Hosted, tools: Any, enter: Callable[[Submission], Awaitable[None]]):
+    def __init__(self, hosted: Hosted, tools: Any, enter: Callable[[Submission], Awaitable[None]], processors: Sequence[Processor] = ()):
         super().__init__(hosted.generating)
-        self.hosted, self.tools, self.enter = hosted, tools, enter
+        self.hosted, self.tools, self.enter, self.processors = hosted, tools, enter, processors
 
     async def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
         """Yields the engine's events; the last is `Done`."""
         crossing = Crossing()
-        submission = Submission(self.hosted, lambda: self.hosted.render(conversation, self.tools), settings, crossing.on_event)
+        prompt = lambda: self.hosted.render(conversation, self.tools)  # noqa: E731
+        submission = Submission(self.hosted, prompt, settings, crossing.on_event, self.processors)
         try:
             await self.enter(submission)
         except BaseException:  # cancelled while it was read, too

@@ -27,14 +27,14 @@ import numpy as np
 from steelyard.core.errors import ContextLengthError, DataError, SteelyardError, UnsupportedError
 from steelyard.core.meters import memory
 from steelyard.core.meters.shared_energy import SharedEnergy
-from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
+from steelyard.core.protocols import Done, Event, Failure
 from steelyard.core.threads import apart
 from steelyard.generate.prompt_tokens import PromptTokens
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
 from steelyard.serve.engine_calibration import named_once
 from steelyard.serve.engine_documents import Registered
-from steelyard.serve.engine_hosted import Hosted, ServedLocal, Submission, wrapped
+from steelyard.serve.engine_hosted import Asked, Hosted, ServedLocal, Submission, wrapped
 from steelyard.serve.engine_metering import Metered
 from steelyard.serve.engine_opening import find_model, offered, open_model, read_documents
 from steelyard.serve.infilling import infilling
@@ -217,14 +217,15 @@ class Worker:
 
     async def _answer(self, number: int, hosted: Hosted, written: Any, settings: Any, entries: Any, tools: Any) -> None:
         conversation = messages.conversation_read(written)
-        asked, drawn = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
+        asked: Asked = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
         # What a request's own levers make of the model has not been calibrated.
-        levers = hosted.calibrated.among(hosted.wraps) if hosted.calibrated and not asked else [*hosted.wraps, *asked]
+        alone = not asked.wraps and not asked.processors
+        levers = hosted.calibrated.among(hosted.wraps) if hosted.calibrated and alone else [*hosted.wraps, *asked.wraps]
         if not levers:
-            return await self._submit(number, hosted, lambda: hosted.render(conversation, tools), drawn)
+            return await self._submit(number, hosted, lambda: hosted.render(conversation, tools), asked)
         metered = Metered(self._energy, lambda event: self.outbox.put((number, event)))
-        local = ServedLocal(hosted, tools, lambda submission: self._enter(metered.watch(submission)))
-        events = wrapped(local, levers).answer(conversation, drawn)
+        local = ServedLocal(hosted, tools, lambda submission: self._enter(metered.watch(submission)), asked.processors)
+        events = wrapped(local, levers).answer(conversation, asked.settings)
         begun = False
         try:
             async for event in events:
@@ -244,12 +245,14 @@ class Worker:
 
     async def _complete(self, number: int, hosted: Hosted, prompt: Any, settings: Any, entries: Any) -> None:
         _check_prompt(prompt)
-        asked, drawn = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
-        if asked:
-            raise UnsupportedError(f"`{asked[0].name}` acts on conversations, and this is raw text", where="levers", do="Leave it out.")
-        await self._submit(number, hosted, lambda: prompt, drawn)
+        asked: Asked = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
+        if asked.wraps:
+            raise UnsupportedError(
+                f"`{asked.wraps[0].name}` acts on conversations, and this is raw text", where="levers", do="Leave it out."
+            )
+        await self._submit(number, hosted, lambda: prompt, asked)
 
-    async def _submit(self, number: int, hosted: Hosted, prompt: Callable[[], Any], settings: AnswerSettings) -> None:
+    async def _submit(self, number: int, hosted: Hosted, prompt: Callable[[], Any], asked: Asked) -> None:
         """An answer straight from the engine: its events go out from the engine's own thread."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         metered = Metered(self._energy, lambda event: self.outbox.put((number, event)))
@@ -259,7 +262,7 @@ class Worker:
             if isinstance(event, Done):
                 loop.call_soon_threadsafe(ended.set)
 
-        submission = metered.watch(Submission(hosted, prompt, settings, on_event))
+        submission = metered.watch(Submission(hosted, prompt, asked.settings, on_event, asked.processors))
         try:
             await self._enter(submission)
             await ended.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -36,12 +37,13 @@ from steelyard.core.protocols import (
     collect,
 )
 from steelyard.generate.engine import Engine
+from steelyard.generate.processors.green_lists import GreenLists
 from steelyard.model.load import load
 from steelyard.serve import engine_keeper
 from steelyard.serve.engine_child import Child
 from steelyard.serve.engine_process import EngineFault, EngineGone, EngineProcess, ServedModel
 from tests.serve.tiny_served import Running, saved_encoder, saved_talker
-from tests.tiny_talker import CHATML
+from tests.tiny_talker import CHATML, tiny_tokenizer
 
 HI = (Message("user", "hi"),)
 SHORT = AnswerSettings(max_tokens=5, token_events=True, alternatives=2)
@@ -50,6 +52,9 @@ TOOL_TEMPLATE = (
     "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% if messages[0].role == 'tool' %}{{ raise_exception('who asked?') }}{% endif %}"
     + CHATML
 )
+ASKED_FOR = {"confidence", "constraint", "prompt", "repair", "retrieve", "typical", "watermark"}
+"""Levers that a request may bring."""
+VOCABULARY = tiny_tokenizer().vocabulary_size
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {}}}
 
 
@@ -136,7 +141,7 @@ def test_models_are_told_of_with_their_levers(running: Running) -> None:
     assert "tools" in models["tooled"].capabilities and "tools" not in models["tiny"].capabilities
     assert models["made"].parents == ("tiny-parent",)
     assert [(lever.name, lever.per_request) for lever in models["made"].levers if lever.on] == [("constraint", True), ("prompt", True)]
-    assert {lever.name for lever in models["tiny"].levers if not lever.on} == {"confidence", "constraint", "prompt", "retrieve"}
+    assert {lever.name for lever in models["tiny"].levers if not lever.on} == ASKED_FOR
     assert len({info.fingerprint for info in models.values()}) == 4
 
 
@@ -156,6 +161,27 @@ def test_a_request_may_bring_a_form(running: Running) -> None:
 def test_a_request_may_bring_a_prompt(running: Running) -> None:
     plain, prompted = answered(running), answered(running, levers=[parse({"prompt": "Speak like a clock."})])
     assert plain.usage and prompted.usage and prompted.usage.prompt_tokens > plain.usage.prompt_tokens
+
+
+def test_a_request_may_bring_what_shapes_its_draws_alone(running: Running) -> None:
+    def drawn(seed: int, *levers: dict, **settings: Any) -> Answer:
+        wanted = AnswerSettings(max_tokens=12, temperature=1.5, seed=seed, ignore_eos=True, **settings)
+        return answered(running, wanted, levers=[parse(lever) for lever in levers])
+
+    plain = [drawn(seed).text for seed in range(3)]
+    assert len(set(plain)) == 3
+    assert len({drawn(seed, {"typical": 1e-6}).text for seed in range(3)}) == 1, "one token is as surprising as expected"
+    marked = drawn(0, {"watermark": {"delta": 100, "gamma": 0.1}}, token_events=True)
+    lists, ids = GreenLists("steelyard", 0.1, 1), [token.id for token in marked.tokens]
+    assert len(ids) == 12 and all(lists.after([before], VOCABULARY)[token] for before, token in itertools.pairwise(ids))
+    assert [drawn(seed).text for seed in range(3)] == plain, "others are drawn as before"
+    raw = running.engine.answerer("tiny").complete("Is it?", SHORT, levers=[parse({"watermark": 100})])
+    assert running.run(collect(raw)).text != running.run(collect(running.engine.answerer("tiny").complete("Is it?", SHORT))).text
+
+
+def test_a_request_may_have_its_answer_repaired(running: Running) -> None:
+    plain, repaired = answered(running), answered(running, levers=[parse({"repair": {"regex": "never written", "times": 2}})])
+    assert plain.usage and repaired.usage and repaired.usage.prompt_tokens > 2 * plain.usage.prompt_tokens
 
 
 def test_a_request_may_search_registered_documents_alone(running: Running, folder: Path) -> None:

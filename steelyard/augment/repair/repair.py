@@ -68,7 +68,7 @@ class Repair(Lever):
     identity: ClassVar[dict] = {"times": 0, "fix": False}
     maturity: ClassVar = "experimental"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     json_schema: dict[str, Any] | None = Field(
         None, description="the answer is to be JSON of this schema and nothing else; unset: as the request's own constraint says, if any"

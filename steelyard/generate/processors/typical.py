@@ -48,7 +48,7 @@ class Typical(Lever):
     identity: ClassVar[dict] = {"mass": 1.0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     mass: float = Field(
         0.95, gt=0, le=1, allow_inf_nan=False, description="probability that the kept tokens reach, a share; 1 turns it off"

@@ -59,7 +59,7 @@ class Watermark(Lever):
     identity: ClassVar[dict] = {"delta": 0.0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     delta: float = Field(2.0, ge=0, le=100, allow_inf_nan=False, description="what green logits are raised by, in nats; 0 turns it off")
     gamma: float = Field(0.25, gt=0, lt=1, allow_inf_nan=False, description="share of the vocabulary that is green, no unit")
