@@ -135,16 +135,26 @@ LONG = 80
 
 
 def victim(directory, threads):
-    """What the process that is killed runs; it saves every other step, so that the kill may well fall into the writing."""
+    """What the process that is killed runs; it saves every other step, so that the kill may well fall into the writing. It never ends
+    by itself: on a busy machine nobody may look for seconds."""
     torch.set_num_threads(threads)  # sums depend on it
-    trained(directory, LONG, batches=Batches(rows(), 3, seed=1, epochs=None), checkpoint_every=2)
+    trunk = tiny_llama()
+    loss, count = next_token_loss(trunk), itertools.count()
+
+    def objective(batch):
+        if next(count) == LONG - 10:
+            time.sleep(600)
+        return loss(batch)
+
+    trained(directory, LONG, trunk=trunk, objective=objective, batches=Batches(rows(), 3, seed=1, epochs=None), checkpoint_every=2)
 
 
 def test_kill_9_in_the_middle_loses_nothing_but_the_last_steps(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=victim, args=(tmp_path / "cut", torch.get_num_threads()))
     process.start()
     straight, _ = trained(tmp_path / "straight", LONG, batches=Batches(rows(), 3, seed=1, epochs=None))
-    while process.is_alive() and not (tmp_path / "cut" / "checkpoints" / "step-00000020").exists():
+    saved = tmp_path / "cut" / "checkpoints"
+    while process.is_alive() and not any(path.name >= "step-00000020" for path in saved.glob("step-????????")):
         time.sleep(0.001)
     process.kill()
     process.join()
