@@ -34,7 +34,7 @@ test: $(VENV)/all clients  ## the test suite
 
 ray: $(VENV)/all       ## two workers on Ray answer as one process; Ray (80 MB) goes into build/ray
 	$(PIP) install --quiet -c constraints.txt --target build/ray --upgrade ray
-	PYTHONPATH=build/ray OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/weigh/test_ray.py
+	PYTHONPATH=build/ray OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/weigh/asking/test_ray.py
 
 accept: $(VENV)/all    ## one experiment in full (NAME=prompt_lookup), or all of them; results go to docs/results
 	cd tests && $(abspath $(BIN))/python -m acceptance $(NAME)

@@ -29,7 +29,7 @@ from steelyard.generate.constraints import schemas
 from steelyard.generate.constraints.constraint import Constrained
 from steelyard.generate.constraints.grammars import Grammar, of_schema
 from steelyard.generate.spec import EngineSpec
-from steelyard.weigh.intervals import wilson
+from steelyard.weigh.statistics.intervals import wilson
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SETS = ("maskbench_dev.jsonl", "json_schema_tests")

@@ -10,7 +10,7 @@ import typer
 from steelyard.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from steelyard.weigh.arena import Arena
+    from steelyard.weigh.judged.arena import Arena
 
 
 def arena(
@@ -32,8 +32,8 @@ def arena(
     import dataclasses
 
     from steelyard.core.errors import DataError
-    from steelyard.weigh.arena import arena as rate
-    from steelyard.weigh.comparisons import read_comparisons, weakened
+    from steelyard.weigh.judged.arena import arena as rate
+    from steelyard.weigh.judged.comparisons import read_comparisons, weakened
 
     found = read_comparisons(files, settings=settings)
     if not found.all:

@@ -40,7 +40,7 @@ def calibrate(
     from steelyard.core.get import locate
     from steelyard.core.levers import parse_try
     from steelyard.core.run import Run
-    from steelyard.weigh import calibrate as calibrating
+    from steelyard.weigh.asking import calibrate as calibrating
     from steelyard.weigh.tasks import registry
 
     say = say_on(True)

@@ -87,7 +87,7 @@ def opened(name: str, tries: list[str]) -> Iterator[Answerer]:
         return
     from steelyard.core.get import home
     from steelyard.core.run import Run
-    from steelyard.weigh.arms import ArmOpener
+    from steelyard.weigh.asking.arms import ArmOpener
 
     opener = ArmOpener(Run(home() / "chat", say=_note))  # what weight levers make is kept there for the next time
     try:

@@ -11,7 +11,7 @@ from steelyard.cli.output import console, print_json, say_on
 from steelyard.core.errors import SteelyardError
 
 if TYPE_CHECKING:
-    from steelyard.weigh.between import Between
+    from steelyard.weigh.kept.between import Between
     from steelyard.weigh.report.report import Report
 
 FORMS = ("markdown", "csv", "lm-eval", "html", "json")
@@ -99,8 +99,8 @@ def _narrowed(found: Report, arms: list[str], tasks: list[str]) -> Report:
 def _lm_eval(run: Path, found: Report, arms: list[str], out: Path | None) -> None:
     """To standard output or a .json file one arm; to a directory all, with their samples."""
     from steelyard.core.files import write_text
+    from steelyard.weigh.kept.stored import Stored
     from steelyard.weigh.report.lm_eval import as_text, name_for_file, sample_lines, to_lm_eval
-    from steelyard.weigh.stored import Stored
 
     folder = out is not None and out.suffix != ".json"
     if not folder and len(arms) > 1:
@@ -126,7 +126,7 @@ def _lm_eval(run: Path, found: Report, arms: list[str], out: Path | None) -> Non
 
 
 def _two(first: Path, second: Path, form: str, arms: list[str], tasks: list[str], out: Path | None) -> None:
-    from steelyard.weigh.between import between
+    from steelyard.weigh.kept.between import between
     from steelyard.weigh.report.csv import cells_csv
     from steelyard.weigh.report.html import write_html
 

@@ -16,7 +16,7 @@ def merge(
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
     """Bring the records of several machines together, in any order. Different recipes and different arms are refused."""
-    from steelyard.weigh import merge as merging
+    from steelyard.weigh.kept import merge as merging
 
     found = merging.merge(runs, out)
     if as_json:

@@ -56,7 +56,7 @@ def weigh(
 
 
 def _part(recipe: Any, out: Path | None, shard: str, as_json: bool) -> None:
-    from steelyard.weigh.shard import collect, parsed
+    from steelyard.weigh.asking.shard import collect, parsed
 
     records = collect(recipe, out, parsed(shard), say=say_on(True))
     if as_json:

@@ -29,7 +29,7 @@ from steelyard.model.model import Model
 from steelyard.serve.engine_calibration import Calibrated, Told
 from steelyard.serve.engine_documents import Registered
 from steelyard.serve.served import ServedInfo
-from steelyard.weigh.arms import ArmOpener
+from steelyard.weigh.asking.arms import ArmOpener
 
 
 @dataclass

@@ -35,7 +35,7 @@ from steelyard.serve.engine_calibration import calibrated
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
 from steelyard.serve.infilling import infilling
 from steelyard.serve.served import ServedInfo, ServedLever
-from steelyard.weigh.arms import ArmOpener
+from steelyard.weigh.asking.arms import ArmOpener
 
 Say = Callable[[str], None]
 

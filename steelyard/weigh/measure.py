@@ -22,7 +22,7 @@ from typing import Any
 from steelyard.core import hardware
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
-from steelyard.weigh.costs import Measured
+from steelyard.weigh.cells.costs import Measured
 from steelyard.weigh.tasks.perturbed import TAG
 from steelyard.weigh.tasks.task import Ask, Sample
 

@@ -24,7 +24,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Failure, Message, Tex
 from steelyard.core.recipe import Arm, EndpointSource, read
 from steelyard.core.run import Run
 from steelyard.model.released import release
-from steelyard.weigh.arms import ArmOpener, OpenArm
+from steelyard.weigh.asking.arms import ArmOpener, OpenArm
 from steelyard.weigh.directory import RECIPE
 
 

@@ -21,17 +21,17 @@ from rich.table import Table
 from steelyard.core.errors import SteelyardError
 from steelyard.core.recipe import Recipe
 from steelyard.core.run import Run
-from steelyard.weigh.answering import answer_all, key_for, obstacle
-from steelyard.weigh.arms import ArmOpener, OpenArm, Opener
-from steelyard.weigh.axes import REPEATS, SUBSET, repeated_task
-from steelyard.weigh.checks import AGAIN_COUNT, DEFECT_COUNT, is_defect
+from steelyard.weigh.asking.answering import answer_all, key_for, obstacle
+from steelyard.weigh.asking.arms import ArmOpener, OpenArm, Opener
+from steelyard.weigh.asking.axes import REPEATS, SUBSET, repeated_task
+from steelyard.weigh.asking.speeds import Speeds
+from steelyard.weigh.asking.subjects import BASE, Question, primaries, questions, wants
+from steelyard.weigh.cells.checks import AGAIN_COUNT, DEFECT_COUNT, is_defect
 from steelyard.weigh.directory import held, refuse_another_recipe
 from steelyard.weigh.measure import PASSES
-from steelyard.weigh.power import POWER, detectable
 from steelyard.weigh.records import Records, key_of
-from steelyard.weigh.speeds import Speeds
-from steelyard.weigh.statistics import ALPHA
-from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
+from steelyard.weigh.statistics.paired import ALPHA
+from steelyard.weigh.statistics.power import POWER, detectable
 from steelyard.weigh.tasks.task import Metric
 
 CALIBRATION = 8  # samples of each task: one round of the engine's slots

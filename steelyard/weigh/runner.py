@@ -28,34 +28,36 @@ from steelyard.core.meters import money
 from steelyard.core.progress import Lines, shown
 from steelyard.core.recipe import Arm, EndpointSource, Recipe
 from steelyard.core.run import Run
-from steelyard.weigh import checks, costs, preferred, roster
-from steelyard.weigh.answering import reason_of
-from steelyard.weigh.arms import ArmOpener, OpenArm, Opener, is_trained
-from steelyard.weigh.axes import DIVERSITY, REPEATABILITY, agreement, distinct, repeated_task
-from steelyard.weigh.budget import Budget
-from steelyard.weigh.cells import Draft, base_cell, base_cells, contrast, draft_cells, finish, finish_all, not_run, unmeasured
-from steelyard.weigh.costs import MEASURED, METRICS, Measured, draft_measured, values
-from steelyard.weigh.curves import all_curves
+from steelyard.weigh.asking import roster
+from steelyard.weigh.asking.answering import reason_of
+from steelyard.weigh.asking.arms import ArmOpener, OpenArm, Opener, is_trained
+from steelyard.weigh.asking.axes import DIVERSITY, REPEATABILITY, agreement, distinct, repeated_task
+from steelyard.weigh.asking.budget import Budget
+from steelyard.weigh.asking.remote import remarks
+from steelyard.weigh.asking.speeds import Speeds
+from steelyard.weigh.asking.subjects import BASE, Question, primaries, questions, wants
+from steelyard.weigh.asking.sweep import ONE_SEED, Repeated, Sweep
+from steelyard.weigh.cells import checks, costs
+from steelyard.weigh.cells.cells import Draft, base_cell, base_cells, contrast, draft_cells, finish, finish_all, not_run, unmeasured
+from steelyard.weigh.cells.costs import MEASURED, METRICS, Measured, draft_measured, values
+from steelyard.weigh.cells.curves import all_curves
+from steelyard.weigh.cells.flips import chosen, detail_rows, flips_of
+from steelyard.weigh.cells.scoring import clusters_of, unable
+from steelyard.weigh.cells.usage import usage_drafts
 from steelyard.weigh.directory import RECIPE, held, refuse_another_recipe
-from steelyard.weigh.flips import chosen, detail_rows, flips_of
+from steelyard.weigh.judged import preferred
 from steelyard.weigh.measure import measure, prompts_of
 from steelyard.weigh.outlook import Outlook
 from steelyard.weigh.plan import calibrated, planned
 from steelyard.weigh.records import Records
-from steelyard.weigh.remote import remarks
 from steelyard.weigh.report.columns import task_title
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
 from steelyard.weigh.report.read import read_report
 from steelyard.weigh.report.report import ArmSummary, Cell, Report
-from steelyard.weigh.scaling_law import scaling_laws
-from steelyard.weigh.scoring import clusters_of, unable
-from steelyard.weigh.speeds import Speeds
-from steelyard.weigh.statistics import ALPHA
-from steelyard.weigh.subjects import BASE, Question, primaries, questions, wants
-from steelyard.weigh.sweep import ONE_SEED, Repeated, Sweep
+from steelyard.weigh.statistics.paired import ALPHA
+from steelyard.weigh.statistics.scaling_law import scaling_laws
 from steelyard.weigh.tasks.task import Ask
-from steelyard.weigh.usage import usage_drafts
 
 
 def weigh(
@@ -494,7 +496,7 @@ def opener_for(recipe: Recipe, run: Run) -> Opener:
     """What opens a recipe's arms: this process, or Ray's workers."""
     if recipe.run.ray is None:
         return ArmOpener(run)
-    from steelyard.weigh.ray_workers import RayOpener  # Ray is imported only where it is asked for
+    from steelyard.weigh.asking.ray_workers import RayOpener  # Ray is imported only where it is asked for
 
     return RayOpener(run, recipe.run)
 

@@ -23,9 +23,9 @@ from steelyard.core.errors import DataError
 from steelyard.core.protocols import AnswerSettings, collect
 from steelyard.core.seeds import derive
 from steelyard.generate.engine import Engine
-from steelyard.weigh.intervals import wilson
 from steelyard.weigh.report.report import Cell
-from steelyard.weigh.statistics import ALPHA as LEVEL
+from steelyard.weigh.statistics.intervals import wilson
+from steelyard.weigh.statistics.paired import ALPHA as LEVEL
 
 DELTA = 0.1
 MEASURE = "joint_probability"

@@ -14,11 +14,11 @@ import numpy
 
 from acceptance.experiment import Bench, Claim, Experiment, Finding, counted
 from steelyard.core.seeds import derive
-from steelyard.weigh.arena import POINTS, arena
-from steelyard.weigh.bradley_terry import chances
-from steelyard.weigh.comparisons import Comparison
-from steelyard.weigh.intervals import wilson
+from steelyard.weigh.judged.arena import POINTS, arena
+from steelyard.weigh.judged.comparisons import Comparison
 from steelyard.weigh.report.report import Cell
+from steelyard.weigh.statistics.bradley_terry import chances
+from steelyard.weigh.statistics.intervals import wilson
 
 STRENGTHS = (-0.6, -0.2, 0.2, 0.6)
 FIRST, TIE = 0.3, 0.5  # what standing first is worth; nu of the ties

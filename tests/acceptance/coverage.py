@@ -16,7 +16,7 @@ from scipy import stats
 from acceptance.experiment import Bench, Claim, Experiment, Finding, counted
 from steelyard.core.seeds import derive
 from steelyard.weigh.report.report import Cell
-from steelyard.weigh.statistics import ALPHA, Pairs, compare
+from steelyard.weigh.statistics.paired import ALPHA, Pairs, compare
 
 SAMPLES = 300
 BAND = (0.94, 0.96)

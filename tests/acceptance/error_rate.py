@@ -12,10 +12,10 @@ import numpy
 
 from acceptance.experiment import Bench, Claim, Experiment, Finding, counted
 from steelyard.core.seeds import derive
-from steelyard.weigh.cells import Draft, contrast, finish_all
-from steelyard.weigh.intervals import Interval, wilson
+from steelyard.weigh.cells.cells import Draft, contrast, finish_all
 from steelyard.weigh.report.report import Cell
-from steelyard.weigh.statistics import ALPHA
+from steelyard.weigh.statistics.intervals import Interval, wilson
+from steelyard.weigh.statistics.paired import ALPHA
 from steelyard.weigh.tasks.task import Metric
 
 ARMS = ("a", "b", "c", "d")

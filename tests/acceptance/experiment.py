@@ -28,14 +28,14 @@ from steelyard.core.recipe_parts import Arm, ModelSource, written_lever
 from steelyard.core.run import Run
 from steelyard.model.families.config import Config
 from steelyard.model.model import Model
-from steelyard.weigh.answering import answer_all
-from steelyard.weigh.arms import ArmOpener, is_trained
-from steelyard.weigh.cells import Draft, contrast, draft_cells, finish
-from steelyard.weigh.intervals import wilson
+from steelyard.weigh.asking.answering import answer_all
+from steelyard.weigh.asking.arms import ArmOpener, is_trained
+from steelyard.weigh.asking.subjects import BASE
+from steelyard.weigh.cells.cells import Draft, contrast, draft_cells, finish
+from steelyard.weigh.cells.scoring import Scored, score
 from steelyard.weigh.records import Records
 from steelyard.weigh.report.report import Cell, Verdict
-from steelyard.weigh.scoring import Scored, score
-from steelyard.weigh.subjects import BASE
+from steelyard.weigh.statistics.intervals import wilson
 from steelyard.weigh.tasks.task import Metric, Task, Value
 
 MODEL = "smollm2-135m-instruct"

@@ -24,7 +24,7 @@ from steelyard.generate.engine import Engine
 from steelyard.generate.offload import Offload
 from steelyard.model.linears.streamed import BlockReader, readers
 from steelyard.model.load import load
-from steelyard.weigh.costs import METRICS
+from steelyard.weigh.cells.costs import METRICS
 from steelyard.weigh.report.report import Cell
 
 SPEED = next(metric for metric in METRICS if metric.name == "tokens_per_second")

@@ -18,7 +18,7 @@ from steelyard.generate.engine import Completion, Engine
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import Lookup, LookupSession, PromptLookup
 from steelyard.model.load import load
-from steelyard.weigh.costs import METRICS
+from steelyard.weigh.cells.costs import METRICS
 from steelyard.weigh.tasks.task import Metric
 
 PASSES = Metric("passes_per_token", "speed", "passes/token", False, margin=0.02, relative=True, kind="ratio")

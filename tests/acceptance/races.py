@@ -7,9 +7,9 @@ from typing import Any
 
 from acceptance.experiment import Bench
 from acceptance.small_decoders import VOCABULARY, Exercises, new, shares, taught
-from steelyard.weigh.cells import Draft, contrast, finish
-from steelyard.weigh.intervals import wilson
+from steelyard.weigh.cells.cells import Draft, contrast, finish
 from steelyard.weigh.report.report import Cell, Verdict
+from steelyard.weigh.statistics.intervals import wilson
 from steelyard.weigh.tasks.task import Metric
 
 RIGHT = Metric("characters_right", "quality", "share", True, margin=0.05)

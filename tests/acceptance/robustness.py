@@ -12,8 +12,8 @@ from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Done, Event, Text
 from steelyard.data.words import words
-from steelyard.weigh.perturbations import PLACEBO
 from steelyard.weigh.tasks.facts import Facts
+from steelyard.weigh.tasks.perturbations import PLACEBO
 from steelyard.weigh.tasks.perturbed import TAG, Perturbed
 from steelyard.weigh.tasks.task import Ask, Sample
 

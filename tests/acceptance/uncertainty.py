@@ -13,7 +13,7 @@ from steelyard.augment.uncertainty.measures import measure
 from steelyard.augment.uncertainty.p_ik import PIK, fit, states
 from steelyard.core.seeds import derive
 from steelyard.generate.engine import Engine
-from steelyard.weigh.cells import base_cell
+from steelyard.weigh.cells.cells import base_cell
 from steelyard.weigh.report.report import Cell, Verdict
 from steelyard.weigh.scorers.calibration import AUROC
 

@@ -17,8 +17,8 @@ from steelyard.generate.processors.green_lists import FALSE_POSITIVES, Detection
 from steelyard.generate.processors.processor import View
 from steelyard.generate.processors.watermark import Mark, MarkSession, Watermark
 from steelyard.generate.spec import EngineSpec
-from steelyard.weigh.intervals import wilson
 from steelyard.weigh.report.report import Cell
+from steelyard.weigh.statistics.intervals import wilson
 from steelyard.weigh.tasks.task import Metric
 
 Z = Metric("z_score", "quality", "standard deviations", True, margin=0.5)

@@ -13,7 +13,7 @@ from steelyard.generate.engine import Engine
 from steelyard.generate.numerics import Numerics, stays_stored
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.load import load
-from steelyard.weigh.arms import ArmOpener
+from steelyard.weigh.asking.arms import ArmOpener
 
 
 @pytest.mark.parametrize("type", ["float32", "bfloat16"])

@@ -3,7 +3,7 @@ strings, and what SmolLM2-135M-Instruct answers to some of them through lm-eval'
 
 Run by an interpreter that has lm-eval: `python tests/parity/lm_eval_generation.py FOLDER_OF_SHARED_DATA FOLDER_OF_THE_MODEL`. The first rows
 are asked, the next ones are the examples, in their order. Nothing is downloaded and no row is kept: a digest is enough to see that two
-prompts are the same. `--asked 40 --tokens 64 --out FILE` makes a longer comparison for `lm_eval_answers.py`.
+prompts are the same. `--asked 40 --tokens 64 --out FILE` makes a longer comparison for `GENERATION=FILE pytest tests/parity/test_generation_parity.py`.
 """
 
 import argparse

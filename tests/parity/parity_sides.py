@@ -13,8 +13,8 @@ from parity_sets import SETS, write_rows
 
 from steelyard.augment.answerers import LocalAnswerer
 from steelyard.generate.engine import Engine
-from steelyard.weigh.answering import answer_all
-from steelyard.weigh.arms import OpenArm
+from steelyard.weigh.asking.answering import answer_all
+from steelyard.weigh.asking.arms import OpenArm
 from steelyard.weigh.records import Records
 from steelyard.weigh.scorers import perplexity
 from steelyard.weigh.tasks.task_file import TaskFile

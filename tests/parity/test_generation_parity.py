@@ -18,8 +18,8 @@ import pytest
 from steelyard.augment.answerers import LocalAnswerer
 from steelyard.generate.engine import Engine
 from steelyard.model.load import load
-from steelyard.weigh.answering import answer_all
-from steelyard.weigh.arms import OpenArm
+from steelyard.weigh.asking.answering import answer_all
+from steelyard.weigh.asking.arms import OpenArm
 from steelyard.weigh.records import Records
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.task import Ask, Sample

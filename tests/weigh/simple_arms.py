@@ -14,8 +14,8 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Done, Failure, Message, Score, Text, Usage
 from steelyard.core.seeds import derive
-from steelyard.weigh.arms import OpenArm
-from steelyard.weigh.checks import is_defect
+from steelyard.weigh.asking.arms import OpenArm
+from steelyard.weigh.cells.checks import is_defect
 
 
 def luck(*keys: object) -> float:

@@ -6,12 +6,12 @@ import subprocess
 import sys
 
 import pytest
-from simple_arms import Bench, recipe
 
 from steelyard.core.errors import SteelyardError
 from steelyard.weigh.directory import RECIPE, differences, held
 from steelyard.weigh.plan import plan
 from steelyard.weigh.runner import weigh
+from tests.weigh.simple_arms import Bench, recipe
 
 
 def run(directory, one):

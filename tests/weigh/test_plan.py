@@ -7,16 +7,16 @@ import json
 
 import pytest
 from rich.console import Console
-from simple_arms import Bench, recipe
 
 from steelyard.augment.retrieve.retrieve import Retrieve
 from steelyard.core.errors import SteelyardError
 from steelyard.core.run import Run
-from steelyard.weigh.arms import ArmOpener
+from steelyard.weigh.asking.arms import ArmOpener
 from steelyard.weigh.plan import CALIBRATION, plan
-from steelyard.weigh.power import detectable
 from steelyard.weigh.records import Records
 from steelyard.weigh.runner import weigh
+from steelyard.weigh.statistics.power import detectable
+from tests.weigh.simple_arms import Bench, recipe
 
 SLOW = {"axes": "all"}
 

@@ -10,13 +10,13 @@ import signal
 import time
 
 import pytest
-from simple_arms import Bench, luck, recipe
 
 from steelyard.core import recipe as recipes
 from steelyard.core.errors import RecipeError, SteelyardError
 from steelyard.weigh.records import Records
 from steelyard.weigh.report.json import quality_part
 from steelyard.weigh.runner import weigh
+from tests.weigh.simple_arms import Bench, luck, recipe
 
 
 def run(tmp_path, one, bench=None, **options):

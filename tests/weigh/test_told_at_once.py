@@ -11,8 +11,8 @@ from steelyard.core.protocols import Message
 from steelyard.generate.beams.beam import Beam
 from steelyard.generate.engine import Engine
 from steelyard.generate.spec import EngineSpec
-from steelyard.weigh.arms import OpenArm
-from steelyard.weigh.costs import Measured, values
+from steelyard.weigh.asking.arms import OpenArm
+from steelyard.weigh.cells.costs import Measured, values
 from steelyard.weigh.measure_worker import timed_answer
 from steelyard.weigh.tasks.task import Metric
 

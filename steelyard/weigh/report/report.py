@@ -81,7 +81,7 @@ class ScalingPoint:
 class ScalingFigure:
     """A number of a scaling law with its interval, None where there are too few points for one.
 
-    `settled`: whether the interval is narrow enough to build on (see `weigh/scaling_law.py`).
+    `settled`: whether the interval is narrow enough to build on (see `weigh/statistics/scaling_law.py`).
     """
 
     name: str
@@ -105,7 +105,7 @@ class Foretold:
 
 @dataclass(frozen=True)
 class ScalingLaw:
-    """L(N, D) = E + A / N^alpha + B / D^beta over trainings of one family (`weigh/scaling_law.py`).
+    """L(N, D) = E + A / N^alpha + B / D^beta over trainings of one family (`weigh/statistics/scaling_law.py`).
 
     Attributes:
         name: what the family is.

@@ -3,7 +3,7 @@
 Confidence is what the arm itself says of its answer (lever `confidence`); where it says nothing, the probability of the judged words: exp(sum of the log-probabilities of the tokens that spell the answer's
 first statement), under the model's own distribution before any sampling filter. Brier is (confidence - right)^2, log loss
 is -log of the probability given to what turned out true (clipped at 1e-4, so one sure error costs at most 9.2 nats).
-`auroc` and `aurc` ask only for the order: whether surer answers are right more often (`weigh/selective.py`). Calibration needs both.
+`auroc` and `aurc` ask only for the order: whether surer answers are right more often (`weigh/statistics/selective.py`). Calibration needs both.
 `ece`, the gap between stated confidence and share right in bins of equal mass, is biased upward below a thousand answers, so it comes last.
 Answers that abstain claim nothing and are not scored; invented answers count as wrong, so sure invention shows here.
 """

@@ -8,7 +8,7 @@ the parts: `hallucinated` (answered and wrong, over all questions), `invented` (
 
 A model that is wrong more often than right gains on `truthful` by saying nothing at all. So the axis opens with
 `right_at_equal_coverage`: the share right among as many answers as the more silent side gives, the surest ones of each
-(`weigh/whole_set.py`). Silence alone wins nothing there, and an arm that answers next to nothing has no value. `answered` is the share of
+(`weigh/statistics/whole_set.py`). Silence alone wins nothing there, and an arm that answers next to nothing has no value. `answered` is the share of
 all questions that got an answer.
 """
 
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steelyard.weigh.statistics.whole_set import SILENT
 from steelyard.weigh.tasks.task import Metric, Value
-from steelyard.weigh.whole_set import SILENT
 
 UNSURE = 0.0  # the confidence of an answer that comes without one: equal answers count in equal parts
 

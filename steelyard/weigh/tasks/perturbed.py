@@ -8,7 +8,7 @@ Base and arm answer the same perturbed questions, so all of it is paired by item
 perturbation: an arm that breaks on typos loses there whatever it had before, while a drop alone would praise an arm that was never right.
 Drops and flips of a side that is not shown to do the task at all are at floor. The placebo's drop and flips are what white space does.
 
-Only questions are perturbed (`weigh/perturbations.py` says what stays), never what answers are judged by. An item to which a perturbation has
+Only questions are perturbed (`weigh/tasks/perturbations.py` says what stays), never what answers are judged by. An item to which a perturbation has
 nothing to change is left out of that one. A task takes part if its first metric is a mean over samples and its questions are words.
 """
 
@@ -28,7 +28,7 @@ from pydantic import Field
 from steelyard.core.fingerprint import digest
 from steelyard.core.seeds import derive
 from steelyard.data.words import words
-from steelyard.weigh.perturbations import PERTURBATIONS, PLACEBO, RAW_PERTURBATIONS
+from steelyard.weigh.tasks.perturbations import PERTURBATIONS, PLACEBO, RAW_PERTURBATIONS
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Metric, Output, Sample, Task, Value
 
 ITEMS = 16  # questions perturbed where the recipe does not say how many; each is asked seven times

@@ -17,7 +17,7 @@ import pydantic
 
 from steelyard.core.axes import Axis
 from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Message, Score, Token, ToolCall, Usage
-from steelyard.weigh.detector import Detector
+from steelyard.weigh.statistics.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Metric:
         relative: whether the margin is a share of the base's value.
         kind: `mean` averages per-sample numbers; `ratio` divides the sum of numerators by the sum of denominators
             (a sample then gives a pair, and one of (x, 0) adds to the numerator alone). The others exist over a whole set alone
-            (`weigh/selective.py`, `weigh/whole_set.py`, `weigh/gaps.py`), and a sample gives a pair: `auroc`, `aurc`, `ece` (confidence,
+            (`weigh/statistics/selective.py`, `weigh/statistics/whole_set.py`, `weigh/statistics/gaps.py`), and a sample gives a pair: `auroc`, `aurc`, `ece` (confidence,
             right); `equal_coverage` (confidence, or -1 where silent; right); `kappa` (label given, true label, as numbers); `gap` and
             `contrast`, which are the absolute and the signed difference of two groups' means, (value, 1 or -1 for the group).
         floor: value at which an arm does no better than chance, or None where there is no such value.
         binary: per-sample values are 0 or 1 (exact McNemar and Wilson apply).
         reach: the lowest and highest value it can have, where there are such; a share has 0 and 1 without saying so.
         gate: another metric of the same task, with a floor, that has to be above it for this one to mean anything: an arm that
-            cannot do the task at all treats everybody alike and gives nothing away (`weigh/gates.py`).
+            cannot do the task at all treats everybody alike and gives nothing away (`weigh/cells/gates.py`).
         neutral: the value on which an arm that knows nothing lands; one that is shown to be elsewhere needs no gate.
         groups: for a `gap`, the names of the groups 1 and -1.
         detector: who decided on each sample, where that errs at known rates; the figure is then corrected for them.

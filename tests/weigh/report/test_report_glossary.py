@@ -3,13 +3,13 @@
 import pytest
 
 from steelyard.core.recipe_parts import task_names
-from steelyard.weigh.axes import DIVERSITY, REPEATABILITY
-from steelyard.weigh.costs import METRICS, TRAINING
+from steelyard.weigh.asking.axes import DIVERSITY, REPEATABILITY
+from steelyard.weigh.cells.costs import METRICS, TRAINING
+from steelyard.weigh.cells.usage import METRICS as USAGE
 from steelyard.weigh.report.glossary import MEANINGS, entries, glossary
 from steelyard.weigh.scorers import calibration, choosing, perplexity, truthfulness
 from steelyard.weigh.tasks.registry import find
 from steelyard.weigh.tasks.right_answers import ANSWER_LOGPROB
-from steelyard.weigh.usage import METRICS as USAGE
 
 
 def declared(name: str) -> list[str]:

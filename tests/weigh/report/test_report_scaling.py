@@ -13,7 +13,7 @@ from steelyard.weigh.report import terminal
 from steelyard.weigh.report.html import page
 from steelyard.weigh.report.json import to_json
 from steelyard.weigh.report.report import ArmSummary, ScalingLaw, ScalingPoint, Training
-from steelyard.weigh.scaling_law import scaling_laws
+from steelyard.weigh.statistics.scaling_law import scaling_laws
 
 HOSTILE = '<script>alert("1")</script>'
 

@@ -15,10 +15,10 @@ from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
 from steelyard.core.errors import DataError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, ToolCall
 from steelyard.generate.engine import Engine
-from steelyard.weigh.answering import answer_all
-from steelyard.weigh.arms import OpenArm
+from steelyard.weigh.asking.answering import answer_all
+from steelyard.weigh.asking.arms import OpenArm
+from steelyard.weigh.cells.scoring import score
 from steelyard.weigh.records import Records
-from steelyard.weigh.scoring import score
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.sets.bfcl import installed
 from steelyard.weigh.tasks.task import Ask, Output, Sample, Task

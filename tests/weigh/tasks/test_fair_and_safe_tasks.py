@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from steelyard.core.errors import DataError, RecipeError
-from steelyard.weigh.cells import base_cells
+from steelyard.weigh.cells.cells import base_cells
+from steelyard.weigh.cells.scoring import score
 from steelyard.weigh.report.report import Cell
 from steelyard.weigh.scorers.leaks import labelled, leaks
 from steelyard.weigh.scorers.refusals import LABELLED, refuses
-from steelyard.weigh.scoring import score
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.support_answers import offers_remedy
 from steelyard.weigh.tasks.task import Ask, Output, Sample, Task

@@ -10,9 +10,9 @@ import pytest
 
 from steelyard.core.errors import DataError
 from steelyard.core.protocols import Message
-from steelyard.weigh.cells import draft_cells, finish
-from steelyard.weigh.gates import gated
-from steelyard.weigh.scoring import score
+from steelyard.weigh.cells.cells import draft_cells, finish
+from steelyard.weigh.cells.gates import gated
+from steelyard.weigh.cells.scoring import score
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.task import Ask, Output
 

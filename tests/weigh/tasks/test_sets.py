@@ -10,9 +10,9 @@ import pytest
 
 from steelyard.core.errors import DataError
 from steelyard.core.protocols import Score
-from steelyard.weigh.cells import base_cells
+from steelyard.weigh.cells.cells import base_cells
+from steelyard.weigh.cells.scoring import score
 from steelyard.weigh.scorers.programs import run_program
-from steelyard.weigh.scoring import score
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.task import Ask, Continue, Output, Sample, Task, Value
 

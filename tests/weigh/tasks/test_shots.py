@@ -14,8 +14,8 @@ from steelyard.augment.answerers import LocalAnswerer
 from steelyard.core.errors import DataError, RecipeError
 from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.generate.engine import Engine
-from steelyard.weigh.answering import answer_one, key_for, obstacle
-from steelyard.weigh.arms import OpenArm
+from steelyard.weigh.asking.answering import answer_one, key_for, obstacle
+from steelyard.weigh.asking.arms import OpenArm
 from steelyard.weigh.records import content_digest
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.task import Ask, Sample, Task

@@ -1,0 +1,1 @@
+"""What people or a judge prefer: comparisons read, verdicts asked for, ratings."""

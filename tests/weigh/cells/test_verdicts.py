@@ -1,0 +1,50 @@
+"""Verdicts: the first that holds, in the design's order."""
+
+import pytest
+
+from steelyard.weigh.cells.verdicts import at_floor, margin_of, verdict
+from steelyard.weigh.tasks.task import Metric
+
+HOLDS = {"measurable": True, "interval": (0.1, 0.2), "margin": 0.02}
+
+
+def test_verdicts_come_in_the_designs_order():
+    assert verdict(measurable=False, floor=True, identical=True, interval=(0.1, 0.2)) == "not measurable"
+    assert verdict(measurable=True, floor=True, identical=True, interval=(0.0, 0.0)) == "floor"
+    assert verdict(measurable=True, identical=True, interval=(0.0, 0.0), margin=0.1) == "identical"
+    assert verdict(measurable=True, interval=(0.001, 0.01), margin=0.02) == "equivalent"  # although it excludes zero
+    assert verdict(**HOLDS) == "better"
+    assert verdict(**HOLDS, higher_is_better=False) == "worse"
+    assert verdict(measurable=True, interval=(-0.2, -0.1), margin=0.02) == "worse"
+    assert verdict(measurable=True, interval=(-0.2, -0.1), margin=0.02, higher_is_better=False) == "better"
+    assert verdict(measurable=True, interval=(-0.1, 0.1), margin=0.02) == "underpowered"
+
+
+def test_an_interval_that_touches_zero_does_not_exclude_it():
+    assert verdict(measurable=True, interval=(0.0, 0.3), margin=0.02) == "underpowered"
+
+
+def test_without_an_interval_nothing_is_claimed():
+    assert verdict(measurable=True, interval=None, margin=1.0) == "underpowered"
+
+
+@pytest.mark.parametrize(
+    ("higher", "floor", "interval", "expected"),
+    [
+        (True, 0.25, (0.2, 0.4), True),
+        (True, 0.25, (0.26, 0.4), False),
+        (True, 0.25, (0.05, 0.2), True),  # worse than chance is no skill either
+        (True, 0.0, (0.0, 0.07), True),
+        (True, None, (0.0, 0.0), False),
+        (False, 8.0, (7.5, 8.5), True),
+        (False, 8.0, (2.0, 3.0), False),
+    ],
+)
+def test_the_floor_is_where_skill_is_not_shown(higher, floor, interval, expected):
+    metric = Metric("m", "quality", "share", higher, 0.02, floor=floor)
+    assert at_floor(metric, interval) is expected
+
+
+def test_a_relative_margin_is_a_share_of_the_base():
+    metric = Metric("bits", "quality", "bits/byte", False, 0.01, relative=True)
+    assert margin_of(metric, 2.0) == pytest.approx(0.02) and margin_of(metric, -2.0) == pytest.approx(0.02)
