@@ -17,6 +17,10 @@ from typing import Any
 import pytest
 import uvicorn
 
+from steelyard.serve import page
+from steelyard.serve.engine_process import ServedModel
+from tests.serve.live_server import LiveServer
+from tests.serve.tiny_served import saved_talker
 from tests.web.fake_api import Kept, create_app
 
 WEB = Path(__file__).parents[2] / "web"
@@ -45,6 +49,18 @@ def _digest() -> str:
     """Of all that the page is made from."""
     files = [path for path in sorted(WEB.rglob("*")) if path.is_file() and "node_modules" not in path.parts and path.name != ".build.lock"]
     return hashlib.sha256(b"".join(str(path).encode() + path.read_bytes() for path in files)).hexdigest()[:16]
+
+
+@pytest.fixture(scope="module")
+def running(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A real server with a tiny random model that reads 2048 tokens, for tests that need no more of one."""
+    folder = tmp_path_factory.mktemp("real")
+    before, page.BUILT = page.BUILT, built
+    model = ServedModel("tiny", str(saved_talker(folder / "tiny", max_position_embeddings=2048)), slots=2, threads=1)
+    server = LiveServer([model], store=folder / "store.sqlite", runs=folder / "runs")
+    yield server
+    server.close()
+    page.BUILT = before
 
 
 @pytest.fixture

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steelyard.serve import page
-from steelyard.serve.engine_process import ServedModel
 from tests.serve.drawn import picture
 from tests.serve.live_server import LiveServer
-from tests.serve.tiny_served import saved_talker
 from tests.web.test_page_chat import answers, say
 from tests.written_documents import docx, pdf
 
@@ -25,18 +20,6 @@ RIVERS = (
     "# Rivers of Orvia 🐟🐟\n\nThe Zvarna is a river in Orvia. It is 412 km long and ends in Lake Tessel.\n\n"
     + "Rivers carry water. " * 300
 )
-
-
-@pytest.fixture(scope="module")
-def running(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A real server with a tiny random model that reads 2048 tokens."""
-    folder = tmp_path_factory.mktemp("documents")
-    before, page.BUILT = page.BUILT, built
-    model = ServedModel("tiny", str(saved_talker(folder / "tiny", max_position_embeddings=2048)), slots=2, threads=1)
-    server = LiveServer([model], store=folder / "store.sqlite", runs=folder / "runs")
-    yield server
-    server.close()
-    page.BUILT = before
 
 
 @pytest.fixture

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from steelyard.serve import page
-from steelyard.serve.engine_process import ServedModel
 from tests.serve.live_server import LiveServer
-from tests.serve.tiny_served import saved_talker
 from tests.web.test_page_chat import answers, say
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 expect.set_options(timeout=30_000)
-
-
-@pytest.fixture(scope="module")
-def running(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A real server with a tiny random model."""
-    folder = tmp_path_factory.mktemp("keeping")
-    before, page.BUILT = page.BUILT, built
-    model = ServedModel("tiny", str(saved_talker(folder / "tiny", max_position_embeddings=2048)), slots=2, threads=1)
-    server = LiveServer([model], store=folder / "store.sqlite", runs=folder / "runs")
-    yield server
-    server.close()
-    page.BUILT = before
 
 
 @pytest.fixture
