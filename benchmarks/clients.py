@@ -7,7 +7,9 @@ the same GGUF file with as many slots as there are clients, ours with the file's
 asks `--each` questions one after the other, each with a prompt of 128 token ids that nobody asked before and an answer of 128 tokens,
 read as it streams. Rounds are interleaved; told are, as medians over rounds, tokens a second from the first question to the last
 answer's end, and a client's median wait for the first token and between two; and the ratios of tokens a second with their range over
-rounds. Client, server and engine share the machine's cores. The last line is JSON.
+rounds. Client, server and engine share the machine's cores, so the clients' reading slows what they ask too, and the asker of the engine
+in this process reads nothing: what our server's own process, its engine's and this one take of the processors for each token is told as
+well. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+import psutil
 from generate import prompt
 
 from steelyard.core.errors import SteelyardError
@@ -39,8 +42,8 @@ from steelyard.generate.engine import Engine
 from steelyard.model.load import load
 
 ENGINE, SERVER, LLAMA = "steelyard, engine", "steelyard, server", "llama.cpp, server"
-CLIENTS, START = 8, 120.0
-"""Clients at the same time; seconds a server may take until it answers."""
+CLIENTS, START, SPARE = 8, 120.0, 15.0
+"""Clients at the same time; seconds a server may take until it answers, and until its second child, which waits, has read its libraries."""
 
 Ask = Callable[[list[int], int], list[float]]
 """Token ids and how many to write -> the moment each piece of the answer arrived."""
@@ -117,6 +120,13 @@ def our_command(model: str, threads: int, room: int, data: str, slots: int = CLI
     ]
 
 
+def spent(pid: int) -> dict[str, float]:
+    """Processor seconds of our server's process, of those below it (its engine's), and of this one, so far."""
+    server = psutil.Process(pid)
+    seconds = lambda process: sum(process.cpu_times()[:2])  # noqa: E731  (its own, user and system)
+    return {"server": seconds(server), "engine": sum(map(seconds, server.children(recursive=True))), "clients": seconds(psutil.Process())}
+
+
 class Running(NamedTuple):
     """A server that runs: the URL of its API, and its process id."""
 
@@ -190,6 +200,11 @@ def all_at_once(ask: Ask, each: int, length: int, tokens: int, number: int) -> d
     }
 
 
+def of_both(processor: dict[str, float]) -> float:
+    """What share of the processor time of server and engine is the server's."""
+    return processor["server"] / (processor["server"] + processor["engine"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama", type=Path, help="folder of llama-server")
@@ -206,10 +221,12 @@ def main() -> None:
         data = stack.enter_context(tempfile.TemporaryDirectory())
         ours = stack.enter_context(running(our_command(options.model, options.threads, room, data), "/ready"))
         sides = {ENGINE: engine_asker(engine), SERVER: endpoint_asker(ours.url, options.model)}
+        time.sleep(0 if options.tiny else SPARE)
         if options.llama:
             theirs = stack.enter_context(running(llama_command(options.llama, path, options.threads, room), "/health"))
             sides[LLAMA] = endpoint_asker(theirs.url, options.model)
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        shares: list[dict[str, float]] = []
         number = 1
         for name, ask in sides.items():
             all_at_once(ask, 1, length, tokens, number := number + CLIENTS)  # to be warm
@@ -217,7 +234,11 @@ def main() -> None:
         for turn in range(options.rounds):
             for name in list(sides) if turn % 2 == 0 else list(reversed(sides)):
                 number += CLIENTS * options.each
+                before = spent(ours.pid)
                 rounds[name].append(all_at_once(sides[name], options.each, length, tokens, number))
+                if name == SERVER:
+                    after = spent(ours.pid)
+                    shares.append({who: (after[who] - before[who]) / (CLIENTS * options.each * tokens) for who in after})
                 print(f"{name:<18} " + "  ".join(f"{key} {value:,.4g}" for key, value in rounds[name][-1].items()), flush=True)
     results = {name: {key: statistics.median(each[key] for each in runs) for key in runs[0]} for name, runs in rounds.items()}
     ratios = {}
@@ -225,6 +246,9 @@ def main() -> None:
         found = sorted(a["tokens_per_second"] / b["tokens_per_second"] for a, b in zip(rounds[SERVER], rounds[other], strict=True))
         ratios[other] = [found[0], statistics.median(found), found[-1]]
         print(f"{SERVER} beside {other}: {ratios[other][1]:.2f} [{found[0]:.2f}, {found[-1]:.2f}] times its tokens a second")
+    processor = {who: statistics.median(share[who] for share in shares) for who in shares[0]}
+    told = ", ".join(f"{who} {seconds * 1e6:,.0f}" for who, seconds in processor.items())
+    print(f"processor time a token that the server wrote, us: {told}; the server's of it and its engine's: {of_both(processor):.1%}")
     settings = {
         "clients": CLIENTS,
         "each": options.each,
@@ -233,7 +257,7 @@ def main() -> None:
         "rounds": options.rounds,
         "threads": options.threads,
     }
-    told = {"model": options.model, **settings, "results": results, "ratios": ratios}
+    told = {"model": options.model, **settings, "results": results, "ratios": ratios, "processor_seconds_a_token": processor}
     print(json.dumps(told | {"kernels": os.environ.get("STEELYARD_KERNELS", "the best"), "machine": describe(), "versions": versions()}))
 
 
