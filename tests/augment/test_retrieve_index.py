@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from steelyard.augment.retrieve import building, documents, query
 from steelyard.augment.retrieve.building import build
-from steelyard.augment.retrieve.index import PassageIndex
+from steelyard.augment.retrieve.index import PassageIndex, Surroundings
 from steelyard.augment.retrieve.opening import open_index
 from steelyard.augment.retrieve.passages import PASSAGE_TOKENS, estimated_tokens, passages, sentences
 from steelyard.core.errors import DataError, SteelyardError
@@ -353,3 +353,25 @@ def test_the_encyclopedia_is_indexed_in_its_language(encyclopedia):
     index = open_index("encyclopedia")
     assert index.count > 9000
     assert index.search("What is the capital of Peru?", 2)[0].source.startswith("summaries_en-us.json#")
+
+
+def test_a_passage_is_told_with_what_stands_around_it_in_its_document_and_nothing_else(folder):
+    long = "\n\n".join(f"Paragraph {number} 🐟 of the long text. " + "It goes on and on. " * 30 for number in range(30))
+    (folder / "deep" / "long.txt").write_text(f"{long}\n\nThe Zvarna ends here. 🐟\n\nAnd so does the text.")
+    (folder / "twice.txt").write_text("\n\n".join(["The same words.   " + "Again. " * 150] * 3 + ["Its end."]))
+    index = open_index(folder)
+    rivers = index.search("Who bridged the Dalwe?", 1)[0]
+    around = index.around(rivers.source, rivers.text, 1000)
+    assert around is not None and not around.cut and around.after == ""
+    assert around.before.startswith("Rivers\nThe rivers of the plain.") and "largest town on the Marn is Quessel." in around.before
+    record = index.search("capital of BERRIN", 1)[0]
+    assert index.around(record.source, record.text, 1000) == Surroundings("", "", False)  # another record is another document
+    long_one = index.search("Where does the Zvarna end?", 1)[0]
+    around = index.around(long_one.source, long_one.text, 500)
+    assert around is not None and around.cut and len(around.before) == 500 and "Paragraph 28" not in around.after
+    whole = index.around(long_one.source, long_one.text, 1_000_000)
+    assert whole is not None and not whole.cut and whole.before.startswith("Paragraph 0 🐟") and whole.before.endswith(around.before)
+    same = next(one for one in index.search("the same words", 5) if one.source == "twice.txt" and "Its end" not in one.text)
+    around = index.around(same.source, same.text, 10_000)
+    assert around is not None and around.after.rstrip().endswith("Its end.")
+    assert index.around(same.source, "Words that stand nowhere.", 9) is None and index.around("\ud800", "\ud800", 9) is None

@@ -114,6 +114,7 @@ def test_an_index_may_be_named_through_the_openai_api_and_nothing_else_may(serve
     for name in (f"index:{index}", "/etc", "encyclopedia", str(folder(server))):
         refused = asked(name)
         assert refused.status_code == 400 and "not registered" in refused.json()["error"]["message"]
+        assert server.post("/api/indexes/place", {"index": name, "source": "a.md", "text": "x"}).status_code == 404
 
 
 def folder(server: LiveServer) -> Path:

@@ -27,6 +27,11 @@ WEB = Path(__file__).parents[2] / "web"
 UNREACHABLE = ("ENOTFOUND", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "EAI_AGAIN", "ENETUNREACH")
 SLOW_MACHINE_MS = 15_000  # how long a browser may take on a machine that does much else; nothing waits that long when all is well
 
+HANDBOOK = "\n\n".join(
+    ["# Boats of Orvia", *[f"Boat {number} 🚣 is  kept\tdry. " + "Dry boats last longer. " * 20 for number in range(40)]]
+    + ["## The Brindle", "The Brindle 🚣🚣 was built\nin 1874 by Ida Halvorsen.", "## The Ferry", "The ferry leaves at noon."]
+)
+
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -53,11 +58,13 @@ def _digest() -> str:
 
 @pytest.fixture(scope="module")
 def running(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
-    """A real server with a tiny random model that reads 2048 tokens, for tests that need no more of one."""
+    """A real server with a tiny random model that reads 2048 tokens, for tests that need no more of one; all may search its handbook."""
     folder = tmp_path_factory.mktemp("real")
+    (folder / "handbook").mkdir()
+    (folder / "handbook" / "boats.md").write_text(HANDBOOK, encoding="utf-8")
     before, page.BUILT = page.BUILT, built
     model = ServedModel("tiny", str(saved_talker(folder / "tiny", max_position_embeddings=2048)), slots=2, threads=1)
-    server = LiveServer([model], store=folder / "store.sqlite", runs=folder / "runs")
+    server = LiveServer([model], store=folder / "store.sqlite", runs=folder / "runs", documents=(str(folder / "handbook"),))
     yield server
     server.close()
     page.BUILT = before

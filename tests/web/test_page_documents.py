@@ -86,6 +86,24 @@ def test_a_person_makes_an_index_asks_it_and_sees_what_was_retrieved_and_why(tab
     expect(index).to_have_count(0)
 
 
+def test_a_source_that_the_operator_registered_opens_in_its_document_at_the_passage(tab, server, running):
+    tab.goto(server)
+    tab.get_by_role("button", name="How it answers").click()
+    tab.get_by_label("Documents to search before answering").select_option(running.settings.documents[0])
+    say(tab, "Who built the Brindle?")
+    sources = answers(tab).last.get_by_role("group", name="Sources").get_by_role("button")
+    sources.filter(has_text="The Brindle").click()
+    source = tab.get_by_role("complementary", name="Source")
+    mark = source.locator("mark")
+    expect(mark).to_have_text("The Brindle 🚣🚣 was built\nin 1874 by Ida Halvorsen.")
+    expect(mark).to_be_in_viewport()
+    around = source.locator("blockquote")
+    expect(around).to_contain_text("Boat 39 🚣 is kept dry.")
+    expect(around).to_contain_text("The ferry leaves at noon.")
+    assert around.evaluate("node => node.scrollTop") > 0, "it is opened at the passage, not at its beginning"
+    shot(tab, "registered")
+
+
 def test_how_far_an_index_is_is_followed_until_it_can_be_asked(tab, server):
     document = {"id": "d", "name": "rivers.md", "size": 9, "passages": None, "error": None}
     index = {"id": "i", "name": "Orvia", "updated": "2026-01-01T00:00:00+00:00", "passages": 0, "error": None, "documents": [document]}

@@ -10,7 +10,9 @@ from __future__ import annotations
 import sqlite3
 import threading
 import urllib.parse
-from pathlib import Path
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePath
 
 from steelyard.augment.retrieve import query as queries
 from steelyard.augment.retrieve.building import APPLICATION_ID, FORMAT
@@ -22,6 +24,19 @@ from steelyard.core.protocols import Considered, Passage
 TITLE_WEIGHT = 4.0  # a word in the title says what a passage is about; not tuned finely (2 to 8 rank the encyclopedia alike)
 CANDIDATES = 40  # passages BM25 hands to the re-ranker
 FREQUENCY_LIMIT = 20_000  # hits beyond this are not counted: such a word is common
+NEIGHBOURS = 256  # passages looked at on each side of one whose surroundings are wanted
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A passage where it stands: the end of what comes before it in its document, and the beginning of what comes after.
+
+    `cut` says that the document goes on beyond.
+    """
+
+    before: str
+    after: str
+    cut: bool
 
 
 def is_index(path: Path) -> bool:
@@ -116,6 +131,39 @@ class PassageIndex:
             for rank, one in enumerate(judged(asked, candidates)[:count], 1)
         ]
 
+    def around(self, source: str, text: str, characters: int) -> Surroundings | None:
+        """What stands before and after a passage in its document; None where there is no such passage.
+
+        The document is put together again from its passages as they were indexed, each on a line of its own: that needs no file beside
+        the index. A record of a `.json` or `.jsonl` file is a document of its own; of other files all parts are one document, each under
+        its title. Where a document says the very same passage twice it is the first.
+
+        Args:
+            source, text: of the passage.
+            characters: the most of each side.
+        """
+        if any("\ud800" <= character <= "\udfff" for character in source + text):
+            return None  # half a surrogate pair: no text that was read from UTF-8 holds one
+        found = self._rows("SELECT id FROM passages WHERE source = ? AND text = ? ORDER BY id LIMIT 1", (source, text))
+        if not found:
+            return None
+        (row,) = found[0]
+        near = "SELECT source, title, text FROM passages WHERE id BETWEEN ? AND ? ORDER BY id"
+        above = self._rows(near, (row - NEIGHBOURS, row - 1))[::-1]
+        below = self._rows(near, (row + 1, row + NEIGHBOURS))
+        own = _document_of(source)
+        above, below = (list(takewhile(lambda one: _document_of(one[0]) == own, rows)) for rows in (above, below))
+        said = [*above[::-1], *self._rows(near, (row, row)), *below]
+        parted = len({one[0] for one in said}) > 1
+        pieces = [
+            (f"\n{title}\n" if parted and (not place or said[place - 1][0] != part) else "", words)
+            for place, (part, title, words) in enumerate(said)
+        ]
+        before = "".join(f"{heading}{words}\n" for heading, words in pieces[: len(above)]) + pieces[len(above)][0]
+        after = "".join(f"\n{heading}{words}" for heading, words in pieces[len(above) + 1 :])
+        cut = max(len(above), len(below)) == NEIGHBOURS or max(len(before), len(after)) > characters
+        return Surroundings(before.lstrip("\n")[-characters:], after[:characters], cut)
+
     def question(self, text: str) -> Question:
         """A question with its terms weighed by how rare they are here."""
         terms = queries.parse(text)
@@ -150,3 +198,9 @@ class PassageIndex:
         """Closes the file; searching afterwards is an error."""
         with self._lock:
             self._connection.close()
+
+
+def _document_of(source: str) -> str:
+    """The document that a source is of: the file, or the record in it."""
+    file = source.partition("#")[0]
+    return source if PurePath(file).suffix.lower() in (".json", ".jsonl") else file

@@ -33,13 +33,11 @@ def open_index(name: str | Path, say: Say = lambda line: None) -> PassageIndex:
         DownloadError: a known corpus could not be fetched.
     """
     source = documents_of(str(name), say)
-    if is_index(source):
-        return PassageIndex(source)
-    files, _ = files_of(source)
-    folder = home() / "indexes"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    place = folder / f"{fingerprint_of(files, source)}.sqlite"
+    place = index_file(source)
+    if place == source:
+        return PassageIndex(place)
+    with writing(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists():
         try:
             return PassageIndex(place)
@@ -48,6 +46,14 @@ def open_index(name: str | Path, say: Say = lambda line: None) -> PassageIndex:
             with writing(place):
                 place.unlink(missing_ok=True)
     return PassageIndex(build(source, place, say=say))
+
+
+def index_file(source: Path) -> Path:
+    """Where the index of documents lies, or would once it is built; documents that are an index already are it themselves."""
+    if is_index(source):
+        return source
+    files, _ = files_of(source)
+    return home() / "indexes" / f"{fingerprint_of(files, source)}.sqlite"
 
 
 def documents_of(name: str, say: Say = lambda line: None) -> Path:

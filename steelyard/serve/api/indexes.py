@@ -20,6 +20,7 @@ from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.reading import read_attachment
 from steelyard.serve.indexing import Indexing
 from steelyard.serve.service import Service
+from steelyard.serve.shared_documents import SharedDocuments
 from steelyard.serve.store.errors import NotFoundError
 
 AROUND = 20_000
@@ -45,9 +46,15 @@ class Place(Body):
     text: str = Field(max_length=20_000, description="the passage")
 
 
+class SharedPlace(Place):
+    """A passage to be found in documents that all may search."""
+
+    index: str = Field(max_length=4096, description="the name that the server was started with")
+
+
 def router(service: Service) -> APIRouter:
     """The routes of indexes."""
-    store = stored(service)
+    store, everybodys = stored(service), SharedDocuments(service.settings.documents)
     indexing = building(service)
     routes = APIRouter(prefix="/api", tags=["indexes"], route_class=StrictRoute)
 
@@ -98,6 +105,15 @@ def router(service: Service) -> APIRouter:
         await run_in_threadpool(store.indexes.read, request.state.user, index)
         indexing.build(request.state.user, index)
         return shown(await run_in_threadpool(store.indexes.read, request.state.user, index))
+
+    @routes.post("/indexes/place")
+    def find_shared_place(body: SharedPlace) -> dict[str, Any]:
+        """The same of a passage from documents that the operator registered for all, as they were indexed."""
+        found = everybodys.around(body.index, body.source, body.text, AROUND)
+        name, _, title = body.source.partition("#")
+        start = len(found.before)
+        text = found.before + body.text + found.after
+        return {"name": name, "title": title, "text": text, "start": start, "end": start + len(body.text), "cut": found.cut}
 
     @routes.post("/indexes/{index}/place")
     async def find_place(request: Request, index: str, body: Place) -> dict[str, Any]:

@@ -71,6 +71,8 @@ export interface Place {
   text: string;
   start: number;
   end: number;
+  /** Whether the document goes on beyond the text. */
+  cut: boolean;
 }
 
 export const readFileText = (attachment: string): Promise<FileText> => read(`/api/attachments/${id(attachment)}/text`);
@@ -87,3 +89,6 @@ export const removeDocument = (index: string, document: string): Promise<unknown
   send("DELETE", `/api/indexes/${id(index)}/documents/${id(document)}`);
 export const findPlace = (index: string, source: string, text: string): Promise<Place> =>
   send("POST", `/api/indexes/${id(index)}/place`, { source, text });
+/** The same in documents that the operator registered for all. */
+export const findSharedPlace = (index: string, source: string, text: string): Promise<Place> =>
+  send("POST", "/api/indexes/place", { index, source, text });

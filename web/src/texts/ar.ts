@@ -198,6 +198,7 @@ export const ar: Catalogue = {
   "citation.from": "من {source}",
   "citation.score": "الدرجة {n}",
   "citation.place": "في {name} {place}",
+  "citation.cut": "الوثيقة أطول من ذلك؛ هذا ما يحيط بالمقطع.",
   "image.notLoaded": "لم تُحمَّل الصورة: {name}",
   "code.copy": "نسخ",
   "code.copied": "نُسخ",

@@ -181,6 +181,7 @@ export const en = entries({
   "citation.from": "From {source}",
   "citation.score": "score {n}",
   "citation.place": "In {name} {place}",
+  "citation.cut": "The document goes on; this is what stands around the passage.",
   "image.notLoaded": "Image not loaded: {name}",
   "code.copy": "Copy",
   "code.copied": "Copied",
