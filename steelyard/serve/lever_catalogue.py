@@ -7,15 +7,20 @@ light: it asks a short-lived process once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import sys
-from typing import Any
+from typing import Any, get_args
 
 from steelyard.core.errors import SteelyardError
-from steelyard.core.levers import all_levers
+from steelyard.core.levers import Lever, all_levers
+from steelyard.core.references import Reference
 
 SECONDS = 120.0
 """What describing all levers may take."""
+NICE = 10
+"""How far the process that describes them stands back behind those that answer."""
 
 
 def described() -> list[dict[str, Any]]:
@@ -30,6 +35,7 @@ def described() -> list[dict[str, Any]]:
             "maturity": kind.maturity,
             "evidence": kind.evidence,
             "per_request": kind.per_request,
+            "references": named(kind),
             "schema": kind.model_json_schema(),
         }
         for name, kind in all_levers().items()
@@ -37,12 +43,38 @@ def described() -> list[dict[str, Any]]:
     ]
 
 
+def named(kind: type[Lever]) -> dict[str, str]:
+    """The settings that name something else, each with what it names: `model`, `index`, ... Their schemas only say that it is a text."""
+    found = {}
+    for setting, field in kind.model_fields.items():
+        for one in (field.annotation, *get_args(field.annotation)):
+            if isinstance(one, type) and issubclass(one, Reference):
+                found[setting] = one.kind
+    return found
+
+
 class Catalogue:
-    """The same list, told by another process when it is first asked for."""
+    """The same list, told by another process when it is first asked for, or before: a person who opens the page wants it soon."""
 
     def __init__(self) -> None:
         self._told: list[dict[str, Any]] | None = None
         self._one = asyncio.Lock()
+        self._early: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Has the list made already. Where that fails, whoever asks for it is told why."""
+        if self._early is None:
+            self._early = asyncio.create_task(self._begun())
+
+    async def close(self) -> None:
+        """Ends what was begun."""
+        if self._early is not None:
+            self._early.cancel()
+            await asyncio.gather(self._early, return_exceptions=True)
+
+    async def _begun(self) -> None:
+        with contextlib.suppress(SteelyardError, TimeoutError, OSError):
+            await self.levers()
 
     async def levers(self) -> list[dict[str, Any]]:
         """The list.
@@ -73,4 +105,5 @@ async def _asked() -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    os.nice(NICE)
     json.dump(described(), sys.stdout)

@@ -20,6 +20,7 @@ from steelyard.core.errors import SteelyardError
 from steelyard.serve.api.app import create_app
 from steelyard.serve.draining import Drain
 from steelyard.serve.engine_process import EngineProcess
+from steelyard.serve.lever_catalogue import Catalogue
 from steelyard.serve.served import ServedModel
 from steelyard.serve.settings import ServeSettings
 from steelyard.serve.store.store import Store
@@ -123,9 +124,10 @@ async def _serving(settings: ServeSettings, models: Sequence[ServedModel], liste
         models, queue=settings.queue, wait=settings.wait_seconds, say=say, documents=settings.documents, spare=settings.spare
     )
     store = await asyncio.to_thread(_opened, settings)
+    catalogue = Catalogue()
     try:
         drain = Drain()
-        app = create_app(settings, engine, store, drain)
+        app = create_app(settings, engine, store, drain, catalogue)
         server = _Server(
             uvicorn.Config(
                 app,
@@ -147,8 +149,10 @@ async def _serving(settings: ServeSettings, models: Sequence[ServedModel], liste
             if not server.should_exit:
                 listener.listen(BACKLOG)  # whoever reads the address may connect at once
                 say(f"{', '.join(engine.models)} at {url_of(listener, settings)} (API: {url_of(listener, settings)}/v1). Ctrl-C ends.")
+                catalogue.begin()  # only now: it takes seconds of a processor, which the start needs itself
                 await server.serve(sockets=[listener])
     finally:
+        await catalogue.close()
         await engine.close(0.0)  # answers have had their time: the server waited for them
         await asyncio.to_thread(store.close)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from steelyard.serve.draining import Drain
+from steelyard.serve.lever_catalogue import Catalogue
 from steelyard.serve.reading import Readers
 from steelyard.serve.report_sessions import ReportSessions
 from steelyard.serve.settings import ServeSettings
@@ -28,6 +29,7 @@ class Service:
         sessions: browsers that may open reports; None where no key is needed, or nothing is kept.
         readers: what reads files that people upload.
         indexing: builds indexes of people's documents; None where nothing is kept.
+        catalogue: the levers and their settings.
     """
 
     settings: ServeSettings
@@ -37,3 +39,4 @@ class Service:
     sessions: ReportSessions | None = None
     readers: Readers = field(default_factory=Readers)
     indexing: Indexing | None = None
+    catalogue: Catalogue = field(default_factory=Catalogue)

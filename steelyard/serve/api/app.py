@@ -14,6 +14,7 @@ from steelyard.serve.api import chat, completions, embeddings, errors, health, l
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.draining import Drain, Draining
 from steelyard.serve.indexing import Indexing, index_folder
+from steelyard.serve.lever_catalogue import Catalogue
 from steelyard.serve.reading import Readers
 from steelyard.serve.report_sessions import ReportSessions
 from steelyard.serve.security import Security
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 ABOUT = "An OpenAI-compatible server over Steelyard's engine, and the store of what people say to it."
 
 
-def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | None, drain: Drain | None = None) -> FastAPI:
-    """The server's application. Engine and store are the caller's to start and to close.
+def create_app(
+    settings: ServeSettings, engine: EngineProcess, store: Store | None, drain: Drain | None = None, catalogue: Catalogue | None = None
+) -> FastAPI:
+    """The server's application. Engine, store and catalogue are the caller's to start and to close.
 
     Without a store it only answers: there are no conversations, no feedback and no attachments. `drain` tells it that it is to end.
     """
@@ -37,7 +40,7 @@ def create_app(settings: ServeSettings, engine: EngineProcess, store: Store | No
         sessions = ReportSessions(store.sessions, settings.keys.by_name, settings.report_seconds)
     readers = Readers()
     indexing = None if store is None else Indexing(store, engine, readers, index_folder(settings, store))
-    service = Service(settings, engine, store, drain or Drain(), sessions, readers, indexing)
+    service = Service(settings, engine, store, drain or Drain(), sessions, readers, indexing, catalogue or Catalogue())
     metrics, streams = health.Metrics(), Streams(settings)
 
     @contextlib.asynccontextmanager

@@ -17,7 +17,6 @@ from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.levers import Lever, check_chain, parse, short
 from steelyard.core.references import IndexRef
 from steelyard.serve.indexing import key_of
-from steelyard.serve.lever_catalogue import Catalogue
 from steelyard.serve.service import Service
 
 T = TypeVar("T")
@@ -90,11 +89,11 @@ def _with_known_names(lever: Lever, service: Service, user: str, where: str) -> 
 
 def router(service: Service) -> APIRouter:
     """`GET /api/levers`."""
-    routes, catalogue = APIRouter(tags=["levers"]), Catalogue()
+    routes = APIRouter(tags=["levers"])
 
     @routes.get("/api/levers")
     async def levers() -> dict[str, Any]:
         """The levers that act on answers, with the schemas of their settings; `per_request` ones may come with a request."""
-        return {"levers": await catalogue.levers()}
+        return {"levers": await service.catalogue.levers()}
 
     return routes
