@@ -38,7 +38,7 @@ from steelyard.generate.steering.directions import check_sites
 from steelyard.kernels import native
 from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.linears.blocks import unpack_blocks
-from steelyard.model.linears.native import go_native
+from steelyard.model.linears.native import go_native, pool_of
 from steelyard.model.linears.packed import pack
 from steelyard.model.model import Model
 from steelyard.model.sites import SiteProgram
@@ -137,7 +137,7 @@ class Engine:
         _open.add(self)
 
     def _scheduler(self, spec: EngineSpec) -> Scheduler:
-        pool = native.Pool(spec.routines, spec.threads or torch.get_num_threads()) if spec.routines else None
+        pool = (pool_of(spec.model.trunk) or native.Pool(spec.routines, spec.threads or torch.get_num_threads())) if spec.routines else None
         trunk = _prepared(spec, pool)
         companions = {name: _prepared(replace(spec, model=model), pool) for name, model in spec.companions.items()}
         return Scheduler(trunk, replace(spec, processors=(Penalties(), *spec.processors)), self.context, companions)
@@ -152,6 +152,12 @@ class Engine:
     @property
     def capabilities(self) -> frozenset[str]:
         return frozenset({"logprobs", "score", "local", "sites"})
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has anything to do."""
+        with self._condition:
+            return bool(self._arrived) or (self._worker is not None and self._worker.is_alive())
 
     @property
     def closed(self) -> bool:

@@ -16,6 +16,8 @@ from steelyard.core.errors import ContextLengthError, SteelyardError, Unsupporte
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Message
 from steelyard.model.families.family import Family
+from steelyard.model.linears.native import NativeStorage
+from steelyard.model.linears.packed import PackedStorage
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 
@@ -63,6 +65,8 @@ class Model:
         # What no tensor tells: in how many digits activations are rounded, how much a branch weighs.
         for name, module in self.trunk.named_modules():
             hasher.update(f"{name} {module.extra_repr()}".encode())
+            if isinstance(module, NativeStorage | PackedStorage):  # weights as an engine keeps them
+                hasher.update(module.content())
         template = self.template.source if self.template else None
         tokenizer = self.tokenizer.fingerprint if self.tokenizer else None
         return digest([hasher.hexdigest(), repr(self.trunk.plan), tokenizer, template])

@@ -1,7 +1,8 @@
 """A model in the engine's process as requests see it: what they ask for is made of it, and handed to its engine.
 
-What a client asks for beside the levers that are on is built for its request alone, around them. A client may name only what is
-registered: no paths, no documents but those the server was told of.
+What a client asks for beside the levers that are on is built for its request alone, around them; where it changes what all requests of
+an engine share, the request goes to an engine of these levers beside (`engines_beside.py`). A client may name only what is registered:
+no paths, no models but those that are served, no documents but those the server was told of.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pydantic
 
@@ -20,7 +21,7 @@ from steelyard.core.errors import UnsupportedError
 from steelyard.core.levers import STAGES, Lever, check_chain, parse
 from steelyard.core.protocols import Answerer, AnswerSettings, Conversation, Event, Usage
 from steelyard.core.recipe_parts import LOCAL
-from steelyard.core.references import IndexRef, Reference
+from steelyard.core.references import IndexRef, ModelRef, Reference
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine, Prompt, Request
 from steelyard.generate.processors.processor import Processor
@@ -28,6 +29,7 @@ from steelyard.generate.spec import EngineSpec
 from steelyard.model.model import Model
 from steelyard.serve.engine_calibration import Calibrated, Told
 from steelyard.serve.engine_documents import Registered
+from steelyard.serve.engines_beside import EnginesBeside, pulled
 from steelyard.serve.served import ServedInfo
 from steelyard.weigh.asking.arms import ArmOpener
 
@@ -54,6 +56,8 @@ class Hosted:
         levers: those that are on, references bound.
         documents: what clients' levers may search, besides what is registered.
         registered: indexes that the server's users made.
+        peers: the models that are served, by name; clients' levers may name them.
+        beside: engines for requests whose levers change the engine; None for an encoder.
         calibrated: what its answers' confidence is worth, where a calibration is about it with its levers.
     """
 
@@ -64,6 +68,8 @@ class Hosted:
     levers: tuple[Lever, ...] = ()
     documents: frozenset[str] = frozenset()
     registered: Registered = field(default_factory=Registered)
+    peers: Mapping[str, Hosted] = field(default_factory=dict)
+    beside: EnginesBeside | None = None
     counts: Counts = field(default_factory=Counts)
     calibrated: Calibrated | None = None
 
@@ -110,20 +116,37 @@ class Hosted:
         for lever in levers:
             self._check_allowed(lever)
         check_chain(sorted([*self.levers, *levers], key=stage), LOCAL, "levers")
-        wraps, processors = [], []
+        levers = [lever.bind(self._resolved) for lever in levers]
         for lever in levers:
             if isinstance(lever, Constraint):
                 settings = _constrained(lever, settings)
-            elif lever.stages() == ("decode",):
-                processors += _processors(lever, self.generating.spec)
-            else:
-                wraps.append(lever.bind(self._resolved))
-        return Asked(settings, tuple(wraps), tuple(processors))
+        wraps = tuple(lever for lever in levers if "wrap" in lever.hooks())
+        decodes = tuple(lever for lever in levers if lever.stages() == ("decode",) and not isinstance(lever, Constraint))
+        assert self.beside is not None  # an encoder is asked for no answer
+        plain = dataclasses.replace(self.beside.plain, processors=())
+        shaped = pulled(decodes, plain)
+        if _alike(shaped, plain):
+            return Asked(settings, wraps, shaped.processors)
+        return Asked(settings, wraps, levers=decodes, spec=self.beside.spec(decodes))
+
+    @property
+    def engines(self) -> list[Engine]:
+        """Its engine and those beside."""
+        return [*([] if self.engine is None else [self.engine]), *(self.beside or ())]
+
+    def close(self) -> None:
+        """Ends its engines. It takes as long as their steps under way."""
+        if self.beside is not None:
+            self.beside.close()
+        if self.engine is not None:
+            self.engine.close()
 
     def _resolved(self, reference: Reference) -> Any:
         """What a reference of a request's lever names."""
         if isinstance(reference, IndexRef) and reference.name in self.registered:
             return self.registered.index(reference.name)
+        if isinstance(reference, ModelRef):
+            return self.peers[reference.name].model
         assert self.opener is not None
         return self.opener.references(reference)
 
@@ -135,9 +158,10 @@ class Hosted:
         if any(holds_path(getattr(lever, key)) for key in kind.model_fields):
             raise UnsupportedError(f"`{lever.name}` names a file, which a request may not", where="levers", do="Give what is in it.")
         for key, reference in lever.references().items():
-            allowed = reference.name in self.documents or reference.name in self.registered
-            if not isinstance(reference, IndexRef) or not allowed:
-                known = ", ".join(sorted(self.documents)) or "none"
+            models = {name for name, peer in self.peers.items() if peer.engine is not None}
+            names = {IndexRef: self.documents, ModelRef: models}.get(type(reference), frozenset())
+            if reference.name not in names and not (isinstance(reference, IndexRef) and reference.name in self.registered):
+                known = ", ".join(sorted(names)) or "none"
                 raise UnsupportedError(
                     f"`{reference.name}` is not registered here as {reference.kind}",
                     where=f"levers: {lever.name}.{key}",
@@ -153,11 +177,20 @@ class Asked:
         settings: how the answer is drawn, its constraint among them.
         wraps: levers that act on the whole answer, the first innermost.
         processors: what levers of this request shape its logits with, beside the engine's.
+        levers: decode levers that want an engine of their own; then `processors` are among what they change.
+        spec: what that engine is made of; None where the model's own will do.
     """
 
     settings: AnswerSettings
     wraps: tuple[Lever, ...] = ()
     processors: tuple[Processor, ...] = ()
+    levers: tuple[Lever, ...] = ()
+    spec: EngineSpec | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked for but settings."""
+        return not (self.wraps or self.processors or self.levers)
 
 
 def stage(lever: Lever) -> int:
@@ -179,16 +212,9 @@ def holds_path(value: Any) -> bool:
     return isinstance(value, Path) or (isinstance(value, list | tuple) and any(holds_path(part) for part in value))
 
 
-def _processors(lever: Lever, spec: EngineSpec) -> tuple[Processor, ...]:
-    """What a decode lever adds to an engine's processors.
-
-    Raises:
-        UnsupportedError: it changes anything else, which all requests share.
-    """
-    pulled = cast(Any, lever).decode(dataclasses.replace(spec, processors=()))
-    if any(getattr(pulled, each.name) is not getattr(spec, each.name) for each in dataclasses.fields(spec) if each.name != "processors"):
-        raise UnsupportedError(f"`{lever.name}` changes the engine that all requests share", where="levers", do="Serve the model with it.")
-    return pulled.processors
+def _alike(one: EngineSpec, other: EngineSpec) -> bool:
+    """Whether two specs differ in nothing but processors, which a request may have of its own."""
+    return all(getattr(one, each.name) is getattr(other, each.name) for each in dataclasses.fields(one) if each.name != "processors")
 
 
 def _constrained(lever: Constraint, settings: AnswerSettings) -> AnswerSettings:
@@ -203,6 +229,7 @@ class Submission:
 
     Args:
         hosted: the model.
+        engine: its engine, or one beside.
         prompt: makes what the engine reads; called apart from the loop, for it may take a while.
         settings: how the answer is drawn.
         on_event: hears every event, on the engine's thread.
@@ -212,12 +239,14 @@ class Submission:
     def __init__(
         self,
         hosted: Hosted,
+        engine: Engine,
         prompt: Callable[[], Prompt],
         settings: AnswerSettings,
         on_event: Callable[[Event], None],
         processors: Sequence[Processor] = (),
     ):
-        self.hosted, self.prompt, self.settings, self.on_event, self.processors = hosted, prompt, settings, on_event, processors
+        self.hosted, self.engine, self.prompt, self.settings = hosted, engine, prompt, settings
+        self.on_event, self.processors = on_event, processors
         self.request: Request | None = None
         self.cancelled = False
 
@@ -227,9 +256,8 @@ class Submission:
         Raises:
             SteelyardError: what is wrong with it.
         """
-        engine = self.hosted.generating
-        engine.check(self.settings)  # first: a form that cannot be compiled is told before a long prompt is read
-        self.request = engine.submit(self.prompt(), self.settings, self._hear, processors=self.processors)
+        self.engine.check(self.settings)  # first: a form that cannot be compiled is told before a long prompt is read
+        self.request = self.engine.submit(self.prompt(), self.settings, self._hear, processors=self.processors)
         self.hosted.counts.requests += 1
         if self.cancelled:  # while it was on its way
             self.request.cancel()
@@ -261,17 +289,25 @@ class ServedLocal(LocalAnswerer):
         tools: what the template is to be told of.
         enter: runs a submission's `enter` in a thread.
         processors: shape the logits of what is asked, beside the engine's.
+        engine: one beside the model's own, or None for that.
     """
 
-    def __init__(self, hosted: Hosted, tools: Any, enter: Callable[[Submission], Awaitable[None]], processors: Sequence[Processor] = ()):
-        super().__init__(hosted.generating)
+    def __init__(
+        self,
+        hosted: Hosted,
+        tools: Any,
+        enter: Callable[[Submission], Awaitable[None]],
+        processors: Sequence[Processor] = (),
+        engine: Engine | None = None,
+    ):
+        super().__init__(engine or hosted.generating)
         self.hosted, self.tools, self.enter, self.processors = hosted, tools, enter, processors
 
     async def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
         """Yields the engine's events; the last is `Done`."""
         crossing = Crossing()
         prompt = lambda: self.hosted.render(conversation, self.tools)  # noqa: E731
-        submission = Submission(self.hosted, prompt, settings, crossing.on_event, self.processors)
+        submission = Submission(self.hosted, self.engine, prompt, settings, crossing.on_event, self.processors)
         try:
             await self.enter(submission)
         except BaseException:  # cancelled while it was read, too

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from steelyard.augment.retrieve.opening import open_index
 from steelyard.core.errors import ModelFileError, RecipeError, SteelyardError, UnsupportedError
@@ -18,9 +18,11 @@ from steelyard.core.levers import Lever, all_levers, check_chain, parse
 from steelyard.core.meters import memory
 from steelyard.core.recipe_parts import LOCAL, Arm, ModelSource
 from steelyard.core.recipe_paths import rooted
+from steelyard.core.references import ModelRef
 from steelyard.core.run import Run
 from steelyard.generate.constraints.constraint import require_packages
 from steelyard.generate.scoring import start_of
+from steelyard.generate.spec import EngineSpec
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import find, find_gguf
 from steelyard.model.files.check import RECORD
@@ -33,6 +35,7 @@ from steelyard.model.template import ChatTemplate
 from steelyard.model.tools.offering import forms_of, has_place
 from steelyard.serve.engine_calibration import calibrated
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
+from steelyard.serve.engines_beside import EnginesBeside, pulled
 from steelyard.serve.infilling import infilling
 from steelyard.serve.served import ServedInfo, ServedLever
 from steelyard.weigh.asking.arms import ArmOpener
@@ -65,8 +68,14 @@ def read_documents(names: Sequence[str], say: Say) -> None:
             raise error.at(f"documents `{name}`") from error
 
 
-def open_model(asked: Mapping[str, Any], queue: int, documents: Sequence[str], offers: Sequence[str], say: Say) -> Hosted:
+def open_model(
+    asked: Mapping[str, Any], queue: int, documents: Sequence[str], offers: Sequence[str] | None, several: bool, say: Say
+) -> Hosted:
     """A model with its levers pulled and its engine running.
+
+    Args:
+        offers: the levers a client may ask for, where that is known from before; None looks for them, which imports all there are.
+        several: whether other models are served beside it.
 
     Raises:
         SteelyardError: the model cannot be had, or a lever cannot be pulled; the served name is part of the address.
@@ -87,13 +96,20 @@ def open_model(asked: Mapping[str, Any], queue: int, documents: Sequence[str], o
                 f"`{new[0]}` makes a new model", where="levers", do="Make it first with `steelyard make`, then serve its folder."
             )
         check_chain(levers, LOCAL, "levers")
-        return _open_talker(asked, path, levers, queue, frozenset(documents), offers, say)
+        return _open_talker(asked, path, levers, queue, frozenset(documents), offers, several, say)
     except SteelyardError as error:
         raise error.at(f"model `{name}`") from error
 
 
 def _open_talker(
-    asked: Mapping[str, Any], path: Path, levers: Sequence[Lever], queue: int, documents: frozenset[str], offers: Sequence[str], say: Say
+    asked: Mapping[str, Any],
+    path: Path,
+    levers: Sequence[Lever],
+    queue: int,
+    documents: frozenset[str],
+    offers: Sequence[str] | None,
+    several: bool,
+    say: Say,
 ) -> Hosted:
     # What weight levers make is kept there for the next time. An opener for each: what one engine lets go of another may need.
     opener = ArmOpener(Run(home() / "serve", say=say))
@@ -110,6 +126,7 @@ def _open_talker(
     opener.forget()
     release(engine.model, engine.trunk)
     memory.hand_back()
+    beside = EnginesBeside(engine)
     template = engine.spec.template or engine.model.template
     chat = {"chat"} if template is not None else set()
     if template is not None and takes_turns_in_a_row(template):
@@ -122,7 +139,7 @@ def _open_talker(
         capabilities=frozenset(opened.answerer.capabilities | chat | tools | ({"infill"} if infilling(engine.model) else set())),
         created=int(path.stat().st_mtime),
         parents=_parents(engine.model),
-        levers=_served_levers(levers, offers),
+        levers=_served_levers(levers, offered(levers, beside.plain, several) if offers is None else offers),
         slots=engine.spec.slots,
         vocabulary=engine.model.trunk.plan.inputs.vocabulary,
         eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
@@ -130,7 +147,7 @@ def _open_talker(
         tool_forms=forms_of(template) if tools else (),
     )
     bound = tuple(lever.bind(opener.references) for lever in levers)
-    hosted = Hosted(info, engine.model, engine, opener, bound, documents)
+    hosted = Hosted(info, engine.model, engine, opener, bound, documents, beside=beside)
     try:
         hosted.calibrated = calibrated(path, asked["source"], asked.get("calibrations", ()), hosted.wraps, engine, say)
     except SteelyardError:
@@ -220,9 +237,32 @@ def _saved_levers(path: Path, source: str) -> list[Lever]:
     return levers
 
 
-def offered() -> list[str]:
-    """Names of the levers that a client may ask for. Imports all levers, which takes a second or two."""
-    return [name for name, kind in all_levers().items() if can_be_asked(kind)]
+def offered(on: Sequence[Lever], spec: EngineSpec, several: bool) -> list[str]:
+    """Names of the levers that a client may ask of a model. Imports all levers, which takes a second or two.
+
+    Args:
+        on: those that are pulled on every answer.
+        spec: what an engine beside its own is made of.
+        several: whether there are other models that a lever could name.
+    """
+    return [name for name, kind in all_levers().items() if can_be_asked(kind) and _fits(kind, on, spec, several)]
+
+
+def _fits(kind: type[Lever], on: Sequence[Lever], spec: EngineSpec, several: bool) -> bool:
+    """Whether a decode lever can be pulled on this model with its settings as they are; one that can name another model, also where there
+    are several. Of what else has to be set only a request can tell."""
+    names_model = [field for field in kind.model_fields.values() if ModelRef in (field.annotation, *get_args(field.annotation))]
+    if names_model and (several or any(field.is_required() for field in names_model)):
+        return several
+    required = any(field.is_required() for field in kind.model_fields.values())
+    if required or "decode" not in kind.hooks() or any(type(lever) is kind for lever in on):
+        return True
+    try:
+        check_chain(sorted([*on, lever := kind()], key=stage), LOCAL, "levers")
+        pulled([lever], spec)
+    except SteelyardError:
+        return False
+    return True
 
 
 def _served_levers(on: Sequence[Lever], offers: Sequence[str]) -> tuple[ServedLever, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import collections
+import contextlib
 import faulthandler
 import json
 import logging
@@ -18,7 +19,7 @@ import re
 import signal
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
@@ -29,6 +30,7 @@ from steelyard.core.meters import memory
 from steelyard.core.meters.shared_energy import SharedEnergy
 from steelyard.core.protocols import Done, Event, Failure
 from steelyard.core.threads import apart
+from steelyard.generate.engine import Engine
 from steelyard.generate.prompt_tokens import PromptTokens
 from steelyard.generate.sequences import said
 from steelyard.serve import engine_messages as messages
@@ -36,7 +38,7 @@ from steelyard.serve.engine_calibration import named_once
 from steelyard.serve.engine_documents import Registered
 from steelyard.serve.engine_hosted import Asked, Hosted, ServedLocal, Submission, wrapped
 from steelyard.serve.engine_metering import Metered
-from steelyard.serve.engine_opening import find_model, offered, open_model, read_documents
+from steelyard.serve.engine_opening import find_model, open_model, read_documents
 from steelyard.serve.infilling import infilling
 
 logger = logging.getLogger(__name__)
@@ -163,12 +165,14 @@ class Worker:
                 find_model(asked, say)
             read_documents(opening["documents"], say)
             self.registered.set(opening.get("registered") or {})
-            offers = opening.get("offers") or offered()
+            known, several = opening.get("offers") or {}, len(opening["models"]) > 1
             for asked in opening["models"]:
-                self.hosted[asked["name"]] = open_model(asked, opening["queue"], opening["documents"], offers, say)
-                self.hosted[asked["name"]].registered = self.registered
+                hosted = open_model(asked, opening["queue"], opening["documents"], known.get(asked["name"]), several, say)
+                hosted.registered, hosted.peers = self.registered, self.hosted
+                self.hosted[asked["name"]] = hosted
             for name in {name for asked in opening["models"] for name in asked.get("calibrations", ())}:
                 named_once(name, [hosted.calibrated for hosted in self.hosted.values()])
+            offers = {name: [lever.name for lever in hosted.info.levers if lever.per_request] for name, hosted in self.hosted.items()}
             self.outbox.put([0, "offers", offers])
 
         try:
@@ -204,8 +208,7 @@ class Worker:
         for task in list(self._tasks.values()):
             task.cancel()
         for hosted in self.hosted.values():
-            if hosted.engine is not None:
-                await asyncio.to_thread(hosted.engine.close)
+            await asyncio.to_thread(hosted.close)
 
     # Answers
 
@@ -219,12 +222,32 @@ class Worker:
         conversation = messages.conversation_read(written)
         asked: Asked = await self._reading(lambda: hosted.asked(entries, messages.settings_read(settings)))
         # What a request's own levers make of the model has not been calibrated.
-        alone = not asked.wraps and not asked.processors
-        levers = hosted.calibrated.among(hosted.wraps) if hosted.calibrated and alone else [*hosted.wraps, *asked.wraps]
-        if not levers:
-            return await self._submit(number, hosted, lambda: hosted.render(conversation, tools), asked)
+        levers = hosted.calibrated.among(hosted.wraps) if hosted.calibrated and asked.plain else [*hosted.wraps, *asked.wraps]
+        async with self._engine_for(hosted, asked) as engine:
+            if levers:
+                await self._answer_within(levers, number, hosted, conversation, asked, engine, tools)
+            else:
+                await self._submit(number, hosted, lambda: hosted.render(conversation, tools), asked, engine)
+
+    @contextlib.asynccontextmanager
+    async def _engine_for(self, hosted: Hosted, asked: Asked) -> AsyncIterator[Engine]:
+        """The engine that a request wants: the model's own, or one beside, which stays as long as the request does."""
+        if asked.spec is None:
+            yield hosted.generating
+            return
+        assert hosted.beside is not None
+        one = hosted.beside.take(asked.levers, asked.spec)
+        try:
+            yield await self._reading(one.engine)
+        finally:
+            hosted.beside.give_back(one)
+
+    async def _answer_within(
+        self, levers: Sequence[Any], number: int, hosted: Hosted, conversation: Any, asked: Asked, engine: Engine, tools: Any
+    ) -> None:
+        """An answer by an engine within wrap levers, the first innermost."""
         metered = Metered(self._energy, lambda event: self.outbox.put((number, event)))
-        local = ServedLocal(hosted, tools, lambda submission: self._enter(metered.watch(submission)), asked.processors)
+        local = ServedLocal(hosted, tools, lambda submission: self._enter(metered.watch(submission)), asked.processors, engine)
         events = wrapped(local, levers).answer(conversation, asked.settings)
         begun = False
         try:
@@ -250,10 +273,11 @@ class Worker:
             raise UnsupportedError(
                 f"`{asked.wraps[0].name}` acts on conversations, and this is raw text", where="levers", do="Leave it out."
             )
-        await self._submit(number, hosted, lambda: prompt, asked)
+        async with self._engine_for(hosted, asked) as engine:
+            await self._submit(number, hosted, lambda: prompt, asked, engine)
 
-    async def _submit(self, number: int, hosted: Hosted, prompt: Callable[[], Any], asked: Asked) -> None:
-        """An answer straight from the engine: its events go out from the engine's own thread."""
+    async def _submit(self, number: int, hosted: Hosted, prompt: Callable[[], Any], asked: Asked, engine: Engine) -> None:
+        """An answer straight from an engine: its events go out from the engine's own thread."""
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         metered = Metered(self._energy, lambda event: self.outbox.put((number, event)))
 
@@ -262,7 +286,7 @@ class Worker:
             if isinstance(event, Done):
                 loop.call_soon_threadsafe(ended.set)
 
-        submission = metered.watch(Submission(hosted, prompt, asked.settings, on_event, asked.processors))
+        submission = metered.watch(Submission(hosted, engine, prompt, asked.settings, on_event, asked.processors))
         try:
             await self._enter(submission)
             await ended.wait()
@@ -349,11 +373,11 @@ class Worker:
     async def _status(self, _: Hosted) -> dict[str, Any]:
         models = {}
         for name, hosted in self.hosted.items():
-            scheduler = hosted.engine.scheduler if hosted.engine is not None else None
+            schedulers = [engine.scheduler for engine in hosted.engines]
             models[name] = {
                 "slots": hosted.info.slots,
-                "active": len(scheduler.running) if scheduler else 0,
-                "waiting": len(scheduler.waiting) if scheduler else 0,
+                "active": sum(len(scheduler.running) for scheduler in schedulers),
+                "waiting": sum(len(scheduler.waiting) for scheduler in schedulers),
                 **vars(hosted.counts),
             }
         return {"models": models, "memory": memory.resident(), "under_way": len(self._tasks) - 1}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,9 @@ import steelyard
 from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core.meters import memory
 from steelyard.generate.engine import Engine
+from steelyard.generate.spec import EngineSpec
+from steelyard.generate.speculation.prompt_lookup import PromptLookup
+from steelyard.model.linears.native import NativeStorage
 from steelyard.model.released import release
 
 
@@ -39,9 +45,10 @@ def test_blocks_are_let_go_too(smollm) -> None:
     model = steelyard.load(smollm, "stored")
     with Engine(model, context=256, slots=1) as engine:
         said, numerics = engine.generate(["The capital of France is"], max_tokens=8)[0].text, engine.spec.numerics
+        before = [weakref.ref(tensor) for tensor in (*model.trunk.parameters(), *model.trunk.buffers()) if tensor.dim() >= 2]
         release(model, engine.trunk)
-        kept = [tensor for tensor in (*model.trunk.parameters(), *model.trunk.buffers()) if tensor.dim() >= 2 and not tensor.is_meta]
-        assert sum(tensor.numel() for tensor in kept) == 0
+        gc.collect()
+        assert before and not any(tensor() is not None for tensor in before)
         assert engine.generate(["The capital of France is"], max_tokens=8)[0].text == said and engine.spec.numerics == numerics
 
 
@@ -49,10 +56,36 @@ def test_blocks_are_let_go_too(smollm) -> None:
 def test_the_matrices_are_really_let_go(tied: bool, tmp_path: Path) -> None:
     model = steelyard.load(saved(reference(config_of("Llama", pad_token_id=0, tie_word_embeddings=tied, **GROUPED)), tmp_path))
     trunk = model.trunk.with_weights(torch.bfloat16)
+    before = [weakref.ref(parameter) for parameter in model.trunk.parameters() if parameter.dim() >= 2]
     release(model, trunk)
-    kept = [parameter for parameter in model.trunk.parameters() if parameter.dim() >= 2 and not parameter.is_meta]
-    assert {parameter.data_ptr() for parameter in kept} == {trunk.inputs.weight.data_ptr()}
+    gc.collect()
+    assert before and not any(parameter() is not None for parameter in before)
     assert model.trunk.device.type == "cpu"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_further_engine_is_made_of_what_the_first_one_holds(stored: bool, smollm) -> None:
+    """Nothing is loaded or packed again, and what it is and says is as if it had been made of the file."""
+    model = steelyard.load(smollm, "stored") if stored else tiny_talker()
+    lever = PromptLookup()
+    with Engine.from_spec(lever.decode(EngineSpec(model, context=256, slots=1))) as alone:
+        said, known = alone.generate(["one two three one two"], max_tokens=8)[0].tokens, (alone.fingerprint, alone.spec.numerics)
+    with Engine(model, context=256, slots=1) as engine:
+        release(model, engine.trunk)
+        matrices = {id(module.matrix) for module in engine.trunk.modules() if isinstance(module, NativeStorage)}
+        with Engine.from_spec(lever.decode(engine.spec)) as further:
+            assert {id(module.matrix) for module in further.trunk.modules() if isinstance(module, NativeStorage)} == matrices
+            assert further.generate(["one two three one two"], max_tokens=8)[0].tokens == said
+            assert (further.fingerprint, further.spec.numerics) == known
+        assert engine.generate(["one two three one two"], max_tokens=8)[0].tokens == said
+
+
+def test_weights_in_the_routines_order_are_told_by_what_they_are() -> None:
+    model, other = tiny_talker(), tiny_talker(seed=5)
+    with Engine(model) as engine, Engine(other) as another:
+        one, two = (dataclasses.replace(made, trunk=running.trunk) for made, running in ((model, engine), (other, another)))
+        assert one.fingerprint != two.fingerprint
+        assert one.fingerprint == dataclasses.replace(model, trunk=engine.trunk).fingerprint
 
 
 def test_letting_go_loads_nothing_that_costs_more_than_it_gives() -> None:

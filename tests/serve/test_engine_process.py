@@ -52,8 +52,11 @@ TOOL_TEMPLATE = (
     "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% if messages[0].role == 'tool' %}{{ raise_exception('who asked?') }}{% endif %}"
     + CHATML
 )
-ASKED_FOR = {"confidence", "constraint", "prompt", "repair", "retrieve", "typical", "watermark"}
-"""Levers that a request may bring."""
+ASKED_FOR = {
+    *("confidence", "constraint", "prompt", "repair", "retrieve", "typical", "watermark"),
+    *("beam", "contrastive", "dola", "early_exit", "kv_cache", "prompt_lookup", "speculative"),
+}
+"""Levers that a request to a model of two blocks may bring, where others are served."""
 VOCABULARY = tiny_tokenizer().vocabulary_size
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {}}}
 
@@ -197,7 +200,8 @@ def test_a_request_may_search_registered_documents_alone(running: Running, folde
 @pytest.mark.parametrize(
     ("name", "lever", "why"),
     [
-        ("tiny", {"prompt_lookup": {}}, "cannot be asked for"),
+        ("tiny", {"further_heads": {}}, "1 at a place"),
+        ("tiny", {"steering": {"pairs": "/etc/hostname"}}, "cannot be asked for"),
         ("tiny", {"quantize": {"bits": 8}}, "cannot be asked for"),
         ("tiny", {"constraint": {"json_schema": "/etc/hostname"}}, "names a file"),
         ("tiny", {"retrieve": {}}, "not registered"),

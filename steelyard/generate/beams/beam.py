@@ -51,7 +51,7 @@ class Beam(Lever):
     identity: ClassVar[dict] = {"beams": 1}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     beams: int = Field(4, ge=1, le=256, description="hypotheses followed at once; each takes a slot; 1 turns it off")
     length_penalty: float = Field(

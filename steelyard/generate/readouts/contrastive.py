@@ -53,7 +53,7 @@ class Contrastive(Lever):
     identity: ClassVar[dict] = {"strength": 0.0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "mechanism"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     amateur: ModelRef | None = Field(None, description="model of the same tokenizer; unset: the expert without some of its blocks")
     without: float = Field(0.2, gt=0, lt=1, description="share of the expert's blocks, its middle ones, that its amateur lacks")

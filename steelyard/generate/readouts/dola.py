@@ -52,7 +52,7 @@ class Dola(Lever):
     identity: ClassVar[dict] = {"strength": 0.0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "mechanism"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     layers: Literal["low", "high"] | tuple[Annotated[int, Field(ge=0)], ...] = Field(
         "high", description="candidates: every other layer of the lower or the upper half, or a list of numbers of blocks (0 = none yet)"

@@ -42,7 +42,7 @@ class EarlyExit(Lever):
     identity: ClassVar[dict] = {"tokens": 0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     exit: int | None = Field(None, ge=1, description="blocks computed while guessing; none given: half of them")
     tokens: int = Field(3, ge=0, le=32, description="longest guess, in tokens; 0 turns it off")

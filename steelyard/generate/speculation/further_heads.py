@@ -84,7 +84,7 @@ class FurtherHeadsLever(Lever):
     provides: ClassVar[frozenset[str]] = frozenset({"speculation"})
     identity: ClassVar[dict] = {"tokens": 0}
     evidence: ClassVar = "mechanism"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     tokens: int | None = Field(None, ge=0, le=64, description="longest guess, in tokens; 0 turns it off; unset: one for each head")
     verify: Verify = Field("rejection", description="`rejection` keeps the distribution, `coupled` the very text of plain decoding")

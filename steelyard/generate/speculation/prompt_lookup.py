@@ -45,7 +45,7 @@ class PromptLookup(Lever):
     identity: ClassVar[dict] = {"tokens": 0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     tokens: int = Field(8, ge=0, le=64, description="longest guess, in tokens; 0 turns it off")
     longest: int | None = Field(None, ge=1, description="most tokens of the ending that is looked up; none: however many stood before")

@@ -44,7 +44,7 @@ class SelfSpeculative(Lever):
     identity: ClassVar[dict] = {"tokens": 0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     tokens: int = Field(3, ge=0, le=32, description="longest guess, in tokens; 0 turns it off")
     skip: tuple[int, ...] | None = Field(

@@ -51,7 +51,7 @@ class Speculative(Lever):
     identity: ClassVar[dict] = {"tokens": 0}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "mechanism"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     draft: ModelRef = Field(description="the model that guesses: a name, a directory, a .gguf file; same tokenizer as the answering model")
     tokens: int = Field(4, ge=0, le=32, description="longest guess, in tokens; 0 turns it off")

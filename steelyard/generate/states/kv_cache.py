@@ -54,7 +54,7 @@ class KvCache(Lever):
     identity: ClassVar[dict] = {"bits": PLAIN}
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
-    per_request: ClassVar[bool] = False
+    per_request: ClassVar[bool] = True
 
     bits: Literal[2, 4, 8, 16] = Field(4, description="bits of each key and value behind the window; 16 leaves the cache as it is")
     window: int = Field(128, ge=0, le=65_536, description="latest tokens that a query sees in floats, tokens (up to a group more)")

@@ -107,5 +107,6 @@ def unpack_blocks(trunk: Trunk, dtype: torch.dtype) -> None:
 
 
 def block_types(trunk: nn.Module) -> list[str]:
-    """The types of blocks a trunk's linears are kept in, sorted."""
-    return sorted({module.blocks_of.name for module in trunk.modules() if isinstance(module, BlockStorage)})
+    """The types of blocks a trunk's linears are kept in, in the file's order or in the routines', sorted."""
+    types = [getattr(module, "blocks_of", None) for module in trunk.modules()]
+    return sorted({kind.name for kind in types if kind is not None})

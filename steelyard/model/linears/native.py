@@ -6,7 +6,8 @@ The readable twins are the storages they are made from: `DenseStorage`, `Int8Sto
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +22,27 @@ if TYPE_CHECKING:
     from steelyard.model.trunk import Trunk
 
 
+ROWS = 4096
+"""Outputs whose weights are unpacked at a time."""
+
+
 class NativeStorage(nn.Module):
-    """Weights [out, in] in the routines' order. For inference on a CPU."""
+    """Weights [out, in] in the routines' order. For inference on a CPU. Never changed, so a copy of it is itself.
+
+    Attributes:
+        blocks_of: the type of a file's blocks that it was made from, or None.
+    """
 
     kind = "native"
     row_invariant = True
 
-    def __init__(self, matrix: Matrix, pool: Pool, bias: Tensor | None):
+    def __init__(self, matrix: Matrix, pool: Pool, bias: Tensor | None, blocks_of: Any = None):
         super().__init__()
-        self.matrix, self.pool = matrix, pool
+        self.matrix, self.pool, self.blocks_of = matrix, pool, blocks_of
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+
+    def __deepcopy__(self, _: object) -> NativeStorage:
+        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.matrix(x.reshape(-1, x.shape[-1]), self.pool).to(x.dtype).view(*x.shape[:-1], self.matrix.outputs)
@@ -42,6 +54,13 @@ class NativeStorage(nn.Module):
     def dense(self) -> Tensor:
         """The weights as one float tensor [out, in]."""
         return self.rows(torch.arange(self.matrix.outputs))
+
+    def content(self) -> bytes:
+        """Digest of the weights, which no parameter holds."""
+        hasher = hashlib.sha256()
+        for ids in torch.arange(self.matrix.outputs).split(ROWS):
+            hasher.update(self.rows(ids).numpy().tobytes())
+        return hasher.digest()
 
     @property
     def size(self) -> int:
@@ -63,6 +82,11 @@ def go_native(trunk: Trunk, pool: Pool) -> None:
         trunk.inputs.keep_in(head.storage)
 
 
+def pool_of(trunk: nn.Module) -> Pool | None:
+    """The threads that multiply a trunk's weights, where they are in the routines' order already."""
+    return next((module.pool for module in trunk.modules() if isinstance(module, NativeStorage)), None)
+
+
 def native_twin(storage: nn.Module, pool: Pool) -> NativeStorage | None:
     """The same weights in the routines' order, or None where they have no way of keeping them."""
     bias: Tensor | None = getattr(storage, "bias", None)
@@ -75,5 +99,5 @@ def native_twin(storage: nn.Module, pool: Pool) -> NativeStorage | None:
     if isinstance(storage, BlockStorage) and storage.inputs % BLOCK == 0:
         parts = storage.blocks()
         matrix = matrix_blocks(pool.routines, parts.integers, parts.scales, parts.minima, parts.bits, parts.zero, bias)
-        return NativeStorage(matrix, pool, bias)
+        return NativeStorage(matrix, pool, bias, storage.blocks_of)
     return None

@@ -6,6 +6,8 @@ CPU. The readable twin is `DenseStorage.forward`; benchmarks: docs/benchmarks.md
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +19,7 @@ FEWEST = 64
 
 
 class PackedStorage(nn.Module):
-    """Weights [out, in] of float32 or bfloat16, opaque to everything but the product."""
+    """Weights [out, in] of float32 or bfloat16, opaque to everything but the product. Never changed, so a copy of it is itself."""
 
     kind = "packed"
 
@@ -27,6 +29,9 @@ class PackedStorage(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
+    def __deepcopy__(self, _: object) -> PackedStorage:
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         product = torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.packed, None, "none", [], "").to(x.dtype)
         return product if self.bias is None else product + self.bias.to(x.dtype)
@@ -34,6 +39,10 @@ class PackedStorage(nn.Module):
     def dense(self) -> Tensor:
         """The weights as one float tensor [out, in]."""
         return self.packed.to_dense()
+
+    def content(self) -> bytes:
+        """Digest of the weights, which no parameter holds."""
+        return hashlib.sha256(self.dense().contiguous().view(torch.uint8).numpy().tobytes()).digest()
 
     def bytes(self) -> int:
         return self.size + (0 if self.bias is None else self.bias.numel() * self.bias.element_size())

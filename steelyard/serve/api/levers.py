@@ -1,7 +1,8 @@
 """Levers that a client asks for with a request, and the catalogue of them.
 
 A request may pull only what its lever's author declared `per_request`, and only by names that the operator registered: a setting that
-would make the server read a file, open an address or load a model of the client's choice is refused.
+would make the server read a file, open an address or load a model of the client's choice is refused; of models it may name those that
+are served.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from fastapi import APIRouter
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.levers import Lever, check_chain, parse, short
-from steelyard.core.references import IndexRef
+from steelyard.core.references import IndexRef, ModelRef, Reference
 from steelyard.serve.indexing import key_of
 from steelyard.serve.service import Service
 
@@ -71,16 +72,20 @@ def _with_known_names(lever: Lever, service: Service, user: str, where: str) -> 
     Raises:
         UnsupportedError: it names something that is not registered.
     """
-    changes: dict[str, IndexRef] = {}
+    changes: dict[str, Reference] = {}
     for key, reference in lever.references().items():
-        known = {name: inner for inner, name in names_of(service, user).items()} if isinstance(reference, IndexRef) else {}
+        known: dict[str, str] = {}
+        if isinstance(reference, IndexRef):
+            known = {name: inner for inner, name in names_of(service, user).items()}
+        elif isinstance(reference, ModelRef):
+            known = {name: name for name, info in service.engine.models.items() if info.kind == "chat"}
         if reference.name not in known:
             raise UnsupportedError(
                 f"`{key}` names the {reference.kind} `{reference.name[:80]}`, which is not registered on this server",
                 where=where,
                 do=f"Registered: {', '.join(known)}." if known else "None is: make one of your documents, or start with --documents.",
             )
-        changes[key] = IndexRef(known[reference.name])
+        changes[key] = type(reference)(known[reference.name])
     for key in type(lever).model_fields:
         if isinstance(getattr(lever, key), PurePath):
             raise UnsupportedError(f"`{key}` is a path, and clients may not name files of the server", where=where, do="Send its contents.")
