@@ -110,7 +110,7 @@ def test_when_all_engines_beside_are_in_use_others_are_told_to_come_again(runnin
     async def at_once() -> None:
         answerer = running.engine.answerer("tiny")
         streams = [answerer.answer(HI, LONG, levers=[parse({"dola": {"alpha": 0.1 + place / 100}})]) for place in range(MOST)]
-        async with aclosing(streams[0]) as one, aclosing(streams[1]) as two:
+        async with aclosing(streams[0]) as one, aclosing(streams[1]) as two:  # type: ignore[type-var]
             await asyncio.gather(anext(one), anext(two))
             with pytest.raises(BusyError, match="in use"):
                 await collect(answerer.answer(HI, GREEDY, levers=[parse({"dola": {"alpha": 0.5}})]))
@@ -128,7 +128,7 @@ def test_when_all_engines_beside_are_in_use_others_are_told_to_come_again(runnin
 def test_a_leaver_frees_the_engine_beside(running: Running) -> None:
     async def leave() -> None:
         answerer = running.engine.answerer("tiny")
-        async with aclosing(answerer.answer(HI, LONG, levers=[parse("prompt_lookup")])) as events:
+        async with aclosing(answerer.answer(HI, LONG, levers=[parse("prompt_lookup")])) as events:  # type: ignore[type-var]
             await anext(events)
         while (await running.engine.status())["models"]["tiny"]["active"]:
             await asyncio.sleep(0.01)
@@ -141,7 +141,7 @@ def test_the_next_engine_process_knows_the_same_levers(running: Running) -> None
     expected = answered(running, {"dola": {"layers": [1, 2]}}).text
 
     async def killed() -> str:
-        os.kill(running.engine.pid, signal.SIGKILL)
+        os.kill(running.engine.pid, signal.SIGKILL)  # type: ignore[arg-type]
         while True:
             try:
                 answerer = running.engine.answerer("tiny")
