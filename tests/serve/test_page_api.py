@@ -202,6 +202,10 @@ def test_the_tree_is_edited_deleted_undone_and_walked(server: LiveServer) -> Non
     assert server.post(f"/api/undo/{undo}").json()["conversation"] == conversation
     assert not any(message["deleted"] for message in read(server, conversation)["messages"])
     assert server.client.patch(f"/api/conversations/{conversation}", json={"head": None}).json()["head"] == below
+    words = {"message": edited, "parts": [{"type": "text", "text": "deux"}], "end": below}
+    made_anew = server.post(f"/api/conversations/{conversation}/rewrite", words).json()
+    assert made_anew["copied"] == 1 and read(server, conversation)["head"] == made_anew["head"]
+    assert server.post(f"/api/conversations/{conversation}/rewrite", words | {"end": first}).status_code == 400
 
 
 def test_conversations_are_listed_found_renamed_deleted_and_restored(server: LiveServer) -> None:

@@ -62,6 +62,36 @@ def test_a_copy_below_an_edit_stays_hidden_and_keeps_how_its_answer_was_made(sto
     assert [node.id for node, _ in store.messages.context(ANN, conversation, below)] == [edited, copy]
 
 
+def test_other_words_in_a_message_s_place_keep_what_follows_as_copies_and_the_branch_before_them(store: Store) -> None:
+    conversation = store.conversations.create(ANN)["id"]
+    top = say(store, conversation, "top")
+    first = say(store, conversation, "one", top)
+    gone = say(store, conversation, "gone", first)
+    reply = answer(store, conversation, "a reply about pelicans", gone)
+    answer(store, conversation, "another reply", gone)
+    file = store.attachments.add(ANN, "n.txt", b"text")["id"]
+    parts = [TextPart(type="text", text="and this"), FilePart(type="file", attachment=file, read="whole")]
+    also = store.messages.add(ANN, conversation, reply, "user", parts)["id"]
+    store.messages.hide(ANN, also, True)
+    store.messages.delete(ANN, gone, "this")
+    before = shown(store, conversation)
+    made = store.messages.rewrite(ANN, conversation, first, [TextPart(type="text", text="uno")], also)
+    after = shown(store, conversation)
+    assert {id: after[id] for id in before} == before, "nothing that was said is changed"
+    read = store.conversations.read(ANN, conversation)
+    assert made["copied"] == 2 and read["head"] == made["head"] and len(after) == len(before) + 3
+    copy = after[after[made["head"]]["parent"]]
+    assert [text_of(after[made["message"]]), text_of(copy), text_of(after[made["head"]])] == ["uno", "a reply about pelicans", "and this"]
+    assert (after[made["message"]]["parent"], copy["parent"], copy["edited_from"]) == (top, made["message"], reply)
+    assert copy["generation"] == before[reply]["generation"] and copy["generation"]["tokens"] == TOKENS
+    assert after[made["head"]]["hidden"] and after[made["head"]]["parts"][1]["attachment"] == file
+    assert [node.id for node, _ in store.messages.context(ANN, conversation, made["head"])] == [top, made["message"], copy["id"]]
+    store.messages.delete(ANN, reply, "this")
+    assert store.conversations.list(ANN, "pelicans")["conversations"], "the copy is found by its words"
+    with pytest.raises(DataError, match="does not stand below"):
+        store.messages.rewrite(ANN, conversation, first, [TextPart(type="text", text="x")], top)
+
+
 def test_deleting_one_message_moves_its_children_up_and_undoing_moves_them_back(store: Store) -> None:
     conversation = store.conversations.create(ANN)["id"]
     a = say(store, conversation, "a")
@@ -147,6 +177,8 @@ def test_what_is_somebody_elses_is_as_unknown_as_what_never_was(store: Store) ->
         lambda id: store.messages.add(BOB, mine, id or a, "user", text),
         lambda id: store.messages.add(BOB, mine, None, "user", text, edited_from=id or a),
         lambda id: store.messages.add(BOB, mine, None, "user", [FilePart(type="file", attachment=id or file)]),
+        lambda id: store.messages.rewrite(BOB, id or conversation, a, text, a),
+        lambda id: store.messages.rewrite(BOB, mine, id or a, text, a),
         lambda id: store.messages.delete(BOB, id or a, "below"),
         lambda id: store.messages.hide(BOB, id or a, True),
         lambda id: store.messages.undo(BOB, id or undo),

@@ -209,6 +209,16 @@ def create_app(built: Path, kept: Kept, reports: Path | None = None) -> FastAPI:
         parts = [_told(kept, part) if part["type"] == "place" else part for part in body["parts"]]
         return kept.add(name, body["role"], "", body["parent"], parts=parts, edited_from=body.get("edited_from"))
 
+    @app.post("/api/conversations/{name}/rewrite")
+    async def rewrite(name: str, request: Request) -> Any:
+        body = await request.json()
+        old = kept.message(body["message"])
+        path = kept.path(body["end"])
+        made = kept.add(name, old["role"], "", old["parent"], parts=body["parts"], edited_from=old["id"])
+        for later in path[path.index(old) + 1 :]:
+            kept.add(name, later["role"], "", parts=later["parts"], edited_from=later["id"], generation=later["generation"])
+        return {"message": made["id"], "head": kept.conversations[name]["head"]}
+
     @app.post("/api/places")
     async def tell_place(request: Request) -> Any:
         return _told(kept, (await request.json())["place"])

@@ -66,6 +66,11 @@ def test_two_answers_are_compared_without_names_and_the_choice_is_kept_with_its_
     both.get_by_role("button", name="Both are bad").click()
     expect(both).to_have_count(0)
     assert kept.choices[1]["both_bad"] and kept.choices[1]["chosen"] is None
+    say(tab, "once more")
+    both.get_by_role("button", name="Do not choose").click()
+    tab.reload()
+    expect(tab.get_by_text("once more")).to_be_visible()
+    expect(both).to_have_count(0)
 
 
 def test_thumbs_tags_and_corrections_are_kept_found_changed_deleted_and_exported(tab, server, kept):

@@ -58,6 +58,10 @@ def test_two_answers_side_by_side_are_judged_and_the_choice_is_kept_changed_and_
     expect(both.get_by_role("article")).to_have_count(2)
     left, right = (both.get_by_role("article").nth(place).bounding_box() for place in (0, 1))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"], "beside each other, with a panel open"
+    words = both.locator(".prose").all_text_contents()
+    tab.reload()  # what waits for a choice still does, in the same order
+    expect(both.get_by_role("article")).to_have_count(2)
+    assert both.locator(".prose").all_text_contents() == words
     both.get_by_role("button", name="Good answer").last.click()
     both.get_by_role("button", name="This one is better").last.click()
     both.get_by_role("button", name="By far").click()

@@ -43,6 +43,14 @@ class NewMessage(Body):
     edited_from: str | None = Field(None, description="id of the message this one is an edited copy of")
 
 
+class Rewriting(Body):
+    """Other words for a message."""
+
+    message: str = Field(description="id of the message whose words are others")
+    parts: list[SentPart] = Field(description="what is said instead; of a place only where it is: what it told before is kept")
+    end: str = Field(description="id of the last message that is kept: one below the message, or itself")
+
+
 class Deletion(Body):
     """How to delete a message."""
 
@@ -107,6 +115,13 @@ def router(service: Service) -> APIRouter:
         user = request.state.user
         parts = store.places.tell_all(user, conversation, body.parts, body.edited_from)
         return store.messages.add(user, conversation, body.parent, body.role, parts, body.edited_from)
+
+    @routes.post("/conversations/{conversation}/rewrite")
+    def rewrite_message(request: Request, conversation: str, body: Rewriting) -> dict[str, Any]:
+        """Puts other words in a message's place, in a new branch, and keeps what follows it down to `end`, as copies."""
+        user = request.state.user
+        parts = store.places.tell_all(user, conversation, body.parts, body.message)
+        return store.messages.rewrite(user, conversation, body.message, parts, body.end)
 
     @routes.get("/messages/{message}/tokens")
     def read_tokens(request: Request, message: str) -> dict[str, Any]:

@@ -63,6 +63,39 @@ class Messages:
             search.put(connection, "message", id, owner, conversation, text_of(stored))
             return _shown(connection.execute(sa.select(_TABLE).where(_TABLE.c.id == id)).one())
 
+    def rewrite(self, owner: str, conversation: str, id: str, parts: Sequence[TextPart | FilePart | PlacePart], end: str) -> dict[str, Any]:
+        """Puts other words in a message's place, in a new branch, and keeps what follows: copies of it hang below them.
+
+        Args:
+            owner: whose conversation it is.
+            conversation: where.
+            id: of the message whose words are others.
+            parts: what is said instead.
+            end: the last message that is kept, below the other or itself.
+
+        Returns:
+            The ids of the new `message` and of the `head`, the copy of `end`; and how many messages were `copied`.
+
+        Raises:
+            DataError: `end` does not stand below the message.
+        """
+        check(parts, self._limits)
+        with self._database.writing() as connection:
+            lookup.conversation(connection, owner, conversation, change=True)
+            tree = lookup.tree(connection, conversation)
+            node, path = lookup.standing(tree, id), tree.path(lookup.standing(tree, end).id)
+            if node not in path:
+                raise DataError("this message does not stand below the one that is rewritten", where="end", do="Name one that follows it.")
+            below = path[path.index(node) + 1 :]
+            stored = [_stored(connection, owner, part) for part in parts]
+            limits, above = self._limits, tree.parent_of(id)
+            first = insert(connection, conversation, above, node.role, stored, id, limits, node.hidden, further=len(below))
+            if node.role == "assistant":
+                _copy_record(connection, id, first)
+            search.put(connection, "message", first, owner, conversation, text_of(stored))
+            head = copy_below(connection, conversation, first, below) if below else first
+        return {"message": first, "head": head, "copied": len(below)}
+
     def delete(self, owner: str, id: str, mode: Literal["this", "below"]) -> dict[str, Any]:
         """Deletes a message so that its children move up, or it and all below it; returns the id that undoes it."""
         with self._database.writing() as connection:
@@ -139,13 +172,16 @@ def insert(
     edited_from: str | None,
     limits: StoreLimits,
     hidden: bool = False,
+    further: int = 0,
 ) -> str:
-    """Adds a row under the next number and makes it the head. The conversation must be held for change."""
+    """Adds a row under the next number and makes it the head. The conversation must be held for change; there is room for `further` rows."""
     id, moment, table = new_id(), now(), tables.conversations
     number = connection.execute(sa.select(table.c.count).where(table.c.id == conversation)).scalar_one()
-    if number >= limits.messages:
+    if number + further >= limits.messages:
         raise TooLargeError(
-            f"the conversation has {number:,} messages, as many as are allowed", where="conversation", do="Begin another conversation."
+            f"the conversation has {number:,} messages, and {limits.messages:,} are allowed",
+            where="conversation",
+            do="Begin another conversation.",
         )
     row = {"id": id, "conversation": conversation, "number": number, "parent": parent, "role": role, "parts": dump(list(parts))}
     connection.execute(_TABLE.insert(), row | {"edited_from": edited_from, "hidden": hidden, "created": moment})
@@ -153,6 +189,44 @@ def insert(
         connection.execute(tables.message_attachments.insert(), [{"message": id, "attachment": file} for file in files])
     connection.execute(table.update().where(table.c.id == conversation).values(count=number + 1, head=id, updated=moment))
     return id
+
+
+def copy_below(connection: Connection, conversation: str, parent: str, nodes: Sequence[Node]) -> str:
+    """Adds copies of messages one below the other, with the records of how answers were made, and makes the last one the head.
+
+    Args:
+        connection: within a transaction that holds the conversation for change.
+        conversation: theirs.
+        parent: what the first copy hangs from.
+        nodes: those to copy, each standing below the one before; not empty.
+
+    Returns:
+        The id of the last copy.
+    """
+    conversations, moment = tables.conversations, now()
+    first = connection.execute(sa.select(conversations.c.count).where(conversations.c.id == conversation)).scalar_one()
+    for start in range(0, len(nodes), 500):  # a statement takes only so many ids
+        ids = [node.id for node in nodes[start : start + 500]]
+        chosen = sa.select(_TABLE.c.id, _TABLE.c.role, _TABLE.c.parts, _TABLE.c.hidden).where(_TABLE.c.id.in_(ids))
+        said = {row.id: row for row in connection.execute(chosen)}
+        rows = []
+        for number, id in enumerate(ids, first + start):
+            row = {"id": new_id(), "conversation": conversation, "number": number, "parent": parent, "role": said[id].role}
+            rows.append(row | {"parts": said[id].parts, "hidden": said[id].hidden, "edited_from": id, "created": moment})
+            parent = row["id"]
+        connection.execute(_TABLE.insert(), rows)
+    made = sa.and_(_TABLE.c.conversation == conversation, _TABLE.c.number >= first)
+    for table, about, kept in (
+        (tables.message_attachments, "message", sa.true()),
+        (tables.generations, "message", sa.true()),
+        (tables.search, "about", tables.search.c.kind == "message"),
+    ):
+        others = [column for column in table.c if column.name != about]
+        query = sa.select(_TABLE.c.id, *others).join(table, table.c[about] == _TABLE.c.edited_from).where(made, kept)
+        connection.execute(table.insert().from_select([table.c[about], *others], query))
+    changed = {"count": first + len(nodes), "head": parent, "updated": moment}
+    connection.execute(conversations.update().where(conversations.c.id == conversation).values(**changed))
+    return parent
 
 
 def _copy_record(connection: Connection, origin: str, copy: str) -> None:

@@ -50,6 +50,9 @@ export interface NewMessage {
 }
 export const addMessage = (conversation: string, message: NewMessage): Promise<Message> =>
   send("POST", `/api/conversations/${id(conversation)}/messages`, message);
+/** Puts other words in a message's place and keeps what follows it, down to `end`: copies of it hang below, in a new branch. */
+export const rewriteMessage = (conversation: string, rewriting: { message: string; parts: SentPart[]; end: string }): Promise<{ message: string; head: string }> =>
+  send("POST", `/api/conversations/${id(conversation)}/rewrite`, rewriting);
 /** What would go to the model with a question about a place: nothing is kept. */
 export const tellPlace = (place: PointedPart): Promise<PlacePart> => send("POST", "/api/places", { place });
 export const deleteMessage = (message: string, mode: "this" | "below"): Promise<{ undo: string }> =>

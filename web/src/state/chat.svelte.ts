@@ -9,6 +9,7 @@ import {
   erase,
   hideMessage,
   readConversation,
+  rewriteMessage,
   undo,
 } from "../api/calls";
 import type { AnswerRequest, AttachmentInfo, Choice, FilePart, Message, PlacePart, SentPart } from "../api/types";
@@ -19,7 +20,7 @@ import { library } from "./library.svelte";
 import { LiveAnswer } from "./live.svelte";
 import { attempt, notices } from "./notices.svelte";
 import { places, pointedOf } from "./places.svelte";
-import { type Answering, type ConversationSettings, preferences } from "./preferences.svelte";
+import { type Answering, type Comparison, type ConversationSettings, preferences } from "./preferences.svelte";
 import { type Draft, Queue } from "./queue.svelte";
 import { addressOf, router } from "./route.svelte";
 
@@ -28,12 +29,6 @@ const TITLE_LENGTH = 60;
 /** How long after a stopped stream its stored rest is looked for. */
 const SETTLE_MS = 250;
 
-/** Two answers to the same turn, waiting for a person's choice. `order` hides which answerer is which. */
-export interface Comparison {
-  turn: string;
-  answers: [string, string];
-}
-
 export class Chat {
   id = $state<string | null>(null);
   title = $state("");
@@ -41,13 +36,19 @@ export class Chat {
   head = $state<string | null>(null);
   loading = $state(false);
   live = $state.raw<LiveAnswer[]>([]);
-  comparison = $state.raw<Comparison | null>(null);
   settings = $state<ConversationSettings>(preferences.of(null));
   /** Files that go with the message being written. */
   files = $state<AttachmentInfo[]>([]);
   readonly queue: Queue;
 
   tree = $derived(growTree(this.messages));
+  /** The two answers that wait for a choice; none where one of them is gone, or another branch was gone to. */
+  comparison = $derived.by((): Comparison | null => {
+    const waiting = this.settings.undecided;
+    if (!waiting || this.live.length) return null;
+    const there = waiting.answers.every((id) => this.tree.parent.get(id) === waiting.turn && !this.tree.byId.get(id)?.deleted);
+    return there && waiting.answers.includes(this.head ?? "") ? waiting : null;
+  });
   path = $derived(pathTo(this.tree, this.head));
   /** The path, or, while two answers wait for a choice, what they both answer. */
   shown = $derived(this.comparison ? pathTo(this.tree, this.comparison.turn) : this.path);
@@ -102,7 +103,18 @@ export class Chat {
   private leave(): void {
     for (const answer of this.live) answer.stop();
     this.live = [];
-    this.comparison = null;
+  }
+
+  /** Lets two answers wait for a choice, or none. */
+  private wait(comparison: Comparison | null): void {
+    if (!comparison && !this.settings.undecided) return;
+    this.settings.undecided = comparison;
+    this.keepSettings();
+  }
+
+  /** Goes on with the first of the two answers, without a choice. */
+  leaveUndecided(): void {
+    this.wait(null);
   }
 
   /** Ends the turn: what waits is stored message by message, then answered. */
@@ -111,7 +123,7 @@ export class Chat {
     this.sending = true;
     const drafts = this.queue.take();
     const quote = drafts.some((draft) => draft.quote);
-    this.comparison = null;
+    this.wait(null);
     const good = await attempt(async () => {
       const id = await this.ensure(drafts[0]?.text ?? "");
       for (const draft of [...drafts]) {
@@ -176,7 +188,7 @@ export class Chat {
     if (clean && stored.length === 2) {
       const [one, other] = stored.map((message) => message.id) as [string, string];
       // a choice should not know which answerer is which
-      this.comparison = { turn: parent, answers: Math.random() < 0.5 ? [one, other] : [other, one] };
+      this.wait({ turn: parent, answers: Math.random() < 0.5 ? [one, other] : [other, one] });
     }
     const words = stored.map(textOf).join("\n\n");
     notices.say(words ? t("live.answered", { text: words }) : t("live.ended"));
@@ -219,11 +231,11 @@ export class Chat {
 
   /** Puts `text` in the message's place and keeps what follows: copies of it hang below the new message. */
   async editOnly(message: Message, text: string): Promise<void> {
-    const below = this.path.slice(this.path.findIndex((other) => other.id === message.id) + 1);
+    const end = this.head ?? message.id;
     await this.branch(async (conversation) => {
-      await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null));
-      for (const later of below) await this.add(conversation, edited(later, textOf(later), this.head));
-      await this.reload(); // copies of answers keep the record of how they were made
+      const { head } = await rewriteMessage(conversation, { message: message.id, parts: edited(message, text, null).parts, end });
+      await this.reload();
+      this.head = head;
     }, t("edit.onlyDone"));
   }
 
@@ -237,6 +249,7 @@ export class Chat {
     const conversation = this.id;
     const before = this.head;
     if (conversation === null) return;
+    this.wait(null);
     await this.stop();
     const good = await attempt(() => work(conversation));
     if (!good) {
@@ -251,7 +264,7 @@ export class Chat {
   async go(head: string | null, conversation = this.id): Promise<void> {
     if (conversation === null) return;
     if (conversation === this.id) {
-      this.comparison = null;
+      this.wait(null);
       this.head = head;
     }
     await attempt(() => changeConversation(conversation, { head }));
@@ -314,7 +327,7 @@ export class Chat {
     if (id === null || comparison === null) return;
     await attempt(async () => {
       await choose({ conversation: id, turn: comparison.turn, ...choice, shown: comparison.answers });
-      this.comparison = null;
+      this.wait(null);
       if (choice.chosen) await this.go(choice.chosen);
       notices.show(t("compare.kept"));
     });

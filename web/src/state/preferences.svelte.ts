@@ -14,6 +14,14 @@ export interface Answering {
 export interface ConversationSettings extends Answering {
   /** A second answerer for every turn, or null. */
   other: Answering | null;
+  /** Two answers that wait for a choice, kept so that they still do when the page is opened again. */
+  undecided?: Comparison | null;
+}
+
+/** Two answers to the same turn, waiting for a person's choice. Their order hides which answerer is which. */
+export interface Comparison {
+  turn: string;
+  answers: [string, string];
 }
 
 const STORE = "steelyard.preferences";
