@@ -365,15 +365,18 @@ class Stepper {
         const Rows& rows = prepare_normed(thread, layer.channel_norm, {layer.gate, layer.up});
         const Share share(layer.up->groups, thread, pool_.threads());
         const int stride = padded_width(m_.hidden);
+        const auto open = [&](int g, int r, auto size) {
+            f32x16 gates[size], ups[size];
+            if (layer.gate) two_tiles<size>(*layer.gate, g, *layer.up, g, rows, r, gates, ups);
+            else tile<size>(*layer.up, g, rows, r, ups);
+            float* to = (float*)opened_.data + (size_t)r * stride + g * GROUP;
+            for (int t = 0; t < size; t++, to += stride)
+                store(to, layer.gate ? activated(m_.activation, gates[t]) * ups[t] : activated(m_.activation, ups[t]));
+        };
+        const bool pair = layer.gate && pays_to_pair(*layer.up, n_);
         for (int g = share.begin; g < share.end; g++) {
-            tiles_of(n_, [&](int r, auto size) {
-                f32x16 gates[size], ups[size];
-                if (layer.gate) tile<size>(*layer.gate, g, rows, r, gates);
-                tile<size>(*layer.up, g, rows, r, ups);
-                float* to = (float*)opened_.data + (size_t)r * stride + g * GROUP;
-                for (int t = 0; t < size; t++, to += stride)
-                    store(to, layer.gate ? activated(m_.activation, gates[t]) * ups[t] : activated(m_.activation, ups[t]));
-            });
+            if (pair) tiles_of<TALLEST_OF_TWO>(n_, [&](int r, auto size) { open(g, r, size); });
+            else tiles_of<TALLEST>(n_, [&](int r, auto size) { open(g, r, size); });
         }
     }
 

@@ -39,7 +39,7 @@ inline u8x64 load_some_bytes(const void* from, int count) {
     return load_bytes(bytes);
 }
 
-inline f32x16 all(float x) { return f32x16{} + x; }
+inline f32x16 all(float x) { return x - f32x16{}; }  // from it, not added to it: that would turn -0 into 0, so compilers would add
 
 inline i32x16 lane_numbers() {
     static const int32_t numbers[LANES] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
