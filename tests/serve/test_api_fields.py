@@ -167,7 +167,7 @@ def test_levers_of_clients_name_nothing_of_the_servers_own(server: LiveServer) -
     for lever in (
         {"constraint": "/etc/passwd"},
         {"retrieve": {"documents": "/etc"}},
-        "prompt_lookup",
+        "steering",
         {"quantize": 8},
         {"speculative": {"draft": "x"}},
     ):

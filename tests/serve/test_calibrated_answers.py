@@ -142,6 +142,6 @@ def test_a_file_about_none_of_the_models_or_a_broken_one_stops_the_start(tmp_pat
     (tmp_path / "tiny" / "calibration.json").write_text("{")
     asked = {"name": "tiny", "source": str(tmp_path / "tiny"), "levers": [], "threads": 1, "dtype": None, "slots": 1, "context": None}
     with pytest.raises(SteelyardError, match=r"model `tiny`.*calibration\.json"):
-        open_model(asked, 1, (), (), lambda line: None)
+        open_model(asked, 1, (), (), False, lambda line: None)
     with pytest.raises(SteelyardError, match="about none of the models"):
         named_once(str(tmp_path / "c.json"), [None])
