@@ -24,23 +24,24 @@ NICE = 10
 
 
 def described() -> list[dict[str, Any]]:
-    """Every lever that acts on answers: what it is, and the JSON schema of its settings."""
-    return [
-        {
-            "name": name,
-            "idea": kind.idea,
-            "paper": kind.paper,
-            "cost": kind.cost,
-            "hooks": list(kind.hooks()),
-            "maturity": kind.maturity,
-            "evidence": kind.evidence,
-            "per_request": kind.per_request,
-            "references": named(kind),
-            "schema": kind.model_json_schema(),
-        }
-        for name, kind in all_levers().items()
-        if {"decode", "wrap"} & set(kind.hooks())
-    ]
+    """Every lever that acts on answers."""
+    return [told(kind) for kind in all_levers().values() if {"decode", "wrap"} & set(kind.hooks())]
+
+
+def told(kind: type[Lever]) -> dict[str, Any]:
+    """What a lever is, and the JSON schema of its settings."""
+    return {
+        "name": kind.name,
+        "idea": kind.idea,
+        "paper": kind.paper,
+        "cost": kind.cost,
+        "hooks": list(kind.hooks()),
+        "maturity": kind.maturity,
+        "evidence": kind.evidence,
+        "per_request": kind.per_request,
+        "references": named(kind),
+        "schema": kind.model_json_schema(),
+    }
 
 
 def named(kind: type[Lever]) -> dict[str, str]:

@@ -118,11 +118,11 @@ def test_levers_are_waited_for_and_then_shown(tab, server):
     tab.goto(server)
     tab.get_by_role("button", name="How it answers").click()
     panel = tab.get_by_role("complementary", name="How it answers")
-    expect(panel.get_by_role("group", name="Levers").get_by_role("status")).to_have_text("Loading…")
+    expect(panel.get_by_role("group", name="Levers").get_by_role("status")).to_contain_text("Their settings are being read")
     expect(panel.get_by_label("Most tokens")).to_be_enabled()
     held[0].continue_()
     expect(panel.get_by_role("switch", name="prompt_lookup")).to_be_visible()
-    expect(panel.get_by_text("Loading…")).to_have_count(0)
+    expect(panel.get_by_text("Their settings are being read")).to_have_count(0)
 
 
 def test_a_dialog_gives_the_focus_back_to_what_opened_it(tab, server):

@@ -169,6 +169,8 @@ export interface LeverInfo {
   per_request: boolean;
   /** Where it acts: `decode` while tokens are drawn, `wrap` around the answer. */
   hooks?: string[];
+  /** Settings that name something, with what they name: `model`, `index`, ... */
+  references?: Record<string, string>;
   schema: Schema;
 }
 

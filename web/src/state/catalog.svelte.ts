@@ -37,6 +37,11 @@ class Catalog {
     this.leversRead = true;
   }
 
+  /** The names of the levers that a model offers for single answers: known at once, before they are described. */
+  offers(model: string): string[] {
+    return this.models.find((one) => one.id === this.known(model))?.steelyard?.levers ?? [];
+  }
+
   /** Why a lever cannot be pulled for one answer of a model; null where it can. */
   refusal(lever: LeverInfo, model: string): string | null {
     const told = this.models.find((one) => one.id === this.known(model))?.steelyard;

@@ -99,6 +99,11 @@ class Indexes {
     return built;
   }
 
+  /** The names that can be searched: those for all, then a person's own. */
+  get names(): string[] {
+    return [...this.shared, ...this.list.filter((index) => index.built).map((index) => index.name)];
+  }
+
   /** The index that the open conversation searches before it answers, or null. */
   get searched(): string | null {
     const documents = chat.settings.levers["retrieve"]?.["documents"];
