@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +58,6 @@ class Hosted:
         documents: what clients' levers may search, besides what is registered.
         registered: indexes that the server's users made.
         peers: the models that are served, by name; clients' levers may name them.
-        beside: engines for requests whose levers change the engine; None for an encoder.
         calibrated: what its answers' confidence is worth, where a calibration is about it with its levers.
     """
 
@@ -69,7 +69,6 @@ class Hosted:
     documents: frozenset[str] = frozenset()
     registered: Registered = field(default_factory=Registered)
     peers: Mapping[str, Hosted] = field(default_factory=dict)
-    beside: EnginesBeside | None = None
     counts: Counts = field(default_factory=Counts)
     calibrated: Calibrated | None = None
 
@@ -83,6 +82,15 @@ class Hosted:
         if self.engine is None:
             raise UnsupportedError(f"`{self.info.name}` turns texts into vectors and answers nothing", where="model")
         return self.engine
+
+    @functools.cached_property
+    def beside(self) -> EnginesBeside:
+        """Engines for requests whose levers change the engine.
+
+        Raises:
+            UnsupportedError: an encoder.
+        """
+        return EnginesBeside(self.generating)
 
     @property
     def wraps(self) -> list[Lever]:
@@ -122,7 +130,6 @@ class Hosted:
                 settings = _constrained(lever, settings)
         wraps = tuple(lever for lever in levers if "wrap" in lever.hooks())
         decodes = tuple(lever for lever in levers if lever.stages() == ("decode",) and not isinstance(lever, Constraint))
-        assert self.beside is not None  # an encoder is asked for no answer
         plain = dataclasses.replace(self.beside.plain, processors=())
         shaped = pulled(decodes, plain)
         if _alike(shaped, plain):
@@ -132,13 +139,12 @@ class Hosted:
     @property
     def engines(self) -> list[Engine]:
         """Its engine and those beside."""
-        return [*([] if self.engine is None else [self.engine]), *(self.beside or ())]
+        return [] if self.engine is None else [self.engine, *self.beside]
 
     def close(self) -> None:
         """Ends its engines. It takes as long as their steps under way."""
-        if self.beside is not None:
-            self.beside.close()
         if self.engine is not None:
+            self.beside.close()
             self.engine.close()
 
     def _resolved(self, reference: Reference) -> Any:

@@ -35,7 +35,7 @@ from steelyard.model.template import ChatTemplate
 from steelyard.model.tools.offering import forms_of, has_place
 from steelyard.serve.engine_calibration import calibrated
 from steelyard.serve.engine_hosted import Hosted, can_be_asked, holds_path, stage
-from steelyard.serve.engines_beside import EnginesBeside, pulled
+from steelyard.serve.engines_beside import pulled, roomy
 from steelyard.serve.infilling import infilling
 from steelyard.serve.served import ServedInfo, ServedLever
 from steelyard.weigh.asking.arms import ArmOpener
@@ -126,7 +126,6 @@ def _open_talker(
     opener.forget()
     release(engine.model, engine.trunk)
     memory.hand_back()
-    beside = EnginesBeside(engine)
     template = engine.spec.template or engine.model.template
     chat = {"chat"} if template is not None else set()
     if template is not None and takes_turns_in_a_row(template):
@@ -139,7 +138,7 @@ def _open_talker(
         capabilities=frozenset(opened.answerer.capabilities | chat | tools | ({"infill"} if infilling(engine.model) else set())),
         created=int(path.stat().st_mtime),
         parents=_parents(engine.model),
-        levers=_served_levers(levers, offered(levers, beside.plain, several) if offers is None else offers),
+        levers=_served_levers(levers, offered(levers, roomy(engine.spec), several) if offers is None else offers),
         slots=engine.spec.slots,
         vocabulary=engine.model.trunk.plan.inputs.vocabulary,
         eos_ids=engine.model.tokenizer.eos_ids if engine.model.tokenizer else (),
@@ -147,7 +146,7 @@ def _open_talker(
         tool_forms=forms_of(template) if tools else (),
     )
     bound = tuple(lever.bind(opener.references) for lever in levers)
-    hosted = Hosted(info, engine.model, engine, opener, bound, documents, beside=beside)
+    hosted = Hosted(info, engine.model, engine, opener, bound, documents)
     try:
         hosted.calibrated = calibrated(path, asked["source"], asked.get("calibrations", ()), hosted.wraps, engine, say)
     except SteelyardError:

@@ -235,7 +235,6 @@ class Worker:
         if asked.spec is None:
             yield hosted.generating
             return
-        assert hosted.beside is not None
         one = hosted.beside.take(asked.levers, asked.spec)
         try:
             yield await self._reading(one.engine)

@@ -22,6 +22,11 @@ MOST, SLOTS = 2, 4
 model's own where these are more."""
 
 
+def roomy(spec: EngineSpec) -> EngineSpec:
+    """What an engine beside another is made of, but for its levers."""
+    return replace(spec, slots=max(spec.slots, SLOTS))
+
+
 def pulled(levers: Sequence[Lever], spec: EngineSpec) -> EngineSpec:
     """A spec after decode levers.
 
@@ -85,7 +90,7 @@ class EnginesBeside:
     """
 
     def __init__(self, own: Engine):
-        self.plain = replace(own.spec, slots=max(own.spec.slots, SLOTS))
+        self.plain = roomy(own.spec)
         self._kept: dict[str, Beside] = {}  # who was used longest ago comes first
 
     def __iter__(self) -> Iterator[Engine]:
