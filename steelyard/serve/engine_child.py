@@ -62,16 +62,15 @@ class Child:
         with contextlib.suppress(ConnectionError):
             await self.process.stdin.drain()
 
-    async def messages(self) -> AsyncIterator[list[Any]]:
-        """Everything the child says, until it ends."""
+    async def frames(self) -> AsyncIterator[list[list[Any]]]:
+        """Everything the child says, until it ends: the messages of a frame together."""
         assert self.process.stdout is not None
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 length = int.from_bytes(await self.process.stdout.readexactly(HEADER), "big")
                 if length > MOST_BYTES:
                     raise EngineGone(f"the engine's process sent a frame of {length} bytes, which nothing here is")
-                for message in json.loads(await self.process.stdout.readexactly(length)):
-                    yield message
+                yield json.loads(await self.process.stdout.readexactly(length))
 
     async def _overhear(self) -> None:
         assert self.process.stderr is not None

@@ -11,12 +11,13 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from steelyard.core.errors import BusyError, SteelyardError, nearest
 from steelyard.core.protocols import Done, Event, Failure
 from steelyard.serve import engine_messages as messages
+from steelyard.serve.arrivals import Arrivals
 from steelyard.serve.engine_child import Child
 from steelyard.serve.served import EngineGone, ServedInfo
 
@@ -131,25 +132,14 @@ class Keeper:
         try:
             self.starting = child
             child.send([0, "open", self.opening])
-            async for message in child.messages():
-                match message:
-                    case [0, "say", line]:
-                        self.say(line)
-                    case [0, "ready", infos]:
-                        self.infos = {info["name"]: messages.info_read(info) for info in infos}
-                        self.child = child
-                        if not ready.done():
-                            ready.set_result(None)
-                        if self.spare and (self._sparing is None or self._sparing.done()):
-                            self._sparing = asyncio.create_task(self._prepare_spare(), name="steelyard-spare-process")
-                    case [0, "offers", offers]:  # looking for them takes a while: the next child is told
-                        self.opening = {**self.opening, "offers": offers}
-                    case [0, "broken"]:
-                        child.kill()
-                    case [0, "refused", *error]:
-                        refusal = messages.error_read(*error)
-                    case [number, word, *fields]:
+            async for frame in child.frames():
+                for number, word, *fields in frame:
+                    if number:
                         self._hear(number, word, fields)
+                    elif word == "refused":
+                        refusal = messages.error_read(*fields)
+                    else:
+                        self._hear_of(child, word, fields, ready)
             return await child.reason(), refusal
         except asyncio.CancelledError:
             await child.end(PATIENCE)
@@ -158,6 +148,23 @@ class Keeper:
             logger.exception("the engine's process said something that cannot be understood")
             child.kill()
             return await child.reason(), refusal
+
+    def _hear_of(self, child: Child, word: str, fields: list[Any], ready: asyncio.Future[None]) -> None:
+        """Takes in what a child says of itself."""
+        match [word, *fields]:
+            case ["say", line]:
+                self.say(line)
+            case ["ready", infos]:
+                self.infos = {info["name"]: messages.info_read(info) for info in infos}
+                self.child = child
+                if not ready.done():
+                    ready.set_result(None)
+                if self.spare and (self._sparing is None or self._sparing.done()):
+                    self._sparing = asyncio.create_task(self._prepare_spare(), name="steelyard-spare-process")
+            case ["offers", offers]:  # looking for them takes a while: the next child is told
+                self.opening = {**self.opening, "offers": offers}
+            case ["broken"]:
+                child.kill()
 
     async def _prepare_spare(self) -> None:
         """Starts the child that waits. Its libraries take as long as opening a model of 100 MB, and are there when it is needed."""
@@ -199,8 +206,8 @@ class Keeper:
         finally:
             self._forget(number, cancel=True)
 
-    async def stream(self, verb: str, name: str, *arguments: Any) -> AsyncIterator[Event]:
-        """The events of an answer, to the last.
+    async def stream(self, verb: str, name: str, *arguments: Any) -> AsyncIterator[Sequence[Event]]:
+        """The events of an answer, to the last; together those that came while nobody looked.
 
         Raises what `ask` raises, before the first event; `BusyError` too where that does not come within `wait`.
         """
@@ -209,17 +216,21 @@ class Keeper:
         try:
             await child.sent()
             try:
-                event = await asyncio.wait_for(stream.events.get(), self.wait)
+                async with asyncio.timeout(self.wait):
+                    events = await stream.events.take()
             except TimeoutError:
                 where, do = f"model `{name}`", "Ask again later."
                 raise BusyError(f"the answer has not begun within {self.wait:g} s", where=where, do=do) from None
             while True:
-                if isinstance(event, SteelyardError):
-                    raise event
-                yield event
-                if isinstance(event, Done):
+                last = events[-1]
+                if isinstance(last, SteelyardError):
+                    if told := [event for event in events[:-1] if not isinstance(event, SteelyardError)]:
+                        yield told
+                    raise last
+                yield events  # type: ignore[misc]  (an error is always the last)
+                if isinstance(last, Done):
                     return
-                event = await stream.events.get()
+                events = await stream.events.take()
         finally:
             self._forget(number, cancel=True)
 
@@ -266,17 +277,17 @@ class Stream:
 
     def __init__(self, name: str) -> None:
         self.name, self.load = name, (name, True)
-        self.events: asyncio.Queue[Event | SteelyardError] = asyncio.Queue()
+        self.events: Arrivals[Event | SteelyardError] = Arrivals()
 
     def hear(self, word: str, fields: list[Any]) -> bool:
         """Takes an event in; whether it was the last."""
-        self.events.put_nowait(messages.error_read(*fields) if word == "error" else messages.event_read(word, fields))
+        self.events.put(messages.error_read(*fields) if word == "error" else messages.event_read(word, fields))
         return word in ("error", "done")
 
     def lose(self, what: str) -> None:
         """The child is gone."""
-        self.events.put_nowait(Failure(f"{what} before the answer was whole; ask again"))
-        self.events.put_nowait(Done("error"))
+        self.events.put(Failure(f"{what} before the answer was whole; ask again"))
+        self.events.put(Done("error"))
 
 
 class Call:

@@ -20,6 +20,7 @@ from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Conversation, Event, Score, Token
 from steelyard.serve import engine_messages as messages
+from steelyard.serve.arrivals import each
 from steelyard.serve.engine_keeper import Keeper
 from steelyard.serve.served import EngineFault, EngineGone, ServedInfo, ServedLever, ServedModel
 
@@ -198,10 +199,11 @@ class ServedAnswerer:
     def capabilities(self) -> frozenset[str]:
         return self.info.capabilities
 
-    async def answer(
+    def answer_batches(
         self, conversation: Conversation, settings: AnswerSettings, *, levers: Sequence[Lever] = (), tools: Tools = None
-    ) -> AsyncIterator[Event]:
-        """Yields events in order; the last is `Done`. Closing the generator before that ends the work on it at once.
+    ) -> AsyncIterator[Sequence[Event]]:
+        """Events in order, those together that came since the last look; the last is `Done`. Closing the iterator before that ends the
+        work on it at once.
 
         Args:
             conversation: what was said so far.
@@ -215,18 +217,32 @@ class ServedAnswerer:
         """
         written = messages.conversation_written(conversation)
         asked = messages.settings_written(settings), messages.levers_written(levers), messages.tools_written(tools)
-        async with contextlib.aclosing(self.engine.keeper.stream("answer", self.name, written, *asked)) as events:  # type: ignore[type-var]
-            async for event in events:
+        return self.engine.keeper.stream("answer", self.name, written, *asked)
+
+    def complete_batches(
+        self, prompt: str | Sequence[int], settings: AnswerSettings, *, levers: Sequence[Lever] = ()
+    ) -> AsyncIterator[Sequence[Event]]:
+        """The same for raw text or token ids, which no chat template and no `wrap` lever touches; only `decode` levers may come with it."""
+        text = prompt if isinstance(prompt, str) else list(prompt)
+        asked = messages.settings_written(settings), messages.levers_written(levers)
+        return self.engine.keeper.stream("complete", self.name, text, *asked)
+
+    async def answer(
+        self, conversation: Conversation, settings: AnswerSettings, *, levers: Sequence[Lever] = (), tools: Tools = None
+    ) -> AsyncIterator[Event]:
+        """What `answer_batches` gives, one event after the other."""
+        batches = self.answer_batches(conversation, settings, levers=levers, tools=tools)
+        async with contextlib.aclosing(batches):  # type: ignore[type-var]
+            async for event in each(batches):
                 yield event
 
     async def complete(
         self, prompt: str | Sequence[int], settings: AnswerSettings, *, levers: Sequence[Lever] = ()
     ) -> AsyncIterator[Event]:
-        """The same for raw text or token ids, which no chat template and no `wrap` lever touches; only `decode` levers may come with it."""
-        text = prompt if isinstance(prompt, str) else list(prompt)
-        asked = messages.settings_written(settings), messages.levers_written(levers)
-        async with contextlib.aclosing(self.engine.keeper.stream("complete", self.name, text, *asked)) as events:  # type: ignore[type-var]
-            async for event in events:
+        """What `complete_batches` gives, one event after the other."""
+        batches = self.complete_batches(prompt, settings, levers=levers)
+        async with contextlib.aclosing(batches):  # type: ignore[type-var]
+            async for event in each(batches):
                 yield event
 
     async def score(self, conversation: Conversation, continuations: Sequence[str]) -> list[Score]:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 import httpx
@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.augment.server_sent_events import EventParser
-from steelyard.serve.api.streams import AHEAD, Named, begun, closing, gathered, sse, written
+from steelyard.serve.api.streams import WAITING, EventStream, Named, begun, sse, written
+from steelyard.serve.arrivals import Arrivals
 from tests.serve.live_server import LiveServer
 
 HI = [{"role": "user", "content": "hi"}]
@@ -53,12 +54,13 @@ def test_any_text_survives_its_frame(text: str, number: int | None) -> None:
 def test_a_failure_before_the_first_frame_is_raised_and_a_later_one_is_the_last_frame() -> None:
     async def failing(count: int) -> AsyncIterator[Any]:
         for place in range(count):
-            yield {"place": place}
+            yield [{"place": place}]
         raise ValueError("secret detail")
 
     async def read(count: int) -> str:
-        response = sse(await begun(failing(count)))
-        return b"".join([piece async for piece in response.body_iterator]).decode()  # type: ignore[misc]
+        client = Client()
+        await client.read(sse(await begun(failing(count))))
+        return b"".join(client.pieces).decode()
 
     with pytest.raises(ValueError):
         asyncio.run(read(0))
@@ -165,82 +167,126 @@ def test_a_crash_of_the_engine_is_an_error_frame_then_503_then_over(server: Live
 
 
 def test_what_came_while_nobody_looked_comes_together_and_in_order() -> None:
-    async def counting() -> AsyncIterator[int]:
-        for number in range(1000):
-            yield number
-            if number % 7 == 0:
-                await asyncio.sleep(0)
-
     async def all_of() -> list[list[int]]:
-        return [some async for some in gathered(counting(), 60)]
+        arrivals: Arrivals[int] = Arrivals()
+
+        async def put() -> None:
+            for number in range(1000):
+                arrivals.put(number)
+                if number % 7 == 0:
+                    await asyncio.sleep(0)
+
+        putting, taken = asyncio.ensure_future(put()), []
+        while sum(map(len, taken)) < 1000:
+            taken.append(await arrivals.take())
+        await putting
+        return taken
 
     pieces = asyncio.run(all_of())
     assert [number for some in pieces for number in some] == list(range(1000))
     assert all(pieces) and max(map(len, pieces)) > 1
 
 
-def test_a_slow_reader_holds_the_writer_up() -> None:
-    async def waits() -> int:
-        made = 0
+def test_who_stopped_waiting_misses_nothing() -> None:
+    async def taken() -> list[int]:
+        arrivals: Arrivals[int] = Arrivals()
+        waiting = asyncio.ensure_future(arrivals.take())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        arrivals.put(1)
+        await asyncio.wait({waiting})
+        arrivals.put(2)
+        return await arrivals.take()
 
-        async def endless() -> AsyncIterator[int]:
+    assert asyncio.run(taken()) == [1, 2]
+
+
+class Client:
+    """A client of one response, at the edge of the application. Until `reads` is set it takes nothing more."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.ended = False
+        self.reads, self.gone = asyncio.Event(), asyncio.Event()
+        self.reads.set()
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        await self.reads.wait()
+        if message["type"] == "http.response.body":
+            self.ended = not message["more_body"]
+            if message["body"]:
+                self.pieces.append(message["body"])
+
+    async def read(self, response: EventStream) -> None:
+        await response({"type": "http"}, self.receive, self.send)
+
+
+def test_a_slow_reader_holds_the_writer_up() -> None:
+    async def waits() -> tuple[int, int]:
+        made, client = 0, Client()
+
+        async def endless() -> AsyncIterator[bytes]:
             nonlocal made
             while True:
                 made += 1
-                yield made
+                yield b"a"
+                if made == 3:
+                    client.reads.clear()
                 await asyncio.sleep(0)
 
-        async with closing(pieces := gathered(endless(), 60)):
-            await anext(pieces)
-            await asyncio.sleep(0.2)
-        return made
+        reading = asyncio.ensure_future(client.read(EventStream(endless(), {}, 60)))
+        while client.reads.is_set():
+            await asyncio.sleep(0)
+        for _ in range(100):  # turns of the loop in which it could go on
+            await asyncio.sleep(0)
+        client.gone.set()
+        await reading
+        return made, len(client.pieces)
 
-    assert asyncio.run(waits()) <= AHEAD + 2
-
-
-def test_silence_is_told_and_a_failure_comes_after_all_that_was_before_it() -> None:
-    async def failing() -> AsyncIterator[str]:
-        yield "a"
-        await asyncio.sleep(0.2)
-        yield "b"
-        raise OSError("gone")
-
-    async def heard() -> list[list[str]]:
-        told = []
-        with pytest.raises(OSError, match="gone"):
-            async for some in gathered(failing(), 0.05):
-                told.append(some)
-        return told
-
-    told = asyncio.run(heard())
-    assert told[0] == ["a"] and told[-1] == ["b"] and told.count([]) == len(told) - 2 > 0
+    assert asyncio.run(waits()) == (4, 3)
 
 
-def test_leaving_closes_what_was_read_even_where_one_is_cancelled_twice() -> None:
+def test_silence_is_told_between_the_pieces_and_no_more_after_the_end() -> None:
+    async def heard() -> Client:
+        client = Client()
+
+        async def seldom() -> AsyncIterator[bytes]:
+            yield b"a"
+            while client.pieces[-2:] != [WAITING, WAITING]:
+                await asyncio.sleep(0)
+            yield b"b"
+
+        await client.read(EventStream(seldom(), {}, 0.02))
+        return client
+
+    client = asyncio.run(heard())
+    assert client.ended and client.pieces[0] == b"a" and client.pieces[-1] == b"b" and set(client.pieces[1:-1]) == {WAITING}
+
+
+def test_a_client_that_is_gone_ends_what_it_read_once_and_waits_for_that_end() -> None:
     closed = False
 
-    async def waiting() -> AsyncIterator[str]:
+    async def waiting() -> AsyncIterator[bytes]:
         nonlocal closed
         try:
-            yield "a"
+            yield b"a"
             await asyncio.sleep(60)
         finally:
-            await asyncio.sleep(0.05)
+            for _ in range(20):
+                await asyncio.sleep(0)
             closed = True
 
-    async def follow() -> None:
-        async with closing(source := waiting()), closing(pieces := gathered(source, 60)):
-            async for _ in pieces:
-                pass
+    async def leave() -> None:
+        client = Client()
+        reading = asyncio.ensure_future(client.read(EventStream(waiting(), {}, 60)))
+        while not client.pieces:
+            await asyncio.sleep(0)
+        client.gone.set()
+        await reading
 
-    async def cancelled() -> None:
-        task = asyncio.ensure_future(follow())
-        await asyncio.sleep(0.05)
-        task.cancel()
-        await asyncio.sleep(0.01)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(cancelled())
+    asyncio.run(leave())
     assert closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -31,12 +31,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def frames(*texts: str, until: asyncio.Event | None = None) -> AsyncIterator[Frame]:
-    for text in texts:
-        yield text
+async def frames(*texts: str, until: asyncio.Event | None = None) -> AsyncIterator[Sequence[Frame]]:
+    yield texts
     if until is not None:
         await until.wait()
-        yield "late"
+        yield ("late",)
 
 
 async def read(kept: Kept, number: int) -> str:

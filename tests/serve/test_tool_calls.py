@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from steelyard.core.protocols import Done, Event, Message, Text, ToolCall
 from steelyard.model.tools.offering import shown, spelled_out
 from steelyard.serve.api.tool_calls import CallPart, Piece, chosen, forced, form_of, replayed, rooted
+from steelyard.serve.arrivals import each
 
 SCHEMA = {"type": "object", "properties": {"zone": {"type": "string"}, "at": {"type": "array"}, "deep": {"type": "object"}}}
 NAMES = {"clock": SCHEMA, "stop": None}
 CALL = '{"name": "clock", "arguments": {"zone": "utc"}}'
 
 
-async def _events(pieces: Sequence[str], reason: str = "stop") -> AsyncIterator[Event]:
+async def _events(pieces: Sequence[str], reason: str = "stop") -> AsyncIterator[Sequence[Event]]:
     for piece in pieces:
-        yield Text(piece)
-    yield Done(reason)  # type: ignore[arg-type]
+        yield (Text(piece),)
+    yield (Done(reason),)  # type: ignore[arg-type]
 
 
 def _read(pieces: Sequence[str], most: int | None = None, reason: str = "stop") -> tuple[str, list[tuple[str, str]], str]:
@@ -35,14 +36,14 @@ def read_in(
     """Text, calls and the reason for the end, as a model with these forms is read."""
 
     async def all_of() -> list[Piece]:
-        return [piece async for piece in chosen(_events(pieces, reason), NAMES, most, forms)]
+        return [piece async for piece in each(chosen(_events(pieces, reason), NAMES, most, forms))]
 
     return _sorted(asyncio.run(all_of()))
 
 
 def _forced(pieces: Sequence[str], reason: str = "stop") -> tuple[str, list[tuple[str, str]], str]:
     async def all_of() -> list[Piece]:
-        return [piece async for piece in forced(_events(pieces, reason))]
+        return [piece async for piece in each(forced(_events(pieces, reason)))]
 
     return _sorted(asyncio.run(all_of()))
 

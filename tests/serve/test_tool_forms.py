@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from steelyard.model.tools.arguments import ElementArguments
 from steelyard.model.tools.forms import BY_NAME, FORMS, LONGEST, python_calls, taught
 from steelyard.model.tools.reading import CallPart
 from steelyard.serve.api.tool_calls import chosen, replayed
+from steelyard.serve.arrivals import each
 from tests.serve.live_server import LiveServer
 from tests.serve.test_tool_calls import NAMES, read_in
 
@@ -141,13 +142,13 @@ def test_a_calls_name_comes_first_and_its_arguments_while_they_are_written(form:
     async def parts() -> list[tuple[int, CallPart]]:
         fed: list[str] = []
 
-        async def letters() -> AsyncIterator[Event]:
+        async def letters() -> AsyncIterator[Sequence[Event]]:
             for letter in WRITTEN[form]:
                 fed.append(letter)
-                yield Text(letter)
-            yield Done("stop")
+                yield (Text(letter),)
+            yield (Done("stop"),)
 
-        return [(len(fed), piece) async for piece in chosen(letters(), NAMES, None, [form]) if isinstance(piece, CallPart)]
+        return [(len(fed), piece) async for piece in each(chosen(letters(), NAMES, None, [form])) if isinstance(piece, CallPart)]
 
     (_, first), *rest = asyncio.run(parts())
     assert first.id and first.name == "clock" and first.arguments == "" and not any(piece.id or piece.name for _, piece in rest)

@@ -4,54 +4,77 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from steelyard.core.protocols import Citation, Confidence, Done, Energy, Failure, Text, Token, Usage
 from steelyard.serve.api.errors import failed
-from steelyard.serve.api.streams import closing
+from steelyard.serve.api.streams import Frame, closing
 from steelyard.serve.api.tool_calls import CallPart, Piece
+from steelyard.serve.arrivals import Arrivals, each
 from steelyard.serve.service import Service
 
-AHEAD = 256
-"""Events of one answer that may wait for a client who reads slowly; then the answer waits too."""
 
-
-async def together(answers: Sequence[AsyncIterator[Piece]]) -> AsyncIterator[tuple[int, Piece]]:
+async def together(answers: Sequence[AsyncIterator[Sequence[Piece]]]) -> AsyncIterator[Sequence[tuple[int, Piece]]]:
     """The events of several answers as they come, each with its answer's number. Leaving it closes all of them."""
     if len(answers) == 1:
         async with closing(answers[0]):
-            async for piece in answers[0]:
-                yield 0, piece
+            async for pieces in answers[0]:
+                yield [(0, piece) for piece in pieces]
         return
-    events: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue(AHEAD)
+    arrivals: Arrivals[tuple[int, Sequence[Piece] | Exception | None]] = Arrivals()
 
-    async def pump(place: int, answer: AsyncIterator[Piece]) -> None:
+    async def pump(place: int, answer: AsyncIterator[Sequence[Piece]]) -> None:
         try:
             async with closing(answer):
-                async for piece in answer:
-                    await events.put((place, piece))
+                async for pieces in answer:
+                    arrivals.put((place, pieces))
         except Exception as error:  # it is raised again where the events are read
-            await events.put((place, error))
+            arrivals.put((place, error))
         else:
-            await events.put((place, None))
+            arrivals.put((place, None))
 
     pumps = [asyncio.ensure_future(pump(place, answer)) for place, answer in enumerate(answers)]
     try:
         going = len(pumps)
         while going:
-            place, piece = await events.get()
-            if isinstance(piece, Exception):
-                raise piece
-            if piece is None:
-                going -= 1
-            else:
-                yield place, piece
+            numbered: list[tuple[int, Piece]] = []
+            for place, pieces in await arrivals.take():
+                if isinstance(pieces, Exception):
+                    if numbered:
+                        yield numbered
+                    raise pieces
+                if pieces is None:
+                    going -= 1
+                else:
+                    numbered += [(place, piece) for piece in pieces]
+            if numbered:
+                yield numbered
     finally:
         for task in pumps:
             task.cancel()
         await asyncio.gather(*pumps, return_exceptions=True)
+
+
+async def framed(
+    answers: Sequence[AsyncIterator[Sequence[Piece]]], frame: Callable[[int, Piece], Awaitable[Frame | None]]
+) -> AsyncIterator[Sequence[Frame]]:
+    """What `frame` makes of the events of several answers. A failure is raised once all that came before it was given."""
+    frames: list[Frame] = []
+    async with closing(batches := together(answers)):
+        try:
+            async for pieces in batches:
+                for place, piece in pieces:
+                    if (made := await frame(place, piece)) is not None:
+                        frames.append(made)
+                if frames:
+                    yield frames
+                    frames = []
+        except Exception:
+            if frames:
+                yield frames
+            raise
 
 
 @dataclass
@@ -68,7 +91,7 @@ class Whole:
     reason: str = "stop"
 
 
-async def collected(answers: Sequence[AsyncIterator[Piece]], service: Service) -> list[Whole]:
+async def collected(answers: Sequence[AsyncIterator[Sequence[Piece]]], service: Service) -> list[Whole]:
     """Each of several answers, whole.
 
     Raises:
@@ -77,8 +100,8 @@ async def collected(answers: Sequence[AsyncIterator[Piece]], service: Service) -
     """
     wholes = [Whole() for _ in answers]
     texts: list[list[str]] = [[] for _ in answers]
-    async with closing(pieces := together(answers)):
-        async for place, piece in pieces:
+    async with closing(batches := together(answers)):
+        async for place, piece in each(batches):
             whole = wholes[place]
             match piece:
                 case Text(text):

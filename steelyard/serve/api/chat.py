@@ -23,7 +23,7 @@ from steelyard.serve.api.messages import Turn, conversation_of
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, ChatCompletion
 from steelyard.serve.api.resumption import Streams
-from steelyard.serve.api.streams import Frame, closing, while_connected
+from steelyard.serve.api.streams import Alike, Frame, closing, while_connected
 from steelyard.serve.service import Service
 
 
@@ -96,13 +96,13 @@ class Asked:
     calls: int | None = None
     alternatives: int | None = None
 
-    def answers(self, service: Service) -> list[AsyncIterator[tool_calls.Piece]]:
+    def answers(self, service: Service) -> list[AsyncIterator[Sequence[tool_calls.Piece]]]:
         """The answers, none of them begun."""
         answerer = service.engine.answerer(self.model)
-        drawn: list[AsyncIterator[tool_calls.Piece]] = []
+        drawn: list[AsyncIterator[Sequence[tool_calls.Piece]]] = []
         forms = service.engine.models[self.model].tool_forms
         for settings in self.settings:
-            events = answerer.answer(self.conversation, settings, levers=self.levers, tools=self.tools)
+            events = answerer.answer_batches(self.conversation, settings, levers=self.levers, tools=self.tools)
             if self.forced:
                 drawn.append(tool_calls.forced(events))
             else:
@@ -241,7 +241,7 @@ async def replied(
     streams: Streams,
     head: Head,
     whole: Callable[[], Coroutine[Any, Any, dict[str, Any]]],
-    chunks: Callable[[bool], AsyncIterator[Frame]],
+    chunks: Callable[[bool], AsyncIterator[Sequence[Frame]]],
 ) -> Response:
     """An answer in one piece, or as a stream; `chunks` is told whether its last one counts tokens."""
     if not body.stream:
@@ -291,7 +291,7 @@ def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Frame]:
+async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Sequence[Frame]]:
     """The chunks of a stream, then `[DONE]`. A failure on the way is an error frame, after which nothing comes."""
     usages: dict[int, Usage] = {}
     energies: list[Energy] = []
@@ -303,39 +303,52 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
         if place not in opened:
             opened.add(place)
             delta = {"role": "assistant", **({} if "tool_calls" in delta else {"content": ""}), **delta}
-        choice: dict[str, Any] = {"index": place, "delta": delta, "logprobs": None, "finish_reason": reason, **rest}
+        logprobs = None
         if asked.alternatives is not None and (held := tokens[place]):
             tokens[place] = []
-            choice["logprobs"] = {"content": await answers.likelihoods(service, asked.model, held, asked.alternatives), "refusal": None}
+            logprobs = {"content": await answers.likelihoods(service, asked.model, held, asked.alternatives), "refusal": None}
+        return whole(place, delta, logprobs, reason, **rest)
+
+    def whole(place: int, delta: dict[str, Any], logprobs: dict[str, Any] | None, reason: str | None, **rest: Any) -> dict[str, Any]:
+        choice = {"index": place, "delta": delta, "logprobs": logprobs, "finish_reason": reason, **rest}
         return head.of("chat.completion.chunk", choices=[choice], **shared)
 
-    async with closing(pieces := answers.together(asked.answers(service))):
-        async for place, piece in pieces:
-            match piece:
-                case Text(text):
-                    yield await chunk(place, {"content": text})
-                case Token():
-                    tokens[place].append(piece)
-                case tool_calls.CallPart(index, arguments, id, name):
-                    opening = {"id": id, "type": "function"} if id else {}
-                    function = {"name": name} if id else {}
-                    delta = {"index": index, **opening, "function": {**function, "arguments": arguments}}
-                    yield await chunk(place, {"tool_calls": [delta]})
-                case Citation():
-                    yield await chunk(place, {}, steelyard={"citations": [answers.citation_of(piece)]})
-                case Confidence():
-                    yield await chunk(place, {}, steelyard={"confidence": answers.confidence_of(piece)})
-                case Usage():
-                    usages[place] = piece
-                case Energy():
-                    energies.append(piece)
-                case Failure(message):
-                    raise failed(message, service.engine.ready)
-                case Done(reason):
-                    late = {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
-                    yield await chunk(place, {}, answers.finish_reason(reason), **late)
-                case _:
-                    pass
+    def plain(place: int) -> Alike:
+        return Alike(lambda text: whole(place, {"content": text}, None, None))
+
+    alike = {place: plain(place) for place in tokens}
+
+    async def frame(place: int, piece: tool_calls.Piece) -> Frame | None:
+        match piece:
+            case Text(text):
+                first = place not in opened
+                return await chunk(place, {"content": text}) if first or tokens[place] else alike[place].of(text)
+            case Token():
+                tokens[place].append(piece)
+            case tool_calls.CallPart(index, arguments, id, name):
+                opening = {"id": id, "type": "function"} if id else {}
+                function = {"name": name} if id else {}
+                delta = {"index": index, **opening, "function": {**function, "arguments": arguments}}
+                return await chunk(place, {"tool_calls": [delta]})
+            case Citation():
+                return await chunk(place, {}, steelyard={"citations": [answers.citation_of(piece)]})
+            case Confidence():
+                return await chunk(place, {}, steelyard={"confidence": answers.confidence_of(piece)})
+            case Usage():
+                usages[place] = piece
+            case Energy():
+                energies.append(piece)
+            case Failure(message):
+                raise failed(message, service.engine.ready)
+            case Done(reason):
+                late = {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
+                return await chunk(place, {}, answers.finish_reason(reason), **late)
+
+    async with closing(batches := answers.framed(asked.answers(service), frame)):
+        async for frames in batches:
+            yield frames
     if counted:
-        yield head.of("chat.completion.chunk", choices=[], usage=answers.usage_of(list(usages.values()), energies))
-    yield "[DONE]"
+        usage = answers.usage_of(list(usages.values()), energies)
+        yield head.of("chat.completion.chunk", choices=[], usage=usage), "[DONE]"
+    else:
+        yield ("[DONE]",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request, Response
@@ -19,7 +20,8 @@ from steelyard.serve.api.errors import ApiError, failed
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, TextCompletion
 from steelyard.serve.api.resumption import Streams
-from steelyard.serve.api.streams import Frame, closing
+from steelyard.serve.api.streams import Alike, Frame, closing
+from steelyard.serve.api.tool_calls import Piece
 from steelyard.serve.served import ServedInfo
 from steelyard.serve.service import Service
 
@@ -63,12 +65,12 @@ class Asked:
         prompts = [await service.engine.infill(self.model, str(prompt), self.suffix) for prompt in self.prompts]
         return replace(self, prompts=prompts)
 
-    def answers(self, service: Service) -> list[AsyncIterator[Event]]:
+    def answers(self, service: Service) -> list[AsyncIterator[Sequence[Event]]]:
         """The continuations, none of them begun."""
         answerer = service.engine.answerer(self.model)
         if not self.settings[0].max_tokens:
             return [_nothing(service, self.model, prompt) for prompt in self.prompts for _ in self.settings]
-        return [answerer.complete(prompt, settings, levers=self.levers) for prompt in self.prompts for settings in self.settings]
+        return [answerer.complete_batches(prompt, settings, levers=self.levers) for prompt in self.prompts for settings in self.settings]
 
     async def echoes(self, service: Service) -> list[str]:
         """What each continuation begins with."""
@@ -85,11 +87,10 @@ class Asked:
         return [tokens for tokens in told for _ in self.settings]
 
 
-async def _nothing(service: Service, model: str, prompt: str | list[int]) -> AsyncIterator[Event]:
+async def _nothing(service: Service, model: str, prompt: str | list[int]) -> AsyncIterator[Sequence[Event]]:
     """A continuation of no tokens."""
     ids = await service.engine.tokenize(model, prompt) if isinstance(prompt, str) else prompt
-    yield Usage(len(ids), 0)
-    yield Done("length")
+    yield Usage(len(ids), 0), Done("length")
 
 
 def understood(body: CompletionRequest, service: Service, user: str) -> Asked:
@@ -205,7 +206,7 @@ async def _likelihoods(service: Service, asked: Asked, tokens: Sequence[Token], 
     }, offset
 
 
-async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Frame]:
+async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Sequence[Frame]]:
     """The chunks of a stream, then `[DONE]`. A failure on the way is an error frame, after which nothing comes."""
     usages: dict[int, Usage] = {}
     energies: list[Energy] = []
@@ -220,28 +221,36 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
             logprobs, offsets[place] = await _likelihoods(service, asked, tokens[place], offsets[place])
             tokens[place] = []
         echo, echoes[place] = echoes[place], ""
-        choice = {"index": place, "text": echo + text, "logprobs": logprobs, "finish_reason": reason, **rest}
+        return whole(place, echo + text, logprobs, reason, **rest)
+
+    def whole(place: int, text: str, logprobs: dict[str, Any] | None = None, reason: str | None = None, **rest: Any) -> dict[str, Any]:
+        choice = {"index": place, "text": text, "logprobs": logprobs, "finish_reason": reason, **rest}
         return head.of("text_completion", choices=[choice], **shared)
 
-    async with closing(pieces := answers.together(asked.answers(service))):
-        async for place, piece in pieces:
-            match piece:
-                case Text(text):
-                    yield await chunk(place, text)
-                case Token():
-                    tokens[place].append(piece)
-                case Usage():
-                    usages[place] = piece
-                case Energy():
-                    energies.append(piece)
-                case Failure(message):
-                    raise failed(message, service.engine.ready)
-                case Done(reason):
-                    late = {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
-                    yield await chunk(place, "", answers.finish_reason(reason), **late)
-                case _:
-                    pass
+    plain = [Alike(partial(whole, place)) for place in range(count)]
+
+    async def frame(place: int, piece: Piece) -> Frame | None:
+        match piece:
+            case Text(text):
+                return await chunk(place, text) if echoes[place] or tokens[place] else plain[place].of(text)
+            case Token():
+                tokens[place].append(piece)
+            case Usage():
+                usages[place] = piece
+            case Energy():
+                energies.append(piece)
+            case Failure(message):
+                raise failed(message, service.engine.ready)
+            case Done(reason):
+                late = {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
+                return await chunk(place, "", answers.finish_reason(reason), **late)
+
+    async with closing(batches := answers.framed(asked.answers(service), frame)):
+        async for frames in batches:
+            yield frames
     if counted:
         told = [usages.get(place, Usage(0, 0)) for place in range(count)]
-        yield head.of("text_completion", choices=[], usage=_usage(told, len(asked.settings)) | answers.energy_of(energies))
-    yield "[DONE]"
+        usage = _usage(told, len(asked.settings)) | answers.energy_of(energies)
+        yield head.of("text_completion", choices=[], usage=usage), "[DONE]"
+    else:
+        yield ("[DONE]",)

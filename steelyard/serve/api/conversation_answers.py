@@ -12,7 +12,7 @@ import dataclasses
 import math
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -130,7 +130,7 @@ def router(service: Service) -> APIRouter:
         async def pieces(ids: list[int]) -> list[str]:
             return await service.engine.pieces(body.model, ids)
 
-        events = _stream(told, read, answerer.answer(read.messages, settings, levers=levers), pieces)
+        events = _stream(told, read, answerer.answer_batches(read.messages, settings, levers=levers), pieces)
         silence = service.settings.heartbeat_seconds
         return sse(await while_connected(request, begun(events, silence)), silence=silence)
 
@@ -152,6 +152,9 @@ class _Told:
     id: str | None = None
     texts: list[str] = dataclasses.field(default_factory=list)
     finished: bool = False
+    began: float = dataclasses.field(default_factory=time.monotonic)
+    first: float | None = None  # seconds until the first token
+    took: dict[str, Any] = dataclasses.field(default_factory=lambda: {"energy_joules": None})
 
     async def begin(self) -> None:
         if self.store is not None:
@@ -171,6 +174,49 @@ class _Told:
         if self.calibration is not None and event.kind in (CALIBRATED, ABSTAINED):
             confidence["calibration"] = self.calibration
 
+    async def hear(self, event: Event, pieces: Callable[[list[int]], Any]) -> dict[str, Any] | None:
+        """Takes in an event other than the last; what the client is told of it."""
+        generation = self.generation
+        if self.first is None and isinstance(event, Text | Token):
+            self.first = time.monotonic() - self.began
+        match event:
+            case Text(text):
+                self.say(text)
+                return {"type": "text", "text": text}
+            case Token():
+                token = await _token(event, pieces)
+                generation.tokens.append(token)
+                return {"type": "token"} | token if self.shows_tokens else None
+            case ToolCall() | ToolResult():
+                tool = {"type": "tool_call" if isinstance(event, ToolCall) else "tool_result"} | dataclasses.asdict(event)
+                generation.tools.append(tool)
+                return tool
+            case Citation():
+                citation = dataclasses.asdict(event) | {"score": _finite(event.score)}
+                generation.citations.append(citation)
+                return {"type": "citation"} | citation
+            case Lookup():
+                lookup = lookup_of(event, self.names)
+                generation.lookups.append(lookup)
+                return {"type": "lookup"} | lookup
+            case Confidence():
+                self.sure(event)
+                return {"type": "confidence"} | (generation.confidence or {})
+            case Energy():
+                self.took = {"energy_joules": dataclasses.asdict(event)}
+            case Usage():
+                counts = {"prompt_tokens": event.prompt_tokens, "completion_tokens": event.completion_tokens}
+                took = {"seconds": time.monotonic() - self.began, "first_token_seconds": self.first} | self.took
+                generation.usage = counts | took
+                return {"type": "usage"} | generation.usage
+            case Failure(message):
+                return self.fail(message)
+
+    def fail(self, message: str) -> dict[str, Any]:
+        """The answer could not go on, or what it is made of failed; what the client is told."""
+        self.generation.error = message
+        return {"type": "error", "message": message}
+
     async def finish(self, reason: str) -> None:
         """Writes the record once, even while the stream it belongs to is being cancelled."""
         if self.finished:
@@ -187,72 +233,41 @@ class _Told:
 
 
 async def _stream(
-    told: _Told, read: Rendered, events: AsyncIterator[Event], pieces: Callable[[list[int]], Any]
-) -> AsyncIterator[dict[str, Any]]:
-    generation, began, first = told.generation, time.monotonic(), None
-    took: dict[str, Any] = {"energy_joules": None}
-    reason = "cancelled"  # unless it comes to its end
-    async with aclosing(events) as answer:  # type: ignore[type-var]
-        event = await anext(answer, None)
+    told: _Told, read: Rendered, batches: AsyncIterator[Sequence[Event]], pieces: Callable[[list[int]], Any]
+) -> AsyncIterator[Sequence[Mapping[str, Any]]]:
+    reason, ended = "cancelled", False  # unless it comes to its end
+    frames: list[Mapping[str, Any]] = []
+    async with aclosing(batches) as answer:  # type: ignore[type-var]
+        events = await anext(answer, None)
         await told.begin()
         try:
-            yield {"type": "message", "id": told.id, "parent": told.parent}
-            for ids in read.joined:
-                yield {"type": "joined", "messages": list(ids)}
-            while event is not None:
-                if first is None and isinstance(event, Text | Token):
-                    first = time.monotonic() - began
-                match event:
-                    case Text(text):
-                        told.say(text)
-                        yield {"type": "text", "text": text}
-                    case Token():
-                        token = await _token(event, pieces)
-                        generation.tokens.append(token)
-                        if told.shows_tokens:
-                            yield {"type": "token"} | token
-                    case ToolCall() | ToolResult():
-                        tool = {"type": "tool_call" if isinstance(event, ToolCall) else "tool_result"} | dataclasses.asdict(event)
-                        generation.tools.append(tool)
-                        yield tool
-                    case Citation():
-                        citation = dataclasses.asdict(event) | {"score": _finite(event.score)}
-                        generation.citations.append(citation)
-                        yield {"type": "citation"} | citation
-                    case Lookup():
-                        lookup = lookup_of(event, told.names)
-                        generation.lookups.append(lookup)
-                        yield {"type": "lookup"} | lookup
-                    case Confidence():
-                        told.sure(event)
-                        yield {"type": "confidence"} | (generation.confidence or {})
-                    case Energy():
-                        took = {"energy_joules": dataclasses.asdict(event)}
-                    case Usage():
-                        counts = {"prompt_tokens": event.prompt_tokens, "completion_tokens": event.completion_tokens}
-                        generation.usage = counts | {"seconds": time.monotonic() - began, "first_token_seconds": first} | took
-                        yield {"type": "usage"} | generation.usage
-                    case Failure(message):
-                        generation.error = message
-                        yield {"type": "error", "message": message}
-                    case Done(why):
-                        reason = why
-                        break
-                event = await anext(answer, None)
-            else:
+            frames.append({"type": "message", "id": told.id, "parent": told.parent})
+            frames += [{"type": "joined", "messages": list(ids)} for ids in read.joined]
+            while events is not None and not ended:
+                for event in events:
+                    if isinstance(event, Done):
+                        reason, ended = event.reason, True
+                    elif (frame := await told.hear(event, pieces)) is not None:
+                        frames.append(frame)
+                if frames:
+                    yield frames
+                    frames = []
+                if not ended:
+                    events = await anext(answer, None)
+            if not ended:
                 reason = "error"
-                generation.error = "the answer ended without saying why"
-                yield {"type": "error", "message": generation.error}
+                yield (told.fail("the answer ended without saying why"),)
         except SteelyardError as error:  # the engine, on the way
             reason = "error"
-            generation.error = one_line(error)
-            yield {"type": "error", "message": generation.error}
+            yield *frames, told.fail(one_line(error))
         except Exception as error:
-            reason, generation.error = "error", type(error).__name__
+            reason, told.generation.error = "error", type(error).__name__
+            if frames:
+                yield frames
             raise
         finally:
             await told.finish(reason)
-    yield {"type": "done", "reason": reason}
+    yield ({"type": "done", "reason": reason},)
 
 
 def lookup_of(event: Lookup, names: Mapping[str, str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -166,61 +166,64 @@ def _head(body: ResponseRequest, model: str) -> dict[str, Any]:
 
 async def _whole(service: Service, asked: Asked, head: dict[str, Any]) -> dict[str, Any]:
     last: dict[str, Any] = {}
-    async with closing(events := _events(service, asked, head)):
-        async for event in events:
-            last = event
+    async with closing(batches := _events(service, asked, head)):
+        async for events in batches:
+            last = events[-1]
     return last["response"]
 
 
-async def _frames(service: Service, asked: Asked, head: dict[str, Any]) -> AsyncIterator[Frame]:
+async def _frames(service: Service, asked: Asked, head: dict[str, Any]) -> AsyncIterator[Sequence[Frame]]:
     """The numbered events of a stream. A failure before the first piece is raised, a later one is the event `response.failed`."""
     number = 0
     opening = [{"type": kind, "response": dict(head)} for kind in ("response.created", "response.in_progress")]
-    async with closing(events := _events(service, asked, head)):
+    async with closing(batches := _events(service, asked, head)):
         try:
-            async for event in events:
-                for one in (*opening, event):
-                    yield Named(one["type"], {**one, "sequence_number": number})
-                    number += 1
-                opening = []
+            async for events in batches:
+                numbered = enumerate((*opening, *events), number)
+                frames = [Named(event["type"], {**event, "sequence_number": place}) for place, event in numbered]
+                number, opening = number + len(frames), []
+                yield frames
         except Exception as error:
             if not number:
                 raise
             told = as_api_error(error)
             gone = {**head, "status": "failed", "error": {"code": "server_error", "message": told.message}}
-            yield Named("response.failed", {"type": "response.failed", "response": gone, "sequence_number": number})
+            yield (Named("response.failed", {"type": "response.failed", "response": gone, "sequence_number": number}),)
 
 
-async def _events(service: Service, asked: Asked, head: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+async def _events(service: Service, asked: Asked, head: dict[str, Any]) -> AsyncIterator[Sequence[dict[str, Any]]]:
     """The events between the opening and the end; the last one holds the whole response."""
     output, usage, told, why = Output(), Usage(0, 0), {}, "stop"
     energies: list[Energy] = []
-    async with closing(pieces := answers.together(asked.answers(service))):
-        async for _, piece in pieces:
-            match piece:
-                case Text(text):
-                    for event in output.text(text):
-                        yield event
-                case CallPart():
-                    for event in output.call(piece):
-                        yield event
-                case Citation():
-                    told.setdefault("citations", []).append(answers.citation_of(piece))
-                case Confidence():
-                    answers.add_confidence(told.setdefault("confidence", {}), piece)
-                case Usage():
-                    usage = piece
-                case Energy():
-                    energies.append(piece)
-                case Failure(message):
-                    raise failed(message, service.engine.ready)
-                case Done(reason):
-                    why = reason
-                case _:
-                    pass
+    async with closing(batches := answers.together(asked.answers(service))):
+        async for pieces in batches:
+            events: list[dict[str, Any]] = []
+            for _, piece in pieces:
+                match piece:
+                    case Text(text):
+                        events += output.text(text)
+                    case CallPart():
+                        events += output.call(piece)
+                    case Citation():
+                        told.setdefault("citations", []).append(answers.citation_of(piece))
+                    case Confidence():
+                        answers.add_confidence(told.setdefault("confidence", {}), piece)
+                    case Usage():
+                        usage = piece
+                    case Energy():
+                        energies.append(piece)
+                    case Failure(message):
+                        if events:
+                            yield events
+                        raise failed(message, service.engine.ready)
+                    case Done(reason):
+                        why = reason
+                    case _:
+                        pass
+            if events:
+                yield events
     cut = why not in ("stop", "tool_calls")
-    for event in output.close("incomplete" if cut else "completed"):
-        yield event
+    last = list(output.close("incomplete" if cut else "completed"))
     if why == "timeout":
         told["reason"] = why
     response = head | {
@@ -236,4 +239,4 @@ async def _events(service: Service, asked: Asked, head: dict[str, Any]) -> Async
             **answers.energy_of(energies),
         },
     }
-    yield {"type": f"response.{response['status']}", "response": response | ({"steelyard": told} if told else {})}
+    yield *last, {"type": f"response.{response['status']}", "response": response | ({"steelyard": told} if told else {})}

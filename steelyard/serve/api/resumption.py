@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -19,7 +20,7 @@ from fastapi.responses import StreamingResponse
 from steelyard.serve.api import streams as wire
 from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.replies import ERRORS
-from steelyard.serve.api.streams import Frame
+from steelyard.serve.api.streams import EventStream, Frame
 from steelyard.serve.settings import ServeSettings
 
 ID = "X-Steelyard-Stream"
@@ -48,16 +49,26 @@ class Kept:
         self.news.set()
         self.news = asyncio.Event()
 
+    def add(self, frames: Sequence[Frame]) -> None:
+        """The next frames."""
+        for frame in frames:
+            line = wire.written(frame, len(self.frames))
+            self.frames.append(line)
+            self.bytes += len(line)
+        self.tell()
+
     async def since(self, number: int) -> AsyncIterator[bytes]:
-        """The frames from a number on, as they come."""
+        """The frames from a number on, in as many pieces as they come in."""
         while True:
             news = self.news
-            while number < len(self.frames):
-                yield self.frames[number]
-                number += 1
-            if self.ended is not None:
+            if number < len(self.frames):
+                some = self.frames[number:]
+                number += len(some)
+                yield b"".join(some)
+            elif self.ended is not None:
                 return
-            await news.wait()
+            else:
+                await news.wait()
 
 
 class Streams:
@@ -67,30 +78,29 @@ class Streams:
         self.settings = settings
         self._kept: dict[str, Kept] = {}
 
-    async def respond(self, request: Request, frames: AsyncIterator[Frame], id: str, resumable: bool) -> StreamingResponse:
+    async def respond(self, request: Request, batches: AsyncIterator[Sequence[Frame]], id: str, resumable: bool) -> EventStream:
         """The response that streams these frames, once the first is there.
 
         Raises:
             ApiError, SteelyardError: what is wrong with the request.
         """
-        started = await wire.while_connected(request, wire.begun(frames, self.settings.heartbeat_seconds))
+        started = await wire.while_connected(request, wire.begun(batches, self.settings.heartbeat_seconds))
         if not resumable:
             return wire.sse(started, silence=self.settings.heartbeat_seconds)
         kept = self._keep(id, request.state.user, started)
         return self._following(kept, 0, {ID: id})
 
-    def _keep(self, id: str, user: str, frames: AsyncIterator[Frame]) -> Kept:
+    def _keep(self, id: str, user: str, batches: AsyncIterator[Sequence[Frame]]) -> Kept:
         self._forget()
         kept = self._kept[id] = Kept(user)
 
         async def work() -> None:
             try:
-                async with wire.closing(lasting := wire.failsafe(frames)):
-                    async for frame in lasting:
-                        line = wire.written(frame, len(kept.frames))
-                        kept.frames.append(line)
-                        kept.bytes += len(line)
-                        kept.tell()
+                async with wire.closing(batches):
+                    async for frames in batches:
+                        kept.add(frames)
+            except Exception as error:
+                kept.add([wire.failure(error)])
             finally:
                 kept.ended = time.monotonic()
                 kept.tell()
@@ -123,13 +133,8 @@ class Streams:
             )
         return kept
 
-    def _following(self, kept: Kept, number: int, headers: dict[str, str] | None = None) -> StreamingResponse:
-        async def lines() -> AsyncIterator[bytes]:
-            async with wire.closing(frames := wire.gathered(kept.since(number), self.settings.heartbeat_seconds)):
-                async for some in frames:
-                    yield b"".join(some) or wire.WAITING
-
-        return StreamingResponse(lines(), media_type="text/event-stream", headers={**wire.HEADERS, **(headers or {})})
+    def _following(self, kept: Kept, number: int, headers: Mapping[str, str] = MappingProxyType({})) -> EventStream:
+        return EventStream(kept.since(number), headers, self.settings.heartbeat_seconds)
 
     async def close(self) -> None:
         """Ends all that still go on."""

@@ -74,38 +74,40 @@ def _no_constant(word: str) -> Any:
     raise ValueError(word)
 
 
-async def forced(events: AsyncIterator[Event]) -> AsyncIterator[Piece]:
+async def forced(answer: AsyncIterator[Sequence[Event]]) -> AsyncIterator[Sequence[Piece]]:
     """The events of an answer that is one call, with its text as pieces of that call."""
     held, name, ends = "", None, ""
-    async with closing(events):
-        async for event in events:
-            if isinstance(event, Text):
-                held += event.text
-                if name is None and (found := FORCED.match(held)):
-                    name, held = json.loads(found[1]), held[found.end() :]
-                    yield CallPart(0, "", call_id(), name)
-                if name is not None:
-                    # Whether the last brace belongs to the arguments or to what holds them is known at the end.
-                    kept = held.rstrip("} \t\r\n")
-                    ends = held[len(kept) :]
-                    if kept:
-                        yield CallPart(0, kept)
-                        held = ends
-            elif isinstance(event, Done):
-                if name is not None and event.reason == "stop":
-                    held = held.rstrip().removesuffix("}").rstrip()
-                if held and name is not None:
-                    yield CallPart(0, held)
-                elif held:
-                    yield Text(held)
-                yield Done("tool_calls") if name is not None and event.reason == "stop" else event
-            else:
-                yield event
+    async with closing(answer):
+        async for events in answer:
+            pieces: list[Piece] = []
+            for event in events:
+                if isinstance(event, Text):
+                    held += event.text
+                    if name is None and (found := FORCED.match(held)):
+                        name, held = json.loads(found[1]), held[found.end() :]
+                        pieces.append(CallPart(0, "", call_id(), name))
+                    if name is not None:
+                        # Whether the last brace belongs to the arguments or to what holds them is known at the end.
+                        kept = held.rstrip("} \t\r\n")
+                        ends = held[len(kept) :]
+                        if kept:
+                            pieces.append(CallPart(0, kept))
+                            held = ends
+                elif isinstance(event, Done):
+                    if name is not None and event.reason == "stop":
+                        held = held.rstrip().removesuffix("}").rstrip()
+                    if held:
+                        pieces.append(Text(held) if name is None else CallPart(0, held))
+                    pieces.append(Done("tool_calls") if name is not None and event.reason == "stop" else event)
+                else:
+                    pieces.append(event)
+            if pieces:
+                yield pieces
 
 
 async def chosen(
-    events: AsyncIterator[Event], names: Collection[str], most: int | None = None, forms: Sequence[str] = USUAL
-) -> AsyncIterator[Piece]:
+    answer: AsyncIterator[Sequence[Event]], names: Collection[str], most: int | None = None, forms: Sequence[str] = USUAL
+) -> AsyncIterator[Sequence[Piece]]:
     """The events of an answer whose text may hold calls, with those as calls; after `most` of them the answer ends.
 
     Args:
@@ -113,19 +115,21 @@ async def chosen(
         forms: names of those in which the model writes calls (`forms.FORMS`).
     """
     reader = Reader(names, [BY_NAME[name] for name in forms])
-    async with closing(events):
-        async for event in events:
-            if isinstance(event, Text):
-                reader.push(event.text)
-            elif isinstance(event, ToolCall):  # a lever's own
-                reader.call(event.name, event.arguments, event.id)
-            elif isinstance(event, Done):
-                reader.end(cut=event.reason != "stop")
-            else:
-                reader.out.append(event)
-            for piece in reader.out:
-                if not (isinstance(piece, CallPart) and most is not None and piece.index >= most):
-                    yield piece
-            reader.out.clear()
-            if isinstance(event, Done):
-                yield Done("tool_calls") if reader.calls and event.reason == "stop" else event
+    async with closing(answer):
+        async for events in answer:
+            pieces: list[Piece] = []
+            for event in events:
+                if isinstance(event, Text):
+                    reader.push(event.text)
+                elif isinstance(event, ToolCall):  # a lever's own
+                    reader.call(event.name, event.arguments, event.id)
+                elif isinstance(event, Done):
+                    reader.end(cut=event.reason != "stop")
+                else:
+                    reader.out.append(event)
+                pieces += [piece for piece in reader.out if not (isinstance(piece, CallPart) and most is not None and piece.index >= most)]
+                reader.out.clear()
+                if isinstance(event, Done):
+                    pieces.append(Done("tool_calls") if reader.calls and event.reason == "stop" else event)
+            if pieces:
+                yield pieces
