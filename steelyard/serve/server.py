@@ -23,6 +23,7 @@ from steelyard.serve.engine_process import EngineProcess
 from steelyard.serve.lever_catalogue import Catalogue
 from steelyard.serve.served import ServedModel
 from steelyard.serve.settings import ServeSettings
+from steelyard.serve.short_way import ShortWay
 from steelyard.serve.store.store import Store
 
 BACKLOG = 2048
@@ -130,7 +131,7 @@ async def _serving(settings: ServeSettings, models: Sequence[ServedModel], liste
         app = create_app(settings, engine, store, drain, catalogue)
         server = _Server(
             uvicorn.Config(
-                app,
+                ShortWay(app),
                 http="h11",  # the other one sets no end to the size of headers
                 access_log=False,
                 log_config=None,

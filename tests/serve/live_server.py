@@ -15,6 +15,7 @@ from steelyard.serve.api.app import create_app
 from steelyard.serve.engine_process import EngineProcess, ServedModel
 from steelyard.serve.server import bound, url_of
 from steelyard.serve.settings import ServeSettings
+from steelyard.serve.short_way import ShortWay
 
 
 class LiveServer:
@@ -53,7 +54,8 @@ class LiveServer:
             )
             await self.engine.start()
             app = create_app(self.settings, self.engine, store)
-            self._server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_config=None, timeout_graceful_shutdown=1))
+            config = uvicorn.Config(ShortWay(app), http="h11", access_log=False, log_config=None, timeout_graceful_shutdown=1)
+            self._server = uvicorn.Server(config)
             self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._started.set)
             await self._server.serve(sockets=[self._listener])

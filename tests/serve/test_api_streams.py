@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.augment.server_sent_events import EventParser
+from steelyard.serve import short_way
 from steelyard.serve.api.streams import WAITING, EventStream, Named, begun, sse, written
 from steelyard.serve.arrivals import Arrivals
 from tests.serve.live_server import LiveServer
@@ -248,6 +250,40 @@ def test_a_slow_reader_holds_the_writer_up() -> None:
         return made, len(client.pieces)
 
     assert asyncio.run(waits()) == (4, 3)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_stream_is_whole_for_clients_of_either_version_of_http(server: LiveServer, version: str) -> None:
+    body = json.dumps({**LONG, "max_tokens": 40, "seed": 3}).encode()
+    with socket.create_connection((server.client.base_url.host, server.client.base_url.port), timeout=60) as connection:
+        lines = [f"POST /v1/chat/completions HTTP/{version}", "Host: 127.0.0.1", "Connection: close", f"Content-Length: {len(body)}"]
+        connection.sendall("\r\n".join([*lines, "Content-Type: application/json", "", ""]).encode() + body)
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        text = answer.read().decode()
+    frames = _frames(text)
+    assert answer.status == 200 and text.endswith("data: [DONE]\n\n") and answer.chunked == (version == "1.1")
+    assert frames[-1]["choices"][0]["finish_reason"] == "length" and len({frame["id"] for frame in frames}) == 1
+
+
+def test_pieces_after_the_first_go_the_short_way_where_there_is_one() -> None:
+    short: list[bytes] = []
+
+    async def send_piece(piece: bytes) -> None:
+        short.append(piece)
+
+    async def three() -> AsyncIterator[bytes]:
+        for piece in (b"a", b"b", b"c"):
+            yield piece
+
+    async def heard() -> Client:
+        client = Client()
+        scope = {"type": "http", "extensions": {short_way.NAME: send_piece}}
+        await EventStream(three(), {}, 60)(scope, client.receive, client.send)
+        return client
+
+    client = asyncio.run(heard())
+    assert (client.pieces, short, client.ended) == ([b"a"], [b"b", b"c"], True)
 
 
 def test_silence_is_told_between_the_pieces_and_no_more_after_the_end() -> None:

@@ -14,7 +14,9 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from steelyard.serve import short_way
 from steelyard.serve.api.errors import ApiError, as_api_error, body_of
+from steelyard.serve.short_way import SendPiece
 
 T = TypeVar("T")
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -102,18 +104,23 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with contextlib.suppress(ClientGone):
-            await while_connected(Request(scope, receive), self.stream_response(send))
+            await while_connected(Request(scope, receive), self.stream_response(send, short_way.of(scope)))
 
-    async def stream_response(self, send: Send) -> None:
-        """Sends all of it."""
+    async def stream_response(self, send: Send, send_piece: SendPiece | None = None) -> None:
+        """Sends all of it; `send_piece` takes what is neither first nor last, where there is such a way."""
+
+        async def usual_way(piece: bytes) -> None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._sent = time.monotonic()
         living = asyncio.ensure_future(self._show_life(send))
         try:
             async with closing(self.pieces):
+                way = usual_way
                 async for piece in self.pieces:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                    self._sent = time.monotonic()
+                    await way(piece)
+                    way, self._sent = send_piece or usual_way, time.monotonic()
         finally:
             living.cancel()
             await asyncio.wait({living})
