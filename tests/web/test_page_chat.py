@@ -86,7 +86,7 @@ def test_what_is_written_during_an_answer_waits_and_interrupting_sends_it(tab, s
     assert texts(kept) == ["slow one please"]
     tab.get_by_role("button", name="Interrupt").click()
     expect(answers(tab).last).to_contain_text("Black Forest")
-    expect(answers(tab).first).to_contain_text("ended: cancelled")
+    expect(answers(tab).first).to_contain_text("stopped")
     assert texts(kept) == ["slow one please", "now something else"]
     assert "word" in kept.path(kept.asked[1]["parent"])[1]["parts"][0]["text"]
 
@@ -96,7 +96,7 @@ def test_an_answer_that_breaks_off_says_why_and_keeps_what_came(tab, server):
     say(tab, "please fail")
     expect(tab.get_by_role("alert")).to_contain_text("The engine fell over")
     expect(answers(tab)).to_contain_text("The Danube rises")
-    expect(answers(tab)).to_contain_text("ended: error")
+    expect(answers(tab)).to_contain_text("broke off")
 
 
 def test_what_a_model_writes_can_do_no_harm(tab, server):
@@ -141,7 +141,7 @@ def test_only_the_answer_to_several_messages_says_that_they_were_read_as_one_tur
     expect(answers(tab).last).to_contain_text("word word")
     expect(answers(tab).last).not_to_contain_text("read as one turn")
     tab.get_by_role("textbox", name="Message", exact=True).press("Escape")
-    expect(answers(tab).last).to_contain_text("ended: cancelled")
+    expect(answers(tab).last).to_contain_text("stopped")
     expect(answers(tab).last).not_to_contain_text("read as one turn")
     expect(tab.get_by_role("textbox", name="Message", exact=True)).to_be_focused()
 
@@ -195,6 +195,7 @@ def test_an_edit_only_keeps_what_follows_and_can_be_undone(tab, server, kept):
     tab.get_by_role("textbox", name="Edit").fill("uno")
     tab.get_by_role("button", name="Save only").click()
     expect(first).to_contain_text("uno")
+    expect(first).to_be_focused()
     expect(tab.get_by_role("article", name="You").last).to_contain_text("three")
     assert [m["parts"][0]["text"] for m in kept.path(kept.conversations[talk]["head"])] == ["uno", "two", "three"] and kept.asked == []
     tab.get_by_role("button", name="Undo").click()

@@ -27,13 +27,13 @@ import { columnOf, numberOf } from "./src/cells";
 import { parseBlock, parseCsv, separatorOf } from "./src/csv";
 import { follow } from "./src/decorate";
 import { hiddenHost, piecesOf } from "./src/links";
-import { askable, defaultsOf, fieldOf } from "./src/schema";
+import { askable, defaultsOf, fieldOf, valueOf } from "./src/schema";
 import { FrameReader } from "./src/api/streams";
 import { growTree, pathTo, siblingsOf, tipOf } from "./src/tree";
 import { en } from "./src/texts/en";
 import { ar } from "./src/texts/ar";
 const parts: Record<string, (...given: any[]) => unknown> = {
-  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf, askable, piecesOf, hiddenHost,
+  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf, askable, valueOf, piecesOf, hiddenHost,
   texts: (language: string) => ({ en, ar } as Record<string, unknown>)[language],
   forms: (language: string) => new Intl.PluralRules(language).resolvedOptions().pluralCategories,
   follow: (source: string, shown: string) => [...follow(source, shown)],
@@ -221,7 +221,39 @@ def test_settings_of_levers_become_fields(parts: Parts):
     assert parts("fieldOf", schema["properties"]["kind"], schema) == {"kind": "choice", "values": ["a", "b"]}
     assert parts("fieldOf", schema["properties"]["top"], schema) == {"kind": "number", "whole": True, "least": 1}
     assert parts("defaultsOf", schema) == {}
-    assert [name for name, _ in parts("askable", schema)] == ["kind", "top"], "clients name no files of the server"
+    assert [name for name, _ in parts("askable", {"schema": schema})] == ["kind", "top"], "clients name no files of the server"
+    judged = {"schema": schema, "references": {"kind": "answerer", "top": "model"}}
+    assert [name for name, _ in parts("askable", judged)] == ["top"], "nor what the server does not list"
+    whole = {"kind": "number", "whole": True, "least": 0}
+    mixed = {"anyOf": [{"enum": ["low", "high"]}, {"type": "array", "items": {"type": "integer", "minimum": 0}}]}
+    assert parts("fieldOf", mixed, {}) == {"kind": "either", "values": ["low", "high"], "other": {"kind": "list", "of": whole}}
+    assert parts("fieldOf", {"anyOf": [{"type": "boolean"}, {"const": "never"}]}, {}) == {
+        "kind": "choice",
+        "values": [False, True, "never"],
+    }
+    paths = {"anyOf": [{"type": "object"}, {"type": "string", "format": "path"}, {"type": "null"}]}
+    assert parts("fieldOf", paths, {}) == {"kind": "json", "of": "object"}
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "read"),
+    [
+        ({"kind": "number", "whole": False, "above": 0, "most": 2}, "0.5", 0.5),
+        ({"kind": "number", "whole": False, "above": 0, "most": 2}, "0", "levers.above"),
+        ({"kind": "number", "whole": False, "above": 0, "most": 2}, "3", "levers.most"),
+        ({"kind": "number", "whole": True, "least": 1, "below": 9}, "1.5", "levers.notWhole"),
+        ({"kind": "number", "whole": True, "least": 1, "below": 9}, "9", "levers.below"),
+        ({"kind": "list", "of": {"kind": "text"}}, " one, two ,\n", ["one", "two"]),
+        ({"kind": "list", "of": {"kind": "number", "whole": True}}, "1،2", [1, 2]),
+        ({"kind": "json", "of": "object"}, "[1]", "levers.notObject"),
+        ({"kind": "json", "of": "array"}, "{}", "levers.notArray"),
+        ({"kind": "json"}, "{", "levers.notJson"),
+    ],
+)
+def test_what_a_person_wrote_becomes_a_value_or_what_is_wrong_with_it(parts: Parts, field: dict[str, Any], text: str, read: Any):
+    told = parts("valueOf", field, text)
+    assert told.get("value", told.get("problem", {}).get("key")) == read
+    assert parts("valueOf", field, "  ") == {}, "nothing written is the setting's own default"
 
 
 @pytest.mark.parametrize("language", [path.stem for path in sorted((WEB / "src" / "texts").glob("??.ts"))])

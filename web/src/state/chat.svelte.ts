@@ -214,8 +214,9 @@ export class Chat {
     return stored;
   }
 
-  /** Puts `text` in the message's place and asks again: a new branch, the old one stays. What else was said in the same turn comes along. */
-  async editAndRerun(message: Message, text: string): Promise<void> {
+  /** Puts `text` in the message's place and asks again: a new branch, the old one stays. What else was said in the same turn comes along. Gives the new message's id. */
+  async editAndRerun(message: Message, text: string): Promise<string | null> {
+    let made: string | null = null;
     const after = this.path.slice(this.path.findIndex((other) => other.id === message.id) + 1);
     const end = after.findIndex((other) => other.role !== "user");
     const turn = end < 0 ? after : after.slice(0, end);
@@ -223,20 +224,24 @@ export class Chat {
     const placed = [message, ...turn].some((said) => said.parts.some((part) => part.type === "place" && part.figures.length > 0));
     const quote = placed && after[turn.length]?.generation?.settings?.quote === true;
     await this.branch(async (conversation) => {
-      await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null));
+      made = (await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null))).id;
       for (const later of turn) await this.add(conversation, edited(later, textOf(later), this.head));
     }, t("edit.rerunDone"));
     void this.answer(this.head, quote);
+    return made;
   }
 
-  /** Puts `text` in the message's place and keeps what follows: copies of it hang below the new message. */
-  async editOnly(message: Message, text: string): Promise<void> {
+  /** Puts `text` in the message's place and keeps what follows: copies of it hang below the new message, whose id it gives. */
+  async editOnly(message: Message, text: string): Promise<string | null> {
+    let made: string | null = null;
     const end = this.head ?? message.id;
     await this.branch(async (conversation) => {
-      const { head } = await rewriteMessage(conversation, { message: message.id, parts: edited(message, text, null).parts, end });
+      const { head, message: first } = await rewriteMessage(conversation, { message: message.id, parts: edited(message, text, null).parts, end });
       await this.reload();
       this.head = head;
+      made = first;
     }, t("edit.onlyDone"));
+    return made;
   }
 
   /** Another answer to the same turn. */

@@ -153,6 +153,11 @@ export const ar: Catalogue = {
   "live.ended": "انتهى الجواب.",
   "live.joined": "قُرئت {n} رسائل على أنها دور واحد.",
   reason: "انتهى: {reason}",
+  "reason.cancelled": "أُوقف",
+  "reason.error": "انقطع",
+  "reason.interrupted": "انقطع: توقّف الخادم",
+  "reason.length": "قُطع: كتب أكثر ما يجوز له من الرموز",
+  "reason.timeout": "قُطع: استغرق وقتًا أطول مما يجوز",
 
   "usage.tokens": { one: "رمز واحد", two: "رمزان", few: "{n} رموز", many: "{n} رمزًا", other: "{n} رمز" },
   "usage.pace": "{n} رمز/ث",

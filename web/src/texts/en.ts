@@ -136,6 +136,11 @@ export const en = entries({
   "live.ended": "The answer ended.",
   "live.joined": "{n} messages were read as one turn.",
   reason: "ended: {reason}",
+  "reason.cancelled": "stopped",
+  "reason.error": "broke off",
+  "reason.interrupted": "broke off: the server ended",
+  "reason.length": "cut off: it has written the most tokens it may",
+  "reason.timeout": "cut off: it took too long",
 
   "usage.tokens": { one: "{n} token", other: "{n} tokens" },
   "usage.pace": "{n} tokens/s",
