@@ -322,14 +322,15 @@ class EndpointAnswerer:
             ticket = await self.spending.reserve(body) if charged else None  # type: ignore[union-attr, arg-type]
             free = False
             try:
-                outcome = await self._sent(path, _in_dialect(body, self._unknown_there) if chats and body else body, headers, until)
+                sent = _in_dialect(body, self._unknown_there) if chats and body else body
+                outcome = await self._sent(path, sent, headers, until)
                 if not isinstance(outcome, _Refusal):
                     accepted, ticket = ticket, None
                     return outcome, accepted
                 free = outcome.free
             finally:
                 self._settle(ticket, None, free)
-            if chats and body and self._learned(outcome.text, body):
+            if chats and sent and self._learned(outcome.text, sent):
                 continue
             if not outcome.again or attempt >= self.retries:
                 raise outcome.error
@@ -398,10 +399,10 @@ class EndpointAnswerer:
             error, again=status in RETRIED, wait=_seconds(response.headers.get("retry-after")), text=text if status < 500 else ""
         )
 
-    def _learned(self, text: str, body: dict[str, Any]) -> bool:
-        """Whether a refusal names something of ours that the server does not know, and that has not been tried without."""
+    def _learned(self, text: str, sent: dict[str, Any]) -> bool:
+        """Whether a refusal names something that was sent and that the server does not know; of requests sent together, each hears it."""
         names = {"max_completion_tokens": "max_tokens", "stream_options": "stream_options", "logprobs": "logprobs"}
-        news = {ours for said, ours in names.items() if said in text and ours in body} - self._unknown_there
+        news = {ours for said, ours in names.items() if said in text and ours in sent}
         self._unknown_there |= news
         return bool(news)
 

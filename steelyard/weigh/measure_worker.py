@@ -17,15 +17,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from steelyard.augment.endpoint import EndpointAnswerer
 from steelyard.core.errors import SteelyardError
 from steelyard.core.meters import Meter, memory, money
 from steelyard.core.meters.energy import Idle, idle_power
-from steelyard.core.protocols import AnswerSettings, Done, Failure, Message, Text, Token, Usage
+from steelyard.core.protocols import Answerer, AnswerSettings, Done, Failure, Message, Text, Token, Usage
 from steelyard.core.recipe import Arm, EndpointSource, read
 from steelyard.core.run import Run
 from steelyard.model.released import release
 from steelyard.weigh.asking.arms import ArmOpener, OpenArm
 from steelyard.weigh.directory import RECIPE
+
+AT_ONCE = 0.01
+"""Share of an answer's time within which tokens come from elsewhere that were not told one by one: a server or a proxy held them back."""
+
+
+def as_it_comes(answerer: Answerer) -> None:
+    """Has an endpoint's answers passed on as they come. Elsewhere they are kept until they are whole, so that one that breaks off can
+    be asked for again: no clock could then tell when its tokens came."""
+    inner: Answerer | None = answerer
+    while inner is not None and not isinstance(inner, EndpointAnswerer):
+        inner = getattr(inner, "inner", None)
+    if inner is not None:
+        inner.whole = False
 
 
 async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: int) -> dict[str, Any]:
@@ -53,7 +67,11 @@ async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: in
     if not moments:
         raise SteelyardError("the answer was empty, so it has no speed", where=f"arm `{arm.name}`")
     tokens = usage.completion_tokens if usage else len(moments)
-    if arm.engine is not None and arm.engine.spec.search is not None:  # told all at once at the end: the whole of it was the decoding
+    if arm.engine is not None:
+        at_once = arm.engine.spec.search is not None
+    else:
+        at_once = tokens > 1 and moments[-1] - moments[0] < AT_ONCE * moments[-1]
+    if at_once:  # told at the end: the whole of it was the decoding
         return {
             "first_token": moments[0],
             "gaps": [],
@@ -102,6 +120,7 @@ def serve(directory: Path, name: str, lines: IO[str], out: IO[str]) -> None:
         if opened.engine is not None:  # this process only answers: the floats that the engine was made from would count as its memory
             release(opened.engine.model, opened.engine.trunk)
             memory.hand_back()
+        as_it_comes(opened.answerer)
         seconds = time.perf_counter() - begun
         idle = idle_power()  # nothing is asked of any arm yet
     except SteelyardError as error:

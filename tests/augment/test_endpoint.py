@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 
 import pytest
 from endpoint_server import USAGE, FakeEndpoint, broken_chunk, free_url, says, serving, status, stream
@@ -317,3 +318,22 @@ def test_any_json_for_a_frame_ends_the_answer_in_an_orderly_way(value):
     except SteelyardError:
         return
     assert isinstance(events[-1], Done) and not any(isinstance(event, Failure) for event in events)
+
+
+def test_of_requests_sent_together_none_is_lost_to_a_server_that_refuses_log_probabilities():
+    met = threading.Barrier(4)
+
+    def refuses(handler):
+        if "logprobs" not in handler.body:
+            return stream(says("Hello", "stop"), USAGE)(handler)
+        met.wait(30)  # all of them are refused before any is asked again
+        return status(400, {"error": {"message": "logprobs are not supported with this model"}})(handler)
+
+    async def together(answerer: EndpointAnswerer) -> list[Answer]:
+        settings = AnswerSettings(max_tokens=5, token_events=True)
+        return await asyncio.gather(*(collect(answerer.answer(ASKED, settings)) for _ in range(4)))
+
+    with serving(refuses) as fake:
+        answers = asyncio.run(together(EndpointAnswerer(fake.url, "some-model", backoff=0.01)))
+    assert [answer.text for answer in answers] == ["Hello"] * 4
+    assert [sum("logprobs" in body for body in half) for half in (fake.bodies[:4], fake.bodies[4:])] == [4, 0]

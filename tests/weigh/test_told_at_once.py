@@ -6,15 +6,16 @@ import asyncio
 
 from tiny_talker import tiny_talker
 
-from steelyard.augment.answerers import LocalAnswerer
+from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
 from steelyard.core.protocols import Message
 from steelyard.generate.beams.beam import Beam
 from steelyard.generate.engine import Engine
 from steelyard.generate.spec import EngineSpec
 from steelyard.weigh.asking.arms import OpenArm
 from steelyard.weigh.cells.costs import Measured, values
-from steelyard.weigh.measure_worker import timed_answer
+from steelyard.weigh.measure_worker import as_it_comes, timed_answer
 from steelyard.weigh.tasks.task import Metric
+from tests.augment.endpoint_server import USAGE, says, serving, status, stream
 
 
 def test_the_speed_of_a_search_is_that_of_its_whole_answer():
@@ -27,3 +28,21 @@ def test_the_speed_of_a_search_is_that_of_its_whole_answer():
     speed = Metric("tokens_per_second", "speed", "tokens/s", True, margin=0.05)
     assert values(speed, side) == [(float(timed["tokens"]), timed["decode_seconds"])]
     assert values(Metric("token_p50", "speed", "ms", False, margin=0.05), side) == [None]
+
+
+def timed_through(*replies):
+    with serving(*replies) as fake:
+        answerer = EndpointAnswerer(fake.url, "some-model", whole=True)
+        as_it_comes(answerer)
+        return asyncio.run(timed_answer(OpenArm("far", answerer, "far"), [Message("user", "hello")], 12))
+
+
+def test_an_endpoints_tokens_are_timed_as_they_come():
+    timed = timed_through(stream(says("He"), says("llo"), says("", "stop"), USAGE, pause=0.05))
+    assert len(timed["gaps"]) == 1 and timed["decode_seconds"] >= 0.04 and timed["decoded"] == 1
+
+
+def test_an_endpoint_that_tells_all_at_once_is_timed_as_a_whole():
+    whole = {"choices": [{"message": {"content": "Hello"}, "finish_reason": "stop"}], "usage": USAGE["usage"]}
+    timed = timed_through(status(200, whole))
+    assert timed["decoded"] == timed["tokens"] == 2 and timed["decode_seconds"] == timed["first_token"] > 0 and timed["gaps"] == []
