@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,3 +162,9 @@ def take(rows: list[T], limit: int | None, seed: int, name: str) -> list[T]:
         return rows
     chosen = random.Random(derive(seed, name, "rows")).sample(range(len(rows)), limit)
     return [rows[i] for i in sorted(chosen)]
+
+
+def take_of_every_kind(parts: Sequence[list[T]], limit: int | None, seed: int, name: str) -> list[T]:
+    """All rows, or `limit` of them drawn by the seed, as many of each part as of any other (one more or less), in turns."""
+    shuffled = [random.Random(derive(seed, name, "rows", place)).sample(part, len(part)) for place, part in enumerate(parts)]
+    return in_turns(*(parts if limit is None else shuffled))[:limit]

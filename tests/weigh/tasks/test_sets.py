@@ -85,6 +85,22 @@ def test_numbers_in_any_script_count_and_languages_are_told_apart(tmp_path: Path
     assert said(task, bengali, "উত্তর ১৮") == 1.0 and said(task, english, "১৯") == 0.0
 
 
+def test_a_limited_draw_of_many_languages_holds_as_much_of_each(tmp_path: Path) -> None:
+    for language in ("bn", "de", "en", "sw"):
+        rows = "".join(f"{language} {number}?\t{number}\n" for number in range(20))
+        (tmp_path / f"{language}_x.tsv").write_text(rows, encoding="utf-8")
+    spoken = [sample.tags["language"] for sample in registry.make("mgsm", {"path": str(tmp_path), "limit": 12}).samples(5)]
+    assert {language: spoken.count(language) for language in spoken} == {"bn": 3, "de": 3, "en": 3, "sw": 3}
+    assert set(spoken[:4]) == set(spoken[4:8]) == {"bn", "de", "en", "sw"}  # the first few questions are of every language
+    whole = registry.make("mgsm", {"path": str(tmp_path)}).samples(5)
+    assert len(whole) == 80 and len({sample.tags["language"] for sample in whole[:4]}) == 4
+    task = registry.make("mgsm", {"path": str(tmp_path), "limit": 12})
+    assert (
+        [sample.id for sample in task.samples(5)] == [sample.id for sample in task.samples(5)] != [sample.id for sample in task.samples(6)]
+    )
+    assert len(registry.make("mgsm", {"path": str(tmp_path), "limit": 6}).samples(5)) == 6
+
+
 def test_of_a_tasks_targets_the_last_one_named_counts(tmp_path: Path) -> None:
     rows = [{"input": "Does it?", "target": "Yes"}, {"input": "Does it not?", "target": "No"}]
     (tmp_path / "lies.json").write_text(json.dumps({"canary": "x", "examples": rows}), encoding="utf-8")

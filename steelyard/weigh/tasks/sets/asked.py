@@ -13,7 +13,7 @@ from pydantic import Field
 from steelyard.core.errors import DataError, RecipeError
 from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.weigh.tasks.chat import FINISHED, RIGHT
-from steelyard.weigh.tasks.rows import BadValue, Row, take
+from steelyard.weigh.tasks.rows import BadValue, Row, take, take_of_every_kind
 from steelyard.weigh.tasks.sets.shots import Plain, drawn, plain_prompt
 from steelyard.weigh.tasks.tables import read_table
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
@@ -58,6 +58,10 @@ class AskedSet(Task):
     def _read(self, path: Path) -> list[Row]:
         return read_set(path, lambda value: self.sample(Row(0, value, "")) and None, self.columns, self.at, self.ending)
 
+    def kind(self, row: Row) -> str:
+        """What sort of question a row is: of each, as many are drawn."""
+        return ""
+
     def plain(self, row: Row) -> Plain:
         """A row as lm-eval writes it.
 
@@ -74,7 +78,13 @@ class AskedSet(Task):
         rows = self.rows()
         pool = rows if self.examples is None else self._read(self.examples)
         where = str(self.examples or self.path)
-        chosen = take(rows, self.limit, seed, self.name)
+        parts = dict[str, list[Row]]()
+        for row in rows:
+            parts.setdefault(self.kind(row), []).append(row)
+        if len(parts) > 1:
+            chosen = take_of_every_kind(list(parts.values()), self.limit, seed, self.name)
+        else:
+            chosen = take(rows, self.limit, seed, self.name)
         return [self._asked(row, drawn(row, pool, self.shots, seed, self.name, where)) for row in chosen]
 
     def _asked(self, row: Row, examples: Sequence[Row]) -> Sample:

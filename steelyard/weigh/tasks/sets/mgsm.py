@@ -1,7 +1,7 @@
 """MGSM: the same word problems in eleven languages (Shi et al., arXiv:2210.03057; CC-BY-4.0, google-research/url-nlp).
 
 Files `LANGUAGE*.tsv` with problem and number, no heading; the path is one of them or their folder. The languages' versions of one
-problem depend on one another and share a cluster; the tag `language` breaks the figures down. Right when the last number of the answer
+problem depend on one another and share a cluster; the tag `language` breaks the figures down. `limit` draws as much of each language. Right when the last number of the answer
 is the expected one; digits of any script count.
 """
 
@@ -45,12 +45,15 @@ class Mgsm(AskedSet):
         question, number = text_at(row.value, "question"), _western(text_at(row.value, "answer")).strip()
         if len(read_numbers(number)) != 1:
             raise BadValue("`answer` holds no single number")
-        language = str(row.value.get("set", "")).partition("_")[0]
-        tags = {"language": language, "line": str(row.line)}
+        tags = {"language": self.kind(row), "line": str(row.line)}
         return Sample(row.id, self.ask(question), reference={"expected": number}, cluster=f"problem {row.line}", tags=tags)
 
+    def kind(self, row: Row) -> str:
+        """The language, so that a limited draw holds as much of each, and its first questions some of every one."""
+        return str(row.value.get("set", "")).partition("_")[0]
+
     def plain(self, row: Row) -> Plain:
-        language = str(row.value.get("set", "")).partition("_")[0]
+        language = self.kind(row)
         if language not in WORDS:
             raise RecipeError(
                 "a file of problems is not named after its language",
