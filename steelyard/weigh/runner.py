@@ -152,6 +152,7 @@ class _Weighing:
     def report(self) -> Report:
         """Runs everything and writes the report."""
         started, begun = datetime.datetime.now().astimezone().isoformat(timespec="seconds"), time.perf_counter()
+        goes_on = self.run.path(RECIPE).is_file()  # what a plan asked a moment ago is no earlier call
         write_text(self.run.path(RECIPE), self.recipe.text())
         self.run.log(f"weighing {self.recipe.name}: {len(self.others)} arms, {len(self.asked)} tasks")
         if self.asks:
@@ -159,6 +160,7 @@ class _Weighing:
             self.run.say(f"{where}; stopped at any moment, the same command goes on from there.")
         try:
             with Records(self.run.path("records.sqlite")) as records:
+                earlier = len(records) if goes_on else 0
                 speeds = Speeds.read(self.run.directory, self.recipe)
                 sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, speeds, budget=self.budget)
                 try:
@@ -171,8 +173,8 @@ class _Weighing:
         base_costs = self._costs(sweep) if wants(self.recipe, *MEASURED) else []
         took: float | None = round(time.perf_counter() - begun, 1)
         if not self.asks:
-            started, took = self._weighed()
-        report = self._assembled(sweep, base_costs, started, took)
+            started, took, earlier = self._weighed()
+        report = self._assembled(sweep, base_costs, started, took, earlier)
         write_report_json(report, self.run.path("report.json"))
         write_html(report, self.run.path("report.html"), self._details(sweep))
         self.run.log(f"done in {time.perf_counter() - begun:.1f} s")
@@ -425,15 +427,16 @@ class _Weighing:
 
     # The report
 
-    def _weighed(self) -> tuple[str, float | None]:
-        """When the answers that are now scored anew were asked, and how long it took, as the report says that is there; else "" and None."""
+    def _weighed(self) -> tuple[str, float | None, int]:
+        """When the answers that are now scored anew were asked, how long it took, and how many were there before, as the report says
+        that is there; else "", None and 0."""
         try:
             earlier = read_report(self.run.directory)
         except SteelyardError:  # stores of several machines, just merged, have none
-            return "", None
-        return earlier.started, earlier.seconds
+            return "", None, 0
+        return earlier.started, earlier.seconds, earlier.earlier
 
-    def _assembled(self, sweep: Sweep, base_costs: list[Cell], started: str, took: float | None) -> Report:
+    def _assembled(self, sweep: Sweep, base_costs: list[Cell], started: str, took: float | None, earlier: int) -> Report:
         drafts = [draft for arm in self.others for draft in self.drafts[arm.name]]
         cells = [*finish_all(drafts, self.primary), *self.preferred]
         if not self.others:
@@ -464,6 +467,7 @@ class _Weighing:
             notes=notes,
             started=started,
             seconds=took,
+            earlier=earlier,
             confidence=1 - ALPHA,
             scaling=scaling_laws(sweep.summaries, ALPHA),
             curves=all_curves({question.name: question.task for question in self.asked}, sweep.base, sweep.arms),

@@ -14,6 +14,7 @@ import pytest
 from steelyard.core import recipe as recipes
 from steelyard.core.errors import RecipeError, SteelyardError
 from steelyard.weigh.records import Records
+from steelyard.weigh.report.heading import took
 from steelyard.weigh.report.json import quality_part
 from steelyard.weigh.runner import weigh
 from tests.weigh.simple_arms import Bench, luck, recipe
@@ -245,6 +246,8 @@ def test_a_killed_weighing_resumes_to_the_same_bytes(tmp_path):
     assert recorded(killed) > 75 and not (killed / "report.json").exists()
     resumed = weigh(recipe(arms={"good": "skill-90", "bad": "skill-30"}), killed, say=lambda line: None, opener=Bench())
     assert quality_part(resumed) == quality_part(whole)
+    assert whole.earlier == 0 and "calls" not in took(whole)
+    assert took(resumed).endswith(f"going on from {resumed.earlier:,} answers of earlier calls") and resumed.earlier > 75
 
 
 def recorded(directory):

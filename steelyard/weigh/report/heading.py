@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steelyard.weigh.report.columns import base_name, others
+from steelyard.weigh.report.figures import duration
 from steelyard.weigh.report.report import ArmSummary, Report
 
 
@@ -78,6 +79,12 @@ def change_text(report: Report, arm: str) -> str:
     elif isinstance(entry, dict) and entry.get("base"):
         source = str(entry["base"])
     return " + ".join(filter(None, (source, levers_text(report.arms[arm]))))
+
+
+def took(report: Report) -> str:
+    """How long the weighing took; of one that went on from answers that were there, that this is not the whole of it."""
+    text = duration(report.seconds)
+    return f"{text}, going on from {report.earlier:,} answers of earlier calls" if text and report.earlier else text
 
 
 def machine_text(report: Report) -> str:

@@ -40,7 +40,7 @@ from steelyard.weigh.report.columns import (
 )
 from steelyard.weigh.report.details import write_details
 from steelyard.weigh.report.diffs import Piece, compare
-from steelyard.weigh.report.figures import duration, finite, from_to, moment, scale, words
+from steelyard.weigh.report.figures import finite, from_to, moment, scale, words
 from steelyard.weigh.report.findings import findings, limits
 from steelyard.weigh.report.glossary import glossary
 from steelyard.weigh.report.heading import (
@@ -52,6 +52,7 @@ from steelyard.weigh.report.heading import (
     parameters_text,
     seeds_text,
     title,
+    took,
 )
 from steelyard.weigh.report.json import plain
 from steelyard.weigh.report.plots import HEIGHT, IntervalPlot, interval_plot, tradeoff
@@ -102,6 +103,7 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "model": model_name(report),
         "seeds": seeds_text(report),
         "machine": machine_text(report),
+        "took": took(report),
         "machine_rows": machine_rows(report),
         "changes": {arm: change_text(report, arm) for arm in report.arms},
         "headline": heads,
@@ -164,7 +166,6 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {
         "words": words,
-        "duration": duration,
         "moment": moment,
         "measure": measure,
         "task": task_title,

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from steelyard.weigh.report import scaling
 from steelyard.weigh.report.checks import checks
 from steelyard.weigh.report.columns import BY_ARM, Column, all_columns, base_name, base_spans, grid, headline, measure, others
-from steelyard.weigh.report.figures import duration, from_to, moment, scale, words
+from steelyard.weigh.report.figures import from_to, moment, scale, words
 from steelyard.weigh.report.findings import limits
-from steelyard.weigh.report.heading import change_text, machine_text, model_name, parameters_text, seeds_text, title
+from steelyard.weigh.report.heading import change_text, machine_text, model_name, parameters_text, seeds_text, title, took
 from steelyard.weigh.report.report import Cell, Report
 from steelyard.weigh.report.verdicts import MARKS
 from steelyard.weigh.report.visible import clip, visible
@@ -53,7 +53,7 @@ def _facts(report: Report) -> list[str]:
         ("Base", model_name(report) + parameters),
         ("Machine", machine_text(report)),
         ("Started", moment(report.started)),
-        ("Took", duration(report.seconds)),
+        ("Took", took(report)),
         ("Seed", seeds_text(report)),
         ("Versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
     ]

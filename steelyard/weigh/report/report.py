@@ -208,7 +208,8 @@ class Report:
         notes: further limits, one plain sentence each.
         title: what a person would call this weighing; "" = made from base and arms.
         started: when it began, ISO 8601 with offset.
-        seconds: wall time of the whole weighing.
+        seconds: wall time of the call that wrote the report.
+        earlier: answers that earlier calls in the same directory had left there; their time is not in `seconds`.
         confidence: of every interval, before adjustment.
         scaling: laws fitted to the arms' trainings, where these are enough to try.
         curves: reliability, risk against coverage, and accuracy by position, of every arm where its answers allow them.
@@ -225,6 +226,7 @@ class Report:
     title: str = ""
     started: str = ""
     seconds: float | None = None
+    earlier: int = 0
     confidence: float = 0.95
     scaling: list[ScalingLaw] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)

@@ -21,8 +21,8 @@ from rich.text import Text
 from steelyard.weigh.report import scaling
 from steelyard.weigh.report.checks import checks
 from steelyard.weigh.report.columns import BY_ARM, Column, base_name, base_spans, grid, headline, measure, others, task_title
-from steelyard.weigh.report.figures import duration, from_to, scale, words
-from steelyard.weigh.report.heading import machine_text, title
+from steelyard.weigh.report.figures import from_to, scale, words
+from steelyard.weigh.report.heading import machine_text, title, took
 from steelyard.weigh.report.report import Cell, Report
 from steelyard.weigh.report.verdicts import MARKS, legend
 from steelyard.weigh.report.visible import visible
@@ -141,8 +141,8 @@ _PLAIN = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
 
 def _heading(report: Report) -> str:
     parts = [title(report)]
-    if took := duration(report.seconds):
-        parts.append(f"weighed in {took}")
+    if text := took(report):
+        parts.append(f"weighed in {text}")
     if report.machine:
         parts.append(f"on {machine_text(report)}")
     return visible(", ".join(parts))
