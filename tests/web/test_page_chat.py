@@ -99,6 +99,20 @@ def test_an_answer_that_breaks_off_says_why_and_keeps_what_came(tab, server):
     expect(answers(tab)).to_contain_text("broke off")
 
 
+def test_a_question_that_got_no_answer_says_why_and_can_be_asked_again(tab, server, kept, complaints):
+    tab.route("**/answer", lambda route: route.fulfill(status=400, json={"error": {"message": "It does not sample."}}), times=1)
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    unanswered = tab.get_by_role("group", name="This has no answer yet.")
+    expect(unanswered).to_contain_text("It does not sample.")
+    complaints[:] = [line for line in complaints if "400" not in line]
+    tab.reload()
+    unanswered.get_by_role("button", name="Answer it").click()
+    expect(answers(tab)).to_contain_text("Black Forest")
+    expect(unanswered).to_have_count(0)
+    assert texts(kept) == ["Tell me about the Danube"]
+
+
 def test_what_a_model_writes_can_do_no_harm(tab, server):
     asked: list[str] = []
     tab.on("request", lambda request: asked.append(request.url))

@@ -52,6 +52,16 @@ export class Chat {
   path = $derived(pathTo(this.tree, this.head));
   /** The path, or, while two answers wait for a choice, what they both answer. */
   shown = $derived(this.comparison ? pathTo(this.tree, this.comparison.turn) : this.path);
+  /** Whether messages are being stored that will be answered, or copied. */
+  private storing = $state(false);
+  /** Why there is no answer to a message: what the server said of it. */
+  private failed = $state.raw<{ turn: string; why: string } | null>(null);
+  /** The message at the end that nobody answers, with the reason where there is one; null where all is answered, or will be. */
+  unanswered = $derived.by((): { turn: string; why: string } | null => {
+    const last = this.shown.at(-1);
+    if (last?.role !== "user" || last.hidden || this.live.length || this.comparison || this.storing || this.queue.waiting.length) return null;
+    return { turn: last.id, why: this.failed?.turn === last.id ? this.failed.why : "" };
+  });
   answering = $derived(this.live.some((answer) => !answer.finished));
 
   constructor() {
@@ -124,6 +134,7 @@ export class Chat {
     const drafts = this.queue.take();
     const quote = drafts.some((draft) => draft.quote);
     this.wait(null);
+    this.storing = true;
     const good = await attempt(async () => {
       const id = await this.ensure(drafts[0]?.text ?? "");
       for (const draft of [...drafts]) {
@@ -133,6 +144,7 @@ export class Chat {
       void this.answer(this.head, quote);
     });
     this.sending = false;
+    this.storing = false;
     if (!good) this.queue.putBack(drafts);
   }
 
@@ -160,6 +172,7 @@ export class Chat {
     const id = this.id;
     if (id === null || parent === null || this.answering) return;
     this.head = parent;
+    this.failed = null;
     await catalog.modelsRead;
     const other = this.settings.other;
     const asked = [this.settings, ...(other ? [other] : [])].map((how) => new LiveAnswer(id, requestFor(how, parent, quote)));
@@ -176,6 +189,8 @@ export class Chat {
     const made = answers.flatMap((answer) => answer.asMessage() ?? []);
     const clean = answers.every((answer) => answer.reason !== "cancelled" && answer.reason !== "error");
     for (const answer of answers) if (answer.failure) notices.fail(new Error(answer.failure));
+    const why = answers.find((answer) => answer.failure)?.failure;
+    this.failed = why ? { turn: parent, why } : null;
     if (!clean) {
       await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
       await attempt(() => this.reload());
@@ -256,12 +271,14 @@ export class Chat {
     if (conversation === null) return;
     this.wait(null);
     await this.stop();
+    this.storing = true;
     const good = await attempt(() => work(conversation));
+    if (good) await attempt(() => changeConversation(conversation, { head: this.head }));
+    this.storing = false;
     if (!good) {
       this.head = before;
       return;
     }
-    await attempt(() => changeConversation(conversation, { head: this.head }));
     notices.show(done, () => this.go(before, conversation));
   }
 

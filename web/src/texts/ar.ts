@@ -147,6 +147,8 @@ export const ar: Catalogue = {
   "tree.forks": "{n} طرق للمتابعة",
   "tree.part": "{n} من {all} رسالة، حول موضعك.",
 
+  unanswered: "لا جواب لهذا بعد.",
+  "unanswered.ask": "أجب عنه",
   "live.answering": "يجيب الآن.",
   "live.waiting": "في انتظار أول كلمة",
   "live.answered": "الجواب: {text}",

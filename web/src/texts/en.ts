@@ -130,6 +130,8 @@ export const en = entries({
   "tree.forks": "{n} ways on",
   "tree.part": "{n} of {all} messages, around where you are.",
 
+  unanswered: "This has no answer yet.",
+  "unanswered.ask": "Answer it",
   "live.answering": "Answering.",
   "live.waiting": "Waiting for the first word",
   "live.answered": "Answer: {text}",
