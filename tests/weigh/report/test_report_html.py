@@ -19,7 +19,7 @@ from steelyard.weigh.report.html import MOST_BYTES, page, write_html
 from steelyard.weigh.report.report import ArmSummary, Cell, Flip, Report
 from steelyard.weigh.report.verdicts import MARKS
 
-VOID = {"meta", "link", "br", "img", "input", "base", "hr"}
+VOID = {"meta", "link", "br", "img", "input", "base", "hr", "wbr"}
 
 
 class Tree(html.parser.HTMLParser):
