@@ -73,6 +73,7 @@ def test_levers_are_told_with_the_schemas_of_their_settings_by_another_process(s
         levers["prompt"]["per_request"] and levers["beam"]["per_request"] and not levers["steering"]["per_request"] and "sft" not in levers
     )
     assert levers["retrieve"]["schema"]["properties"]["passages"]["maximum"] == 64
+    assert (levers["speculative"]["references"], levers["retrieve"]["references"]) == ({"draft": "model"}, {"documents": "index"})
 
 
 @pytest.mark.parametrize(

@@ -27,13 +27,14 @@ import { columnOf, numberOf } from "./src/cells";
 import { parseBlock, parseCsv, separatorOf } from "./src/csv";
 import { follow } from "./src/decorate";
 import { hiddenHost, piecesOf } from "./src/links";
+import { paceOf } from "./src/pace";
 import { askable, defaultsOf, fieldOf, valueOf } from "./src/schema";
 import { FrameReader } from "./src/api/streams";
 import { growTree, pathTo, siblingsOf, tipOf } from "./src/tree";
 import { en } from "./src/texts/en";
 import { ar } from "./src/texts/ar";
 const parts: Record<string, (...given: any[]) => unknown> = {
-  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf, askable, valueOf, piecesOf, hiddenHost,
+  parseCsv, parseBlock, separatorOf, fieldOf, defaultsOf, numberOf, columnOf, askable, valueOf, paceOf, piecesOf, hiddenHost,
   texts: (language: string) => ({ en, ar } as Record<string, unknown>)[language],
   forms: (language: string) => new Intl.PluralRules(language).resolvedOptions().pluralCategories,
   follow: (source: string, shown: string) => [...follow(source, shown)],
@@ -254,6 +255,13 @@ def test_what_a_person_wrote_becomes_a_value_or_what_is_wrong_with_it(parts: Par
     told = parts("valueOf", field, text)
     assert told.get("value", told.get("problem", {}).get("key")) == read
     assert parts("valueOf", field, "  ") == {}, "nothing written is the setting's own default"
+
+
+def test_the_pace_of_an_answer_that_came_in_one_piece_is_that_of_its_whole_time(parts: Parts):
+    usage = {"prompt_tokens": 5, "completion_tokens": 21, "seconds": 2.5, "first_token_seconds": 0.5}
+    assert parts("paceOf", usage) == 10
+    assert parts("paceOf", usage | {"first_token_seconds": 2.49}) == pytest.approx(8.4)
+    assert parts("paceOf", usage | {"completion_tokens": 1}) is None
 
 
 @pytest.mark.parametrize("language", [path.stem for path in sorted((WEB / "src" / "texts").glob("??.ts"))])
