@@ -59,9 +59,13 @@ def refuse_unlike(first: Recipe, second: Recipe, tasks: Sequence[str], pairs: Se
     """
     found = []
     specs = [{spec.name: spec.settings | ({"kind": spec.kind} if spec.kind else {}) for spec in recipe.tasks} for recipe in (first, second)]
+    alike = []
     for name in tasks:
         old, new = (one[name] for one in specs)
-        found += _changes(f"tasks.{name}", {k: v for k, v in old.items() if k != "path"}, {k: v for k, v in new.items() if k != "path"})
+        changed = _changes(f"tasks.{name}", {k: v for k, v in old.items() if k != "path"}, {k: v for k, v in new.items() if k != "path"})
+        found += changed
+        alike += [] if changed else [name]
+    of_tasks = len(found)
     found += _changes("", {"seed": first.seed, "trials": first.trials}, {"seed": second.seed, "trials": second.trials})
     for before, after in pairs:
         seeds = (list(first.arms[before].seeds), list(second.arms[after].seeds))
@@ -69,7 +73,10 @@ def refuse_unlike(first: Recipe, second: Recipe, tasks: Sequence[str], pairs: Se
             found.append(f"arms.{after}.seeds was {seeds[0]} and is {seeds[1]}")
     if found:
         told = "; ".join(found[:_SHOWN]) + ("; ..." if len(found) > _SHOWN else "")
-        raise SteelyardError(f"the runs did not ask the same: {told}", where="report", do="Weigh one of them again as the other was.")
+        do = "Weigh one of them again as the other was."
+        if alike and len(found) == of_tasks:  # nothing but tasks differs
+            do = f"{do[:-1]}, or compare on what both asked alike: {' '.join(f'--task {name}' for name in alike)}."
+        raise SteelyardError(f"the runs did not ask the same: {told}", where="report", do=do)
 
 
 def _changes(path: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -93,6 +93,15 @@ def test_unequal_settings_are_refused_by_name(changes, told):
     assert told in str(refused.value)
 
 
+def test_what_was_asked_alike_is_named_where_one_task_differs():
+    tasks = [{"arithmetic": {"problems": 40}}, {"facts": {"answerable": 5}}]
+    first, second = asked(tasks=tasks), asked(tasks=[tasks[0], {"facts": {"answerable": 6}}])
+    with pytest.raises(SteelyardError, match=r"facts.answerable was 5 and is 6") as refused:
+        refuse_unlike(first, second, ["arithmetic", "facts"], [("base", "base")])
+    assert "--task arithmetic" in str(refused.value)
+    refuse_unlike(first, second, ["arithmetic"], [("base", "base")])
+
+
 def test_unequal_training_seeds_are_refused_by_name():
     first, second = asked(), asked()
     arms = {**second.arms, "good": second.arms["good"].model_copy(update={"seeds": (1, 2)})}
