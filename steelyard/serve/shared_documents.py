@@ -35,7 +35,7 @@ class SharedDocuments:
             DataError: the index is damaged, or its documents were changed since the server was started; the error names no path.
         """
         if name not in self._names:
-            raise NotFoundError("no index of this name is shared by all", where=name[:200])
+            raise NotFoundError("no index of this name is shared by all")
         found = self._index(name).around(source, text, characters)
         if found is None:
             raise NotFoundError("the passage is not in the index", where=source[:200])
