@@ -29,7 +29,7 @@ ANN, BOB = "key-of-ann-key-of-ann", "key-of-bob-key-of-bob"
 NO_IDS = {"model", "name", "file"}
 """Path parameters that name what belongs to all users: models, and reports with their files."""
 KINDS = {"parent": "question", "turn": "question", "message": "answer", "chosen": "answer", "rejected": "other", "edited_from": "question"}
-KINDS |= {"head": "answer", "cursor": ""}
+KINDS |= {"head": "answer", "end": "answer", "cursor": ""}
 """Fields that hold an id under another name than that of the thing."""
 WORTH: dict[str, Any] = {
     **{"model": "tiny", "settings": {"max_tokens": 2}, "role": "user", "kind": "thumbs", "value": "up", "strength": 1, "mode": "this"},
@@ -57,6 +57,7 @@ NEEDED = {"/api/indexes/{index}/place": ["document"]}
 """What must be there beside the ids of a route for its owner to be answered."""
 BODIES = {
     "/api/indexes/{index}/place": {"source": "table.csv", "text": "1,2"},
+    "/api/indexes/place": {"index": "shared by all", "source": "table.csv", "text": "1,2"},
     "/api/attachments/{attachment}/pieces": {"left": 0, "top": 0, "width": 8, "height": 8},
 }
 """Bodies that a schema alone does not lead to."""
