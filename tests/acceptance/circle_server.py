@@ -21,6 +21,7 @@ import httpx
 
 from acceptance.customers import Note
 from steelyard.core.errors import SteelyardError
+from steelyard.serve import page
 
 ANSWER_TOKENS = 24
 """Longest answer; it is thrown away, as the correction takes its place."""
@@ -30,9 +31,24 @@ PATIENCE = 120.0
 """Seconds that an answer or the page may take on a machine that does much else."""
 
 
+def build_page() -> None:
+    """Builds the page as `make web` does, where this checkout has none.
+
+    Raises:
+        SteelyardError: it cannot be built.
+    """
+    if (page.BUILT / "index.html").is_file():
+        return
+    program = Path(__file__).parents[2] / "web" / "build.py"
+    made = subprocess.run([sys.executable, program, page.BUILT], capture_output=True, text=True)
+    if made.returncode:
+        raise SteelyardError("the page could not be built", where=str(program), do=made.stderr[-2000:])
+
+
 @contextlib.contextmanager
 def serving(model: str, folder: Path) -> Iterator[str]:
-    """The address of `steelyard serve MODEL`, which keeps what is said in `folder`."""
+    """The address of `steelyard serve MODEL`, which keeps what is said in `folder` and shows the page."""
+    build_page()
     program = [sys.executable, "-c", "from steelyard.cli.main import main; main()"]
     command = [*program, "serve", model, "--port", "0", "--data", str(folder), "--runs", str(folder / "runs")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
