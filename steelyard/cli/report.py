@@ -204,7 +204,8 @@ def _show(found: Between) -> None:
             )
     line("")
     line(legend(ascii_only, {cell.verdict for cell in found.cells}), "dim")
-    for text in dict.fromkeys([*found.notes, *(cell.note for cell in found.cells if cell.note)]):
+    remarks = (f"{cell.arm}, {measure(cell)}: {cell.note}" for cell in found.cells if cell.note)
+    for text in dict.fromkeys([*found.notes, *remarks]):
         line(text, "dim")
 
 
