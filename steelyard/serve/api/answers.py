@@ -57,17 +57,40 @@ async def together(answers: Sequence[AsyncIterator[Sequence[Piece]]]) -> AsyncIt
         await asyncio.gather(*pumps, return_exceptions=True)
 
 
+@dataclass
+class Counts:
+    """What answers took, by their numbers, as far as they have told."""
+
+    usages: dict[int, Usage] = field(default_factory=dict)
+    energies: list[Energy] = field(default_factory=list)
+
+
 async def framed(
-    answers: Sequence[AsyncIterator[Sequence[Piece]]], frame: Callable[[int, Piece], Awaitable[Frame | None]]
+    answers: Sequence[AsyncIterator[Sequence[Piece]]],
+    service: Service,
+    counts: Counts,
+    frame: Callable[[int, Piece], Awaitable[Frame | None]],
 ) -> AsyncIterator[Sequence[Frame]]:
-    """What `frame` makes of the events of several answers. A failure is raised once all that came before it was given."""
+    """What `frame` makes of the events of several answers; what they took goes into `counts`.
+
+    Raises:
+        ApiError: one of them failed on the way. All that came before was given.
+    """
     frames: list[Frame] = []
     async with closing(batches := together(answers)):
         try:
             async for pieces in batches:
                 for place, piece in pieces:
-                    if (made := await frame(place, piece)) is not None:
-                        frames.append(made)
+                    match piece:
+                        case Usage():
+                            counts.usages[place] = piece
+                        case Energy():
+                            counts.energies.append(piece)
+                        case Failure(message):
+                            raise failed(message, service.engine.ready)
+                        case _:
+                            if (made := await frame(place, piece)) is not None:
+                                frames.append(made)
                 if frames:
                     yield frames
                     frames = []
@@ -164,6 +187,11 @@ def energy_of(energies: Sequence[Energy]) -> dict[str, Any]:
 def finish_reason(reason: str) -> str:
     """OpenAI's word for why an answer ended; `extras` tells of a time that was up."""
     return {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}.get(reason, "length")
+
+
+def late(reason: str) -> dict[str, Any]:
+    """What stands beside the end of a stream whose time was up."""
+    return {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
 
 
 def extras(whole: Whole) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from pydantic import Field
 
 from steelyard.core.answer_form import AnswerForm
 from steelyard.core.levers import Lever
-from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Done, Energy, Failure, Message, Text, Token, Usage
+from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Done, Message, Text, Token
 from steelyard.model.tools.offering import shown, spelled_out
 from steelyard.serve.api import answers, fields, levers, tool_calls
 from steelyard.serve.api.bodies import Part, StrictRoute
-from steelyard.serve.api.errors import ApiError, failed
+from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.messages import Turn, conversation_of
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, ChatCompletion
@@ -293,8 +293,7 @@ def _call(id: str, name: str, arguments: str) -> dict[str, Any]:
 
 async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Sequence[Frame]]:
     """The chunks of a stream, then `[DONE]`. A failure on the way is an error frame, after which nothing comes."""
-    usages: dict[int, Usage] = {}
-    energies: list[Energy] = []
+    counts = answers.Counts()
     tokens: dict[int, list[Token]] = {place: [] for place in range(len(asked.settings))}
     opened: set[int] = set()
     shared: dict[str, Any] = {"usage": None} if counted else {}
@@ -334,21 +333,14 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
                 return await chunk(place, {}, steelyard={"citations": [answers.citation_of(piece)]})
             case Confidence():
                 return await chunk(place, {}, steelyard={"confidence": answers.confidence_of(piece)})
-            case Usage():
-                usages[place] = piece
-            case Energy():
-                energies.append(piece)
-            case Failure(message):
-                raise failed(message, service.engine.ready)
             case Done(reason):
-                late = {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
-                return await chunk(place, {}, answers.finish_reason(reason), **late)
+                return await chunk(place, {}, answers.finish_reason(reason), **answers.late(reason))
 
-    async with closing(batches := answers.framed(asked.answers(service), frame)):
+    async with closing(batches := answers.framed(asked.answers(service), service, counts, frame)):
         async for frames in batches:
             yield frames
     if counted:
-        usage = answers.usage_of(list(usages.values()), energies)
+        usage = answers.usage_of(list(counts.usages.values()), counts.energies)
         yield head.of("chat.completion.chunk", choices=[], usage=usage), "[DONE]"
     else:
         yield ("[DONE]",)

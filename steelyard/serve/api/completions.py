@@ -12,11 +12,11 @@ from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from steelyard.core.levers import Lever
-from steelyard.core.protocols import AnswerSettings, Done, Energy, Event, Failure, Text, Token, Usage
+from steelyard.core.protocols import AnswerSettings, Done, Event, Text, Token, Usage
 from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import StrictRoute
 from steelyard.serve.api.chat import Head, checked_alternatives, replied
-from steelyard.serve.api.errors import ApiError, failed
+from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, TextCompletion
 from steelyard.serve.api.resumption import Streams
@@ -208,8 +208,7 @@ async def _likelihoods(service: Service, asked: Asked, tokens: Sequence[Token], 
 
 async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> AsyncIterator[Sequence[Frame]]:
     """The chunks of a stream, then `[DONE]`. A failure on the way is an error frame, after which nothing comes."""
-    usages: dict[int, Usage] = {}
-    energies: list[Energy] = []
+    counts = answers.Counts()
     count = len(asked.prompts) * len(asked.settings)
     tokens: list[list[Token]] = [list(one) for one in await asked.repeated(service)]
     offsets, echoes = [0] * count, await asked.echoes(service)
@@ -235,22 +234,15 @@ async def _chunks(service: Service, asked: Asked, head: Head, counted: bool) -> 
                 return await chunk(place, text) if echoes[place] or tokens[place] else plain[place].of(text)
             case Token():
                 tokens[place].append(piece)
-            case Usage():
-                usages[place] = piece
-            case Energy():
-                energies.append(piece)
-            case Failure(message):
-                raise failed(message, service.engine.ready)
             case Done(reason):
-                late = {"steelyard": {"reason": "timeout"}} if reason == "timeout" else {}
-                return await chunk(place, "", answers.finish_reason(reason), **late)
+                return await chunk(place, "", answers.finish_reason(reason), **answers.late(reason))
 
-    async with closing(batches := answers.framed(asked.answers(service), frame)):
+    async with closing(batches := answers.framed(asked.answers(service), service, counts, frame)):
         async for frames in batches:
             yield frames
     if counted:
-        told = [usages.get(place, Usage(0, 0)) for place in range(count)]
-        usage = _usage(told, len(asked.settings)) | answers.energy_of(energies)
+        told = [counts.usages.get(place, Usage(0, 0)) for place in range(count)]
+        usage = _usage(told, len(asked.settings)) | answers.energy_of(counts.energies)
         yield head.of("text_completion", choices=[], usage=usage), "[DONE]"
     else:
         yield ("[DONE]",)
