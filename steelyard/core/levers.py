@@ -21,7 +21,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import pydantic
 
@@ -80,6 +80,12 @@ class Lever(pydantic.BaseModel):
     def stages(cls) -> tuple[str, ...]:
         """The stages this lever acts in, in order."""
         return tuple(stage for stage in STAGES if any(STAGE_OF_HOOK[hook] == stage for hook in cls.hooks()))
+
+    @classmethod
+    def naming(cls) -> dict[str, type[Reference]]:
+        """Settings that take the name of another thing, and what kind of reference each is; a JSON schema only says that it is a text."""
+        kinds = {key: (field.annotation, *get_args(field.annotation)) for key, field in cls.model_fields.items()}
+        return {key: kind for key, some in kinds.items() for kind in some if isinstance(kind, type) and issubclass(kind, Reference)}
 
     def references(self) -> dict[str, Reference]:
         """Settings that point at other things (a teacher, an index, a judge)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from steelyard.augment.retrieve.opening import open_index
 from steelyard.core.errors import ModelFileError, RecipeError, SteelyardError, UnsupportedError
@@ -250,7 +250,7 @@ def offered(on: Sequence[Lever], spec: EngineSpec, several: bool) -> list[str]:
 def _fits(kind: type[Lever], on: Sequence[Lever], spec: EngineSpec, several: bool) -> bool:
     """Whether a decode lever can be pulled on this model with its settings as they are; one that can name another model, also where there
     are several. Of what else has to be set only a request can tell."""
-    names_model = [field for field in kind.model_fields.values() if ModelRef in (field.annotation, *get_args(field.annotation))]
+    names_model = [kind.model_fields[key] for key, reference in kind.naming().items() if reference is ModelRef]
     if names_model and (several or any(field.is_required() for field in names_model)):
         return several
     required = any(field.is_required() for field in kind.model_fields.values())

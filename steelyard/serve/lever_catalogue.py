@@ -11,11 +11,10 @@ import contextlib
 import json
 import os
 import sys
-from typing import Any, get_args
+from typing import Any
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.levers import Lever, all_levers
-from steelyard.core.references import Reference
 
 SECONDS = 120.0
 """What describing all levers may take."""
@@ -39,19 +38,9 @@ def told(kind: type[Lever]) -> dict[str, Any]:
         "maturity": kind.maturity,
         "evidence": kind.evidence,
         "per_request": kind.per_request,
-        "references": named(kind),
+        "references": {setting: reference.kind for setting, reference in kind.naming().items()},
         "schema": kind.model_json_schema(),
     }
-
-
-def named(kind: type[Lever]) -> dict[str, str]:
-    """The settings that name something else, each with what it names: `model`, `index`, ... Their schemas only say that it is a text."""
-    found = {}
-    for setting, field in kind.model_fields.items():
-        for one in (field.annotation, *get_args(field.annotation)):
-            if isinstance(one, type) and issubclass(one, Reference):
-                found[setting] = one.kind
-    return found
 
 
 class Catalogue:
