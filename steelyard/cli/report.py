@@ -28,7 +28,7 @@ def report(
     tasks: Annotated[list[str] | None, typer.Option("--task", metavar="NAME", help="Only this task.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write; standard output if left out.")] = None,
 ) -> None:
-    """Show a report again, write it in another form, or compare two runs.
+    """Show a report again, export it, or compare two runs.
 
     Two runs are compared sample by sample where both answered the same; runs with unequal tasks, settings or seeds are refused.
     """

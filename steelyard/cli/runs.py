@@ -29,7 +29,10 @@ def rescore(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A weighing's directory: runs/NAME.")],
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON: the report.")] = False,
 ) -> None:
-    """Write a run's report anew from its records: no model is opened, nothing is asked or timed."""
+    """Write a run's report anew from its records.
+
+    No model is opened, nothing is asked or timed.
+    """
     from steelyard.weigh import runner
     from steelyard.weigh.report.json import to_json
     from steelyard.weigh.report.terminal import table

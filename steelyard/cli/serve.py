@@ -64,7 +64,7 @@ def serve(
     ] = True,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that answers under way may still take once the server is told to end.")] = 30,
 ) -> None:
-    """Serve models over an OpenAI-compatible API, with a page to talk to them.
+    """Serve models over OpenAI's API, with a page to talk.
 
     On loopback and without a key by default. Ctrl-C or SIGTERM lets answers under way finish, then ends.
     """

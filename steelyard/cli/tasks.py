@@ -16,7 +16,10 @@ def tasks(
     name: Annotated[str | None, typer.Argument(help="A task; left out, all are listed.", autocompletion=task_names)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON.")] = False,
 ) -> None:
-    """List the tasks, or show one in full: what it asks, its metrics and settings, and how far it has been tried."""
+    """List the tasks, or show one in full.
+
+    In full: what it asks, its metrics and settings, and how far it has been tried.
+    """
     from steelyard.weigh.tasks import registry
 
     if name is not None:
