@@ -1,6 +1,7 @@
-"""Blocks of weights on disk: the same logits in a third of the model's memory, and more tokens a second the larger the batch.
+"""Blocks of weights on disk: the same logits in a third of the model's memory, and more tokens a second the larger the batch; with keys and
+values on disk too, the same answers in a third of what weights and states take.
 
-Each way of holding the model is measured in a process of its own: `python -m acceptance.offload HOW DIRECTORY`.
+Each way of holding the model is measured in a process of its own: `python -m acceptance.offload HOW DIRECTORY ...`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from steelyard.core.meters import memory
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
 from steelyard.generate.offload import Offload
+from steelyard.generate.spec import EngineSpec
+from steelyard.generate.states.on_disk import DiskStates
 from steelyard.model.linears.streamed import BlockReader, readers
-from steelyard.model.load import load
+from steelyard.model.load import load, load_tokenizer
 from steelyard.weigh.cells.costs import METRICS
 from steelyard.weigh.report.report import Cell
 
 SPEED = next(metric for metric in METRICS if metric.name == "tokens_per_second")
 BATCHES = (1, 4, 16)
+REMEMBERING = ("remembering", "streaming", "forgetting")
 IDS = [(7919 * place * place) % 4_000 for place in range(31)]
 SMALL = {
     "vocab_size": 4_000,
@@ -51,6 +55,37 @@ def stale(reader: BlockReader, read: Any, block: int, buffer: int) -> None:
 def off_by_one(reader: BlockReader, read: Any, block: int, buffer: int) -> None:
     """The control that reads the block after the one asked for."""
     read(reader, (block + 1) % len(reader.blocks), buffer)
+
+
+def remember(how: str, directory: str, texts: int, tokens: int) -> dict[str, Any]:
+    """Answers long texts and says what memory weights and states took, and what was said. In the control every seventh store of keys or
+    values is not read back."""
+    torch.set_num_threads(2)
+    tokenizer = load_tokenizer(MODEL)  # its 40 MB are those of any way
+    warm = torch.randn(64, 64) @ torch.randn(64, 64)
+    assert warm.isfinite().all()
+    before = memory.resident() or 0
+    memory.reset_peak()
+    lever = Offload(keep=1.0 if how == "remembering" else 0.0, states=how != "remembering")
+    model = dataclasses.replace(load(Path(directory) / "bare", keep=lever.keep), tokenizer=tokenizer)
+    spec = lever.decode(EngineSpec(model, dtype="float32", kernels="reference", slots=texts, context=tokens + 8))
+    prompts = [[(7919 * (place + text) * place) % 4_000 for place in range(tokens)] for text in range(texts)]
+    read = DiskStates._read
+
+    def forgetful(states: DiskStates, store: Any, step: Any) -> Any:
+        return states._next(lambda: None) if store.number % 7 == 6 else read(states, store, step)
+
+    with (
+        mock.patch.object(DiskStates, "_read", forgetful) if how == "forgetting" else contextlib.nullcontext(),
+        Engine.from_spec(spec) as engine,
+    ):
+        answers = engine.generate(prompts, max_tokens=3, ignore_eos=True)
+        held = engine.scheduler.host.state.bytes()
+    return {
+        "memory": ((memory.peak_resident() or 0) - before) / 1e6,
+        "states": held / 1e6,
+        "said": [[(token.id, token.logprob) for token in answer.tokens] for answer in answers],
+    }
 
 
 def work(how: str, directory: str, tokens: int, repeats: int) -> dict[str, Any]:
@@ -93,21 +128,39 @@ def done(bench: Bench, how: str, directory: Path) -> dict[str, Any]:
         result = work(how, str(directory), tokens, repeats)
         torch.set_num_threads(threads)
     else:
-        command = [sys.executable, "-m", "acceptance.offload", how, str(directory), str(tokens), str(repeats)]
-        ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-        if ended.returncode:
-            raise RuntimeError(f"{how}: {ended.stderr[-2000:]}")
-        result = json.loads(ended.stdout.splitlines()[-1])
+        result = process(how, str(directory), str(tokens), str(repeats))
     result["logits"] = torch.load(directory / f"logits_{how}.pt")
     bench.say(f"{how}: {result['memory']:.0f} MB")
     return result
 
 
-def taken(model: float, disk: float, share: float) -> Cell:
+def remembered(bench: Bench, how: str, directory: Path) -> dict[str, Any]:
+    """`remember` in a fresh process; the reduced form measures no memory and needs none."""
+    texts, tokens = bench.pick((8, 1_000), (2, 70))
+    if bench.reduced:
+        threads = torch.get_num_threads()
+        result = remember(how, str(directory), texts, tokens)
+        torch.set_num_threads(threads)
+    else:
+        result = process(how, str(directory), str(texts), str(tokens))
+    bench.say(f"{how}: {result['memory']:.0f} MB")
+    return result | {"said": [[tuple(token) for token in answer] for answer in result["said"]]}
+
+
+def process(*arguments: str) -> dict[str, Any]:
+    """What a fresh process found."""
+    command = [sys.executable, "-m", "acceptance.offload", *arguments]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    if ended.returncode:
+        raise RuntimeError(f"{arguments[0]}: {ended.stderr[-2000:]}")
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+def taken(arm: str, model: float, disk: float, share: float, base: str) -> Cell:
     """Most megabytes that loading and running added to the process: a count, so there is no interval to speak of."""
     return Cell(
-        "offload", "", "memory", "peak_memory", "MB", False, model, None, disk, None, disk - model, disk - model, disk - model, 1, False,
-        "better" if disk <= share * model else "worse", note="peak of resident memory above the process's own; the base is the size of the weights",
+        arm, "", "memory", "peak_memory", "MB", False, model, None, disk, None, disk - model, disk - model, disk - model, 1, False,
+        "better" if disk <= share * model else "worse", note=f"peak of resident memory above the process's own; the base is {base}",
     )  # fmt: skip
 
 
@@ -137,8 +190,45 @@ def run(bench: Bench) -> Finding:
             counted("offload", "31 tokens", "same logits", equal, n, "identical" if equal == n else "worse"),
             ("identical",),
         ),
-        Claim("it runs in a third of the size of its weights", taken(size, found["disk"]["memory"], 1 / 3), ("better",)),
+        Claim(
+            "it runs in a third of the size of its weights",
+            taken("offload", size, found["disk"]["memory"], 1 / 3, "the size of the weights"),
+            ("better",),
+        ),
     ]
+    long = {how: remembered(bench, how, directory) for how in REMEMBERING}
+
+    def alike(how: str) -> tuple[int, int]:
+        pairs = list(zip(*(itertools.chain(*long[which]["said"]) for which in (how, "remembering")), strict=True))
+        return sum(one == other for one, other in pairs), len(pairs)
+
+    equal, n = alike("streaming")
+    told = f"{len(long['remembering']['said'])} long texts"
+    claims.append(
+        Claim(
+            "with keys and values on disk too, every token and its log-probability have the same bits",
+            counted("states", told, "same tokens", equal, n, "identical" if equal == n else "worse"),
+            ("identical",),
+        )
+    )
+    if not bench.reduced:
+        whole = size + long["remembering"]["states"]
+        claims.append(
+            Claim(
+                "that takes a third of the size of weights and states",
+                taken("states", whole, long["streaming"]["memory"], 1 / 3, "the size of weights, keys and values"),
+                ("better",),
+            )
+        )
+    equal, n = alike("forgetting")
+    claims.append(
+        Claim(
+            "keys and values that were not read back are found out",
+            counted("forgetting", told, "same tokens", equal, n, "worse" if equal < n else "identical"),
+            ("worse",),
+            control=True,
+        )
+    )
     for fewer, more in itertools.pairwise(BATCHES) if not bench.reduced else ():
         pairs = [[(tokens, seconds) for tokens, seconds in found["disk"][f"batch {batch}"]] for batch in (fewer, more)]
         claims.append(
@@ -166,14 +256,19 @@ def run(bench: Bench) -> Finding:
         notes.append(
             f"Tokens a second with {', '.join(map(str, BATCHES))} answers at once: {told['disk']} from disk, {told['memory']} in memory."
         )
-    return Finding(claims, {"offload": [Offload()]}, notes)
+        notes.append(
+            f"{told} of 1,000 tokens, 3 answered to each: keys and values {long['remembering']['states']:.0f} MB in memory, where the process "
+            f"grew by {long['remembering']['memory']:.0f} MB; on disk, {long['streaming']['states']:.0f} MB of memory to read them into."
+        )
+    return Finding(claims, {"offload": [Offload()], "states": [Offload(states=True)]}, notes)
 
 
 EXPERIMENT = Experiment(
     "offload",
     "offload",
-    "With all blocks on disk the model gives the same logits in a third of its size, and more tokens a second the more answers run at once.",
-    "A block that was not read, and a block read in another's place, must change the logits.",
+    "With all blocks on disk the model gives the same logits in a third of its size, and more tokens a second the more answers run at once; "
+    "with keys and values on disk too it gives the same answers in a third of what weights and states take.",
+    "A block that was not read, a block read in another's place, and keys or values that were not read must change what is said.",
     "real model",
     run,
     needs=("smollm",),
@@ -181,4 +276,5 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    print(json.dumps(work(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))
+    ask = remember if sys.argv[1] in REMEMBERING else work
+    print(json.dumps(ask(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))))

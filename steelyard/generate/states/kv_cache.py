@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 
+from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.generate.spec import EngineSpec
@@ -64,8 +65,20 @@ class KvCache(Lever):
     )
 
     def decode(self, spec: EngineSpec) -> EngineSpec:
-        """Has the engine keep its states so."""
-        return spec if self.bits == PLAIN else replace(spec, states=self.plan)
+        """Has the engine keep its states so.
+
+        Raises:
+            UnsupportedError: another lever keeps them already.
+        """
+        if self.bits == PLAIN:
+            return spec
+        if spec.states is not None:
+            raise UnsupportedError(
+                f"states are kept in another way already ({spec.states.numerics})",
+                where="kv_cache",
+                do="Leave `kv_cache` out, or `states` of `offload`.",
+            )
+        return replace(spec, states=self.plan)
 
     @property
     def plan(self) -> FewBits:

@@ -1,8 +1,9 @@
-"""A file that holds weights while a model runs: written once, then read block by block past the system's page cache.
+"""A file that holds weights while a model runs, or keys and values: read block by block past the system's page cache.
 
 Reads go straight from the disk into memory of ours (O_DIRECT), because pages that the system keeps of a file are memory too: a model
-that "runs in a third of its size" while the rest lies in the page cache does not. Where a file system cannot do that (tmpfs), pages
-are handed back right after they were read. The file has no name from the start, so nothing is left behind however the process ends.
+that "runs in a third of its size" while the rest lies in the page cache does not. Weights are written once and then settled; pages of states
+are written straight from memory again and again. Where a file system cannot do that (tmpfs), pages are handed back right after they were
+read or written. The file has no name from the start, so nothing is left behind however the process ends.
 """
 
 from __future__ import annotations
@@ -41,24 +42,26 @@ class BlockFile:
 
     Args:
         folder: on the disk to use; None = the system's for temporary files.
+        holds: what errors call its content.
     """
 
-    def __init__(self, folder: Path | None = None):
+    def __init__(self, folder: Path | None = None, holds: str = "weights"):
+        self.holds = holds
         if not hasattr(os, "preadv") or not hasattr(os, "posix_fadvise"):
             raise UnsupportedError(
-                "weights cannot be read past the page cache on this system", do="Use Linux, or keep the model in memory."
+                f"{holds} cannot be read past the page cache on this system", do="Use Linux, or keep the model in memory."
             )
         try:
-            self._write, name = tempfile.mkstemp(prefix="steelyard-weights-", dir=folder)
+            self._bytes, name = tempfile.mkstemp(prefix="steelyard-", dir=folder)
         except OSError as error:
-            raise SteelyardError(f"no file for the weights ({error.strerror})", where=str(folder), do="Name a folder on a disk.") from None
+            raise SteelyardError(f"no file for the {holds} ({error.strerror})", where=str(folder), do="Name a folder on a disk.") from None
         try:
-            self._read, self.direct = os.open(name, os.O_RDONLY | os.O_DIRECT), True
+            self._pages, self.direct = os.open(name, os.O_RDWR | os.O_DIRECT), True
         except OSError:
-            self._read, self.direct = os.open(name, os.O_RDONLY), False
+            self._pages, self.direct = os.open(name, os.O_RDWR), False
         os.unlink(name)
         self.size = 0
-        self._closing = weakref.finalize(self, _close, self._write, self._read)
+        self._closing = weakref.finalize(self, _close, self._bytes, self._pages)
 
     def append(self, tensor: Tensor) -> Extent:
         """Writes a tensor and says where it lies.
@@ -71,21 +74,29 @@ class BlockFile:
         try:
             done = 0
             while done < len(data):
-                done += os.pwrite(self._write, data[done:], extent.offset + done)
-            self.size += extent.room
-            os.ftruncate(self._write, self.size)
+                done += os.pwrite(self._bytes, data[done:], extent.offset + done)
         except OSError as error:
-            raise SteelyardError(
-                f"the weights cannot be written ({error.strerror})",
-                where="offload",
-                do="Free some space, or name a folder on another disk.",
-            ) from None
+            raise self._full(error) from None
+        self.reserve(extent.room)
         return extent
+
+    def reserve(self, size: int) -> int:
+        """Makes room at the end, which takes none of the disk before it is written to, and says where it begins.
+
+        Args:
+            size: bytes, whole pages.
+        """
+        offset, self.size = self.size, self.size + size
+        try:
+            os.ftruncate(self._bytes, self.size)
+        except OSError as error:
+            raise self._full(error) from None
+        return offset
 
     def settle(self) -> None:
         """Brings everything to the disk and lets go of the pages that writing left in memory."""
-        os.fsync(self._write)
-        os.posix_fadvise(self._write, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.fsync(self._bytes)
+        os.posix_fadvise(self._bytes, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def read(self, extent: Extent, out: memoryview) -> None:
         """Fills the beginning of page-aligned memory with a tensor's bytes.
@@ -93,19 +104,52 @@ class BlockFile:
         Raises:
             ModelFileError: the disk fails.
         """
-        done = 0
+        self.read_into(out[: extent.room], extent.offset, extent.size)
+
+    def read_into(self, out: memoryview, offset: int, size: int | None = None) -> None:
+        """Fills whole pages of memory from those at `offset`, of which the first `size` bytes count; None = all.
+
+        Raises:
+            ModelFileError: the disk fails.
+        """
+        done, size = 0, len(out) if size is None else size
         try:
-            while done < extent.size:
-                count = os.preadv(self._read, [out[done : extent.room]], extent.offset + done)
+            while done < size:
+                count = os.preadv(self._pages, [out[done:]], offset + done)
                 if not count:
                     break
                 done += count
         except OSError as error:
-            raise ModelFileError(f"the weights cannot be read back ({error.strerror})", where="offload", do="Check the disk.") from None
-        if done < extent.size:
-            raise ModelFileError(f"only {done} of {extent.size} bytes of weights were read back", where="offload", do="Check the disk.")
+            raise ModelFileError(
+                f"the {self.holds} cannot be read back ({error.strerror})", where="offload", do="Check the disk."
+            ) from None
+        if done < size:
+            raise ModelFileError(f"only {done} of {size} bytes of {self.holds} were read back", where="offload", do="Check the disk.")
         if not self.direct:
-            os.posix_fadvise(self._read, extent.offset, extent.room, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self._pages, offset, len(out), os.POSIX_FADV_DONTNEED)
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Writes whole pages of memory to those at `offset`.
+
+        Raises:
+            SteelyardError: the disk is full.
+        """
+        try:
+            done = 0
+            while done < len(data):
+                done += os.pwritev(self._pages, [data[done:]], offset + done)
+            if not self.direct:
+                os.fdatasync(self._pages)
+                os.posix_fadvise(self._pages, offset, len(data), os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise self._full(error) from None
+
+    def _full(self, error: OSError) -> SteelyardError:
+        return SteelyardError(
+            f"the {self.holds} cannot be written ({error.strerror})",
+            where="offload",
+            do="Free some space, or name a folder on another disk.",
+        )
 
     def close(self) -> None:
         self._closing()
