@@ -1,12 +1,13 @@
 """What a constraint costs a token: the same prompts answered with one and without, in turns.
 
-    python benchmarks/constraint.py [--model smollm2-135m-instruct] [--rounds 3] [--tokens 120]
+    python benchmarks/constraint.py [--model smollm2-135m-instruct] [--rounds 3] [--tokens 120] [--confidence]
 
 Both sides run in one engine on the file's own blocks: a request asks for its form or does not. An answer under a constraint ends
 where its form ends, the other one is drawn to the same number of tokens. What is compared is the median time from one token to the
 next of an answer (the reading of the prompt is not in it), as the ratio of two neighbouring runs; and, since such ratios are never
-still on a shared machine, the time spent in the constraints themselves in each step, as a share of a plain step. Drawn from the likeliest tokens
-alone (greedy) nothing but the likeliest token is looked at; at a temperature every token needs a mask. The last line printed is JSON.
+still on a shared machine, the time spent in the constraints themselves in each step, as a share of a plain step. A draw asks whether
+the token it would take may come, and needs a mask of all only where some asking did not settle it; with --confidence, which tells every
+token's log-probability under the distribution it was drawn from, an unfiltered draw needs the mask each time. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import torch
 
 import steelyard
 from steelyard.core.hardware import describe, versions
-from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Token
+from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Usage
 from steelyard.generate.constraints.constraint import ConstraintSession
 from steelyard.generate.engine import Engine
 
@@ -82,14 +83,19 @@ def run(engine: Engine, streams: int, each: Sequence[AnswerSettings], spent: Spe
     """(median seconds from a token to the next over all answers, and of the constraints' share of them, tokens of each answer)."""
     inside: list[float] = []
     clocks: list[list[float]] = [[] for _ in range(streams)]
+    counts = [0] * streams
     ended = threading.Semaphore(0)
 
-    def listener(clock: list[float]):
+    def listener(number: int):
+        clock = clocks[number]
+
         def hear(event: Event) -> None:
-            if isinstance(event, Token):
+            if isinstance(event, Text):
                 clock.append(time.perf_counter())
                 if clock is clocks[0]:
                     inside.append(spent.seconds)
+            if isinstance(event, Usage):
+                counts[number] = event.completion_tokens
             if isinstance(event, Failure):
                 raise SystemExit(f"an answer failed: {event.message}")
             if isinstance(event, Done):
@@ -99,21 +105,21 @@ def run(engine: Engine, streams: int, each: Sequence[AnswerSettings], spent: Spe
 
     for number in range(streams):
         message = {"role": "user", "content": PROMPT.format(STREAMS[number])}
-        engine.submit([message], each[number], listener(clocks[number]))
+        engine.submit([message], each[number], listener(number))
     for _ in range(streams):
         ended.acquire()
     gaps = [later - earlier for clock in clocks for earlier, later in zip(clock, clock[1:], strict=False)]
     shares = [later - earlier for earlier, later in zip(inside, inside[1:], strict=False)]
-    return statistics.median(gaps), statistics.median(shares), [len(clock) for clock in clocks]
+    return statistics.median(gaps), statistics.median(shares), counts
 
 
-def compared(engine: Engine, form: dict, streams: int, temperature: float, tokens: int, rounds: int, spent: Spent) -> dict[str, object]:
+def compared(engine: Engine, form: dict, streams: int, temperature: float, chosen: argparse.Namespace, spent: Spent) -> dict[str, object]:
     """Milliseconds a token with the form and without, and what it costs in percent: median and range over rounds."""
     pairs = []
-    for number in range(rounds + 1):
-        under = AnswerSettings(max_tokens=tokens, temperature=temperature, seed=number, token_events=True, constraint=form)  # type: ignore[arg-type]
-        mine, inside, counts = run(engine, streams, [under] * streams, spent)
-        free = [AnswerSettings(count, temperature, seed=number, token_events=True, ignore_eos=True) for count in counts]
+    for number in range(chosen.rounds + 1):
+        alike = {"temperature": temperature, "seed": number, "token_events": chosen.confidence}
+        mine, inside, counts = run(engine, streams, [AnswerSettings(chosen.tokens, constraint=form, **alike)] * streams, spent)  # type: ignore[arg-type]
+        free = [AnswerSettings(count, ignore_eos=True, **alike) for count in counts]
         pairs.append((mine, run(engine, streams, free, spent)[0], sum(counts), inside))
     pairs = pairs[1:]
     costs = sorted(100 * (mine / plain - 1) for mine, plain, *_ in pairs)
@@ -137,6 +143,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--streams", type=int, nargs="+", default=[1, 8])
     options.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.8])
+    options.add_argument("--confidence", action="store_true", help="tell each token's log-probabilities too")
     chosen = options.parse_args()
     results: dict[str, object] = {}
     spent = Spent()
@@ -144,10 +151,16 @@ def main() -> None:
         for streams in chosen.streams:
             for temperature in chosen.temperatures:
                 for name, form in FORMS.items():
-                    result = compared(engine, form, streams, temperature, chosen.tokens, chosen.rounds, spent)
+                    result = compared(engine, form, streams, temperature, chosen, spent)
                     results[f"{name}, temperature {temperature:g}, {streams} stream{'s' * (streams > 1)}"] = result
                     print(f"{streams} streams  temperature {temperature:g}  {name:16} {result}", flush=True)
-    about = {"model": chosen.model, "tokens": chosen.tokens, "rounds": chosen.rounds, "threads": torch.get_num_threads()}
+    about = {
+        "model": chosen.model,
+        "tokens": chosen.tokens,
+        "rounds": chosen.rounds,
+        "threads": torch.get_num_threads(),
+        "confidence": chosen.confidence,
+    }
     print(json.dumps(about | {"results": results, "versions": versions(), "machine": describe()}))
 
 

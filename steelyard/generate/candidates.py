@@ -13,7 +13,7 @@ ids and logits are equal to the bit; a mass is summed in 32 bits there and in 64
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,8 @@ MOST = 128
 """The most candidates a head looks for: keeping more of them in order would take longer than going over the row again."""
 REACHES = (5.0, 8.0, 12.0, math.inf)
 """How far below the likeliest, in logits over the temperature, tokens are put in order where the head's candidates do not suffice."""
+ROUNDING = 1e-5
+"""More than what a mass summed in 32 bits is wrong by, as a share of it."""
 COLDEST = 1e-30
 """Below this temperature only exact ties share the probability: the limit is reached and nothing overflows."""
 
@@ -191,6 +193,38 @@ def restricted(
         some = _kept_of_all(row, found or found_in(row, Wish(0, first.temperature)), settings)
     order = np.argsort(some[0])
     return some[0][order], some[1][order]
+
+
+def restricted_to(
+    permits: Callable[[int], bool], logits: Tensor, settings: AnswerSettings, found: Candidates | None, pool: native.Pool | None
+) -> tuple[NDArray[np.int32], NDArray[np.float64]] | None:
+    """The same of the row whose tokens are -infinity where `permits` says no, known from the likeliest alone; None where they do not
+    settle it.
+
+    For top-p the mass of what is permitted lies between that of the permitted candidates and that plus all which is no candidate:
+    where both ends keep the same tokens, so does everything between.
+    """
+    if found is None and pool is not None and logits.device.type == "cpu":
+        found = read(logits[None], [wish(settings)], pool)[0]
+    if found is None or not math.isfinite(found.largest):
+        return None
+    some = np.array([permits(token) for token in found.ids.tolist()], bool)
+    if not some.any():
+        return None
+    ids, few = found.ids[some], found.logits[some]
+    largest, heat = float(few[0]), max(settings.temperature, COLDEST)
+    masses: list[float | None] = [None]
+    if found.mass is not None:
+        near = float(np.exp((few.astype(np.float64) - largest) / heat).sum())
+        all_near = float(np.exp((found.logits.astype(np.float64) - found.largest) / heat).sum())
+        far = max(found.mass - all_near, 0.0) + ROUNDING * found.mass
+        masses = [near * (1 - ROUNDING), near + far * math.exp(min((found.largest - largest) / heat, 700.0))]
+    both = [kept(Candidates(ids, few, found.whole, largest, mass), settings, len(logits)) for mass in masses]
+    first, last = both[0], both[-1]
+    if first is None or last is None or len(first[0]) != len(last[0]):
+        return None
+    order = np.argsort(first[0])
+    return first[0][order], first[1][order]
 
 
 def _kept_of_all(row: NDArray[np.float32], found: Candidates, settings: AnswerSettings) -> tuple[NDArray[np.int32], NDArray[np.float64]]:

@@ -11,26 +11,34 @@ import dataclasses
 import functools
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.seeds import derive
-from steelyard.generate.candidates import COLDEST, Candidates, Wish, read, restricted
+from steelyard.generate.candidates import COLDEST, Candidates, Wish, read, restricted, restricted_to
 from steelyard.kernels import native
 
 NUMBERS = {"int": numbers.Integral, "float": numbers.Real}
 UNDRAWABLE = "no token can be drawn: the logits hold NaN or infinity, or every token is ruled out"
 
 
+SAMPLE, AFTERWARDS = "sample", "sample under a mask"
+"""Purposes of noise: to draw, and to draw once `permitted` has asked in vain."""
+TRIES = 4
+"""How many tokens a draw under a ruling session (a constraint) asks about one by one, before it rules on all at once."""
+
+
 @dataclass(frozen=True)
 class Draw:
-    """A drawn token and its natural log-probability under the filtered distribution (0 when greedy)."""
+    """A drawn token and its natural log-probability under the distribution it was drawn from, shaped and filtered (0 when greedy; not a
+    number where `permitted` drew it without knowing the sum of what is permitted)."""
 
     token: int
     logprob: float
@@ -80,7 +88,7 @@ def check(settings: AnswerSettings) -> None:
 
 
 @functools.lru_cache(maxsize=4096)
-def uniform(seed: int, position: int, purpose: str = "sample") -> float:
+def uniform(seed: int, position: int, purpose: str = SAMPLE) -> float:
     """A number in [0, 1) that depends on its keys alone."""
     return (derive(int(seed), int(position), purpose) >> 10) / 2**53
 
@@ -123,13 +131,21 @@ def cutoff(ranks: Tensor, probabilities: Tensor, share: float) -> Tensor:
         count *= 8
 
 
-def draw(logits: Tensor, settings: AnswerSettings, position: int, found: Candidates | None = None, pool: native.Pool | None = None) -> Draw:
+def draw(
+    logits: Tensor,
+    settings: AnswerSettings,
+    position: int,
+    found: Candidates | None = None,
+    pool: native.Pool | None = None,
+    purpose: str = SAMPLE,
+) -> Draw:
     """One token from float32 logits [vocabulary].
 
     Args:
         position: index of the token in the whole sequence; with the seed it keys the noise.
         found: what is known of these very logits already (`candidates.wish`); the choice is the same without.
         pool: C++ routines to look for candidates with where nothing is known.
+        purpose: of the noise.
 
     Raises:
         SteelyardError: no token can be drawn, because the logits hold NaN or +infinity or every token is ruled out.
@@ -142,18 +158,66 @@ def draw(logits: Tensor, settings: AnswerSettings, position: int, found: Candida
         if not math.isfinite(float(logits[token])):
             raise SteelyardError(UNDRAWABLE, where="sampling")
         return Draw(token, 0.0)
-    if 0 < settings.top_k < len(logits) or settings.top_p < 1 or settings.min_p:
+    u = uniform(settings.seed, position, purpose)
+    if cut(settings, len(logits)):
         ids, weights = restricted(logits, settings, found, pool)
         if not len(ids):
             raise SteelyardError(UNDRAWABLE, where="sampling")
-        shares = weights.cumsum()
-        place = min(
-            int(np.searchsorted(shares, uniform(settings.seed, position) * shares[-1], side="right")), int(weights.nonzero()[0][-1])
-        )
-        return Draw(int(ids[place]), math.log(float(weights[place] / shares[-1])))
+        return _among(ids, weights, u)
     probabilities = filtered(logits, settings)
-    token = invert(probabilities, uniform(settings.seed, position))
+    token = invert(probabilities, u)
     return Draw(token, math.log(float(probabilities[token])))
+
+
+def permitted(
+    logits: Tensor,
+    settings: AnswerSettings,
+    position: int,
+    permits: Callable[[int], bool],
+    found: Candidates | None = None,
+    pool: native.Pool | None = None,
+) -> Draw | None:
+    """One token of those that `permits` allows, drawn by asking about a few: as from the row where all others are -infinity.
+
+    Greedy: the likeliest that is permitted. Under top-k, top-p or min-p: the token that `draw` takes of the masked row. Of the whole
+    distribution: what is drawn and not permitted is drawn again with other noise, which leaves the permitted ones in proportion
+    (rejection sampling: J. von Neumann, Various techniques used in connection with random digits, 1951).
+
+    Args:
+        permits: whether a token may come.
+
+    Returns:
+        None where a few tokens do not settle it: then mask the row and `draw` with the noise of `AFTERWARDS`.
+
+    Raises:
+        SteelyardError: no token can be drawn from the row, whatever is permitted.
+    """
+    if settings.temperature == 0:
+        likeliest = draw(logits, settings, position, found).token
+        others = found.ids[1:TRIES].tolist() if found is not None else []
+        return next((Draw(token, 0.0) for token in (likeliest, *others) if permits(token)), None)
+    if cut(settings, len(logits)):
+        some = restricted_to(permits, logits, settings, found, pool)
+        return None if some is None else _among(*some, uniform(settings.seed, position, AFTERWARDS))
+    probabilities = filtered(logits, settings)
+    shares = probabilities.double().cumsum(0)
+    for number in range(TRIES):
+        token = _passing(probabilities, shares, uniform(settings.seed, position, f"{SAMPLE} {number}" if number else SAMPLE))
+        if permits(token):
+            return Draw(token, math.nan)
+    return None
+
+
+def cut(settings: AnswerSettings, vocabulary: int) -> bool:
+    """Whether top-k, top-p or min-p leave tokens out."""
+    return 0 < settings.top_k < vocabulary or settings.top_p < 1 or settings.min_p > 0
+
+
+def _among(ids: NDArray[np.int32], weights: NDArray[np.float64], u: float) -> Draw:
+    """The one of a few tokens at which the sum of weights [k] passes a share u of it."""
+    shares = weights.cumsum()
+    place = min(int(np.searchsorted(shares, u * shares[-1], side="right")), int(weights.nonzero()[0][-1]))
+    return Draw(int(ids[place]), math.log(float(weights[place] / shares[-1])))
 
 
 def invert(probabilities: Tensor, u: float) -> int:
@@ -162,7 +226,11 @@ def invert(probabilities: Tensor, u: float) -> int:
     Raises:
         SteelyardError: the probabilities are all zero, or not numbers.
     """
-    shares = probabilities.double().cumsum(0)
+    return _passing(probabilities, probabilities.double().cumsum(0), u)
+
+
+def _passing(probabilities: Tensor, shares: Tensor, u: float) -> int:
+    """`invert`, of probabilities and their sums so far, float64."""
     total = float(shares[-1])
     if not total > 0:
         raise SteelyardError(UNDRAWABLE, where="sampling")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
+import math
 import time
 from collections.abc import Callable
 from collections.abc import Sequence as Many
@@ -17,7 +18,7 @@ from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Token, Usage
 from steelyard.generate.candidates import Candidates, Wish, wish
 from steelyard.generate.processors.processor import CheckingSession, Processor, RulingSession, Session, View
-from steelyard.generate.sampling import Draw, confidence, draw
+from steelyard.generate.sampling import AFTERWARDS, TRIES, Draw, confidence, draw, filtered, permitted
 from steelyard.generate.spec import Draft, HostedSpeculation, Speculation, SpeculationSession
 from steelyard.generate.speculation.rejection import judge
 from steelyard.kernels.native import Pool
@@ -27,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 HEAD_ROWS = 128
 """Most rows the head turns into logits at once: 128 rows over 50,000 tokens are 25 MB."""
-TRIES = 4
-"""The likeliest tokens that a greedy answer under a ruling session (a constraint) asks about one by one, before it rules all at once."""
 
 
 class StreamDecoder(Protocol):
@@ -194,7 +193,7 @@ class Generation(Sequence):
         self.pool = pool
         ordered = sorted((*processors, *self.own), key=lambda processor: processor.order)
         self.sessions = [session for processor in ordered if (session := processor.start(self.settings)) is not None]
-        alone = self.sessions[0] if len(self.sessions) == 1 and self.settings.temperature == 0 else None
+        alone = self.sessions[0] if len(self.sessions) == 1 else None
         self.ruling = alone if isinstance(alone, RulingSession) else None
         shown = self.settings.alternatives if self.settings.token_events else 0
         shaped = bool(self.sessions) and self.ruling is None  # then the draw is not from what the model says
@@ -227,12 +226,9 @@ class Generation(Sequence):
         """The next token after the answer and what is guessed, drawn from float32 [vocabulary] as the processors shape them; `found` is
         what is known of the logits already."""
         if self.ruling is not None:
-            likeliest = draw(logits, self.settings, position, found)
-            others = found.ids[1:TRIES].tolist() if found is not None else []
-            for token in (likeliest.token, *others):
-                if self.ruling.permits(token):
-                    return Draw(token, 0.0)
-        elif not self.sessions:
+            pick = permitted(logits, self.settings, position, self.ruling.permits, found, self.pool)
+            return pick or draw(self.shaped(logits, guessed), self.settings, position, pool=self.pool, purpose=AFTERWARDS)
+        if not self.sessions:
             return draw(logits, self.settings, position, found, self.pool)
         return draw(self.shaped(logits, guessed), self.settings, position, pool=self.pool)
 
@@ -259,6 +255,8 @@ class Generation(Sequence):
                 pick = self.drawn(logits[index], position, found=found[index] if found else None)
             else:
                 pick = judge(self.shaped(logits[index]), draft.probabilities[index], guess, self.settings, position)
+            if self.settings.token_events and math.isnan(pick.logprob):
+                pick = Draw(pick.token, math.log(float(filtered(self.shaped(logits[index]), self.settings)[pick.token])))
             tokens.append(pick.token)
             drawn.append(pick.logprob)
             self.tokens.append(pick.token)

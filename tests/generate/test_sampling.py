@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -22,10 +23,11 @@ from transformers import (
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings
+from steelyard.generate.candidates import found_in, wish
 from steelyard.generate.engine import Engine
 from steelyard.generate.processors.penalties import Penalties
 from steelyard.generate.processors.processor import View
-from steelyard.generate.sampling import confidence, draw, filtered, nucleus, uniform
+from steelyard.generate.sampling import AFTERWARDS, confidence, draw, filtered, nucleus, permitted, uniform
 
 logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40)
 
@@ -321,3 +323,44 @@ def test_a_callable_that_works_in_place_does_not_change_the_confidence(talking):
     assert bent.tokens[0].id == 65
     assert bent.tokens[0].alternatives == plain.tokens[0].alternatives
     assert bent.tokens[0].entropy == plain.tokens[0].entropy
+
+
+@pytest.mark.parametrize("filters", [{"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.05}, {"top_k": 30, "top_p": 0.7, "min_p": 0.01}], ids=str)
+def test_a_filtered_draw_that_asks_about_a_few_is_the_draw_from_the_masked_row(filters):
+    dice, settled = torch.Generator().manual_seed(3), 0
+    for number in range(150):
+        logits = 3 * torch.randn(400, generator=dice)
+        allowed = torch.rand(400, generator=dice) < (0.02, 0.3, 0.9)[number % 3]
+        allowed[int(torch.randint(400, (1,), generator=dice))] = True
+        asked = AnswerSettings(temperature=0.8, seed=number, **filters)
+        found = found_in(logits.numpy(), wish(asked))
+        pick = permitted(logits, asked, number, lambda token, allowed=allowed: bool(allowed[token]), found)
+        masked = draw(torch.where(allowed, logits, -torch.inf), asked, number, purpose=AFTERWARDS)
+        if pick is not None:
+            settled += 1
+            assert pick.token == masked.token
+            assert pick.logprob == pytest.approx(masked.logprob, abs=1e-6)
+    assert settled > 20
+
+
+def test_drawing_again_what_is_not_permitted_leaves_the_permitted_in_proportion():
+    logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, 1.5])
+    allowed = torch.tensor([False, True, False, True, True, False])
+    masked, counts, masks = torch.where(allowed, logits, -torch.inf), [0] * 6, 0
+    for seed in range(4000):
+        asked = AnswerSettings(temperature=1.0, seed=seed)
+        pick = permitted(logits, asked, 7, lambda token: bool(allowed[token]))
+        masks += pick is None
+        counts[(pick or draw(masked, asked, 7, purpose=AFTERWARDS)).token] += 1
+    wanted = 4000 * torch.softmax(masked.double(), -1)
+    assert masks > 400, "both ways of drawing are in these counts"
+    assert counts[0] == counts[2] == counts[5] == 0
+    assert chisquare([counts[1], counts[3], counts[4]], wanted[allowed]).pvalue > 1e-3
+
+
+def test_who_asks_about_nothing_permitted_is_told_to_mask():
+    logits, asked = torch.zeros(50), AnswerSettings(temperature=1.0)
+    assert permitted(logits, asked, 0, lambda token: False) is None
+    assert permitted(logits, dataclasses.replace(asked, temperature=0), 0, lambda token: False) is None
+    filtering = dataclasses.replace(asked, top_p=0.5)
+    assert permitted(logits, filtering, 0, lambda token: False, found_in(logits.numpy(), wish(filtering))) is None
