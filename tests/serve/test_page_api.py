@@ -356,6 +356,9 @@ def test_closing_the_stream_ends_the_answer_and_keeps_what_was_written(server: L
         time.sleep(0.05)
     assert message["generation"]["reason"] == "cancelled" and text_of(message)
     assert 0 < len(message["generation"]["tokens"]) < 1900
+    usage = message["generation"]["usage"]
+    assert usage["completion_tokens"] == len(message["generation"]["tokens"]) and usage["prompt_tokens"] is None
+    assert 0 < usage["first_token_seconds"] <= usage["seconds"]
 
 
 async def slowly(events: list[Event | Exception]) -> AsyncIterator[Sequence[Event]]:
@@ -388,6 +391,7 @@ def test_a_client_that_goes_away_leaves_what_was_written(store: Store) -> None:
     asyncio.run(leave())
     message = shown(store, conversation)[str(told.id)]
     assert text_of(message) == "half" and message["generation"]["reason"] == "cancelled"
+    assert message["generation"]["usage"]["completion_tokens"] == 1
     assert message["generation"]["tokens"][0]["alternatives"][1] == {"text": "2", "logprob": None}
 
 

@@ -383,6 +383,8 @@ async def _answer(kept: Kept, name: str, body: dict[str, Any]) -> AsyncIterator[
         await asyncio.sleep(pause)
         message["parts"][0]["text"] += token["text"]
         generation["tokens"].append(token)
+        came = {"prompt_tokens": None, "completion_tokens": len(generation["tokens"])}
+        generation["usage"] = came | {"seconds": 0.5, "first_token_seconds": 0.02}
         yield frame(type="text", text=token["text"]) + frame(type="token", **token)
         if "fail" in asked and len(generation["tokens"]) > 4:
             generation["reason"] = "error"

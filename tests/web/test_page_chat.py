@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -87,6 +88,7 @@ def test_what_is_written_during_an_answer_waits_and_interrupting_sends_it(tab, s
     tab.get_by_role("button", name="Interrupt").click()
     expect(answers(tab).last).to_contain_text("Black Forest")
     expect(answers(tab).first).to_contain_text("stopped")
+    expect(answers(tab).first).to_contain_text(re.compile(r"\d+ tokens?\b"))  # those that came
     assert texts(kept) == ["slow one please", "now something else"]
     assert "word" in kept.path(kept.asked[1]["parent"])[1]["parts"][0]["text"]
 

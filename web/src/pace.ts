@@ -10,7 +10,7 @@ const AT_ONCE = 0.02;
  * was sent) over its whole time, because the time since says nothing of how fast it was written. Null where there is too little to tell.
  */
 export function paceOf({ completion_tokens: tokens, seconds, first_token_seconds: first }: Usage): number | null {
-  if (tokens < 2 || seconds <= 0) return null;
+  if (tokens === null || tokens < 2 || seconds <= 0) return null;
   const since = seconds - (first ?? 0);
   return first === null || since <= AT_ONCE * seconds ? tokens / seconds : (tokens - 1) / since;
 }

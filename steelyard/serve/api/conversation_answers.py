@@ -205,9 +205,7 @@ class _Told:
             case Energy():
                 self.took = {"energy_joules": dataclasses.asdict(event)}
             case Usage():
-                counts = {"prompt_tokens": event.prompt_tokens, "completion_tokens": event.completion_tokens}
-                took = {"seconds": time.monotonic() - self.began, "first_token_seconds": self.first} | self.took
-                generation.usage = counts | took
+                generation.usage = self.used(event.prompt_tokens, event.completion_tokens)
                 return {"type": "usage"} | generation.usage
             case Failure(message):
                 return self.fail(message)
@@ -217,12 +215,20 @@ class _Told:
         self.generation.error = message
         return {"type": "error", "message": message}
 
+    def used(self, read: int | None, wrote: int | None) -> dict[str, Any]:
+        """What an answer took, with its counts of tokens as far as they are known."""
+        counts = {"prompt_tokens": read, "completion_tokens": wrote}
+        return counts | {"seconds": time.monotonic() - self.began, "first_token_seconds": self.first} | self.took
+
     async def finish(self, reason: str) -> None:
         """Writes the record once, even while the stream it belongs to is being cancelled."""
         if self.finished:
             return
         self.finished = True
         self.generation.reason = reason
+        if self.generation.usage is None:  # nobody waits for the engine's own counts: those tokens that came are known
+            silent = self.texts and not self.generation.tokens  # a text whose tokens were not told
+            self.generation.usage = self.used(None, None if silent else len(self.generation.tokens))
         if self.store is not None and self.id is not None:
             text = "".join(self.texts)
             finish = self.store.answers.finish

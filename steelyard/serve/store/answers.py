@@ -37,7 +37,8 @@ class Generation:
         settings: how it was drawn.
         reason: why it ended, or None while it has not; on the disk that is `interrupted`, until the true end takes its place.
         error: what went wrong, or None.
-        usage: tokens read and written, seconds in all and to the first token, joules where they were told.
+        usage: tokens read and written, seconds in all and to the first token, joules where they were told. Of an answer that was cut off
+            it counts the tokens that came; what nobody told is None.
         confidence: value and kind of the last statement about all of it, `sentences` with places and values, and what it was calibrated on.
         citations: passages it was given to read.
         lookups: searches in documents, with what they weighed and why.

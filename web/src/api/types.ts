@@ -55,9 +55,10 @@ export interface Citation {
   index?: string;
 }
 
+/** Of an answer that was cut off `completion_tokens` counts those that came; what is not known is null. */
 export interface Usage {
-  prompt_tokens: number;
-  completion_tokens: number;
+  prompt_tokens: number | null;
+  completion_tokens: number | null;
   seconds: number;
   first_token_seconds: number | null;
   energy_joules?: Energy | null;
@@ -167,6 +168,8 @@ export interface LeverInfo {
   idea: string;
   paper?: string;
   per_request: boolean;
+  /** Whether it draws nothing, so that an answer at a temperature above 0 is refused. */
+  greedy?: boolean;
   /** Where it acts: `decode` while tokens are drawn, `wrap` around the answer. */
   hooks?: string[];
   /** Settings that name something, with what they name: `model`, `index`, ... */
