@@ -52,6 +52,7 @@ class Lever(pydantic.BaseModel):
         maturity: `stable` means parity, acceptance with a negative control and identity pass in CI.
         evidence: how far the recorded claim reaches.
         per_request: whether a server's client may switch it on.
+        greedy: whether it draws nothing at random, so that answers at a temperature above 0 are refused.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -70,6 +71,7 @@ class Lever(pydantic.BaseModel):
     maturity: ClassVar[Literal["stable", "experimental"]] = "experimental"
     evidence: ClassVar[Literal["mechanism", "real model", "at scale", "not shown"]] = "not shown"
     per_request: ClassVar[bool] = False
+    greedy: ClassVar[bool] = False
 
     @classmethod
     def hooks(cls) -> tuple[str, ...]:

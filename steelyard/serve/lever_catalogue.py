@@ -38,6 +38,7 @@ def told(kind: type[Lever]) -> dict[str, Any]:
         "maturity": kind.maturity,
         "evidence": kind.evidence,
         "per_request": kind.per_request,
+        "greedy": kind.greedy,
         "references": {setting: reference.kind for setting, reference in kind.naming().items()},
         "schema": kind.model_json_schema(),
     }

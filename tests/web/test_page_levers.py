@@ -27,6 +27,12 @@ def test_settings_of_every_form_are_chosen_or_written_and_what_is_wrong_is_told(
     panel = tab.get_by_role("complementary", name="How it answers")
     for name in ("speculative", "beam", "dola", "typical", "retrieve"):
         panel.get_by_role("switch", name=name, exact=True).check()
+    beam = panel.get_by_role("switch", name="beam", exact=True)
+    expect(beam).to_have_accessible_description(re.compile("above 0 is refused"))
+    panel.get_by_role("button", name="Set the temperature to 0").press("Enter")
+    expect(beam).to_be_focused()
+    expect(panel.get_by_role("slider", name=re.compile("Temperature"))).to_have_value("0")
+    expect(beam).to_have_accessible_description("")
     draft = panel.get_by_role("combobox", name="draft")
     assert draft.locator("option").all_text_contents() == ["other-model"], "another model than the one that answers"
     expect(draft).to_have_value("0")  # the first is taken: without one the lever cannot be pulled

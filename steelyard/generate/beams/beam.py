@@ -52,6 +52,7 @@ class Beam(Lever):
     maturity: ClassVar = "stable"
     evidence: ClassVar = "real model"
     per_request: ClassVar[bool] = True
+    greedy: ClassVar[bool] = True
 
     beams: int = Field(4, ge=1, le=256, description="hypotheses followed at once; each takes a slot; 1 turns it off")
     length_penalty: float = Field(

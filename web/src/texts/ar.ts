@@ -249,6 +249,8 @@ export const ar: Catalogue = {
   "levers.pulled": "تعمل في كل جواب لهذا النموذج: بدأ الخادم بها.",
   "levers.atStart": "تغيّر كيفية تشغيل النموذج، فتُسحب عند بدء الخادم: steelyard serve --try {name}",
   "levers.notOffered": "لا يعرضها {model} لأجوبة مفردة.",
+  "levers.greedy": "لا تسحب شيئًا عشوائيًّا: يُرفض الجواب بحرارة فوق 0.",
+  "levers.cool": "اجعل الحرارة 0",
   "levers.settings": "إعداداتها",
   "levers.required": "(لازم)",
   "levers.notJson": "هذا ليس JSON.",

@@ -232,6 +232,8 @@ export const en = entries({
   "levers.pulled": "On for every answer of this model: the server was started with it.",
   "levers.atStart": "It changes how the model is run, so it is pulled when the server starts: steelyard serve --try {name}",
   "levers.notOffered": "{model} does not offer it for single answers.",
+  "levers.greedy": "It draws nothing at random: an answer at a temperature above 0 is refused.",
+  "levers.cool": "Set the temperature to 0",
   "levers.settings": "Its settings",
   "levers.required": "(needed)",
   "levers.notJson": "This is not JSON.",
