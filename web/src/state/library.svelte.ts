@@ -53,7 +53,7 @@ class Library {
     const gone = await attempt(() => erase({ conversation: id }));
     if (gone) {
       this.list = this.list.filter((conversation) => conversation.id !== id);
-      notices.show(t("erase.done"));
+      notices.show(t("erase.done"), undefined, true);
     }
     return gone;
   }
@@ -62,10 +62,11 @@ class Library {
     const gone = await attempt(() => deleteConversation(id));
     if (gone) {
       this.list = this.list.filter((conversation) => conversation.id !== id);
-      notices.show(t("conversation.deleted", { title }), async () => {
+      const restore = async (): Promise<void> => {
         await restoreConversation(id);
         await this.load();
-      });
+      };
+      notices.show(t("conversation.deleted", { title }), restore, true);
     }
     return gone;
   }

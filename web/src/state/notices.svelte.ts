@@ -8,6 +8,8 @@ export interface Notice {
   text: string;
   kind: "done" | "failure";
   undo?: () => Promise<void>;
+  /** Whether it is about what is beside every page. */
+  everywhere?: boolean;
 }
 
 const STAY_MS = 9000;
@@ -23,8 +25,8 @@ class Notices {
   private next = 1;
   private readonly timers = new Map<number, ReturnType<typeof setTimeout>>();
 
-  show(text: string, undo?: () => Promise<void>): void {
-    const notice: Notice = { key: this.next++, text, kind: "done", ...(undo ? { undo } : {}) };
+  show(text: string, undo?: () => Promise<void>, everywhere = false): void {
+    const notice: Notice = { key: this.next++, text, kind: "done", everywhere, ...(undo ? { undo } : {}) };
     if (undo) this.steps = [...this.steps.slice(1 - STEPS), notice];
     this.add(notice);
   }
@@ -36,6 +38,11 @@ class Notices {
   dismiss(key: number): void {
     this.hold(key);
     this.list = this.list.filter((notice) => notice.key !== key);
+  }
+
+  /** Another page is gone to, or another conversation, from where a step can still be taken back: what was said before goes. */
+  leave(elsewhere: boolean): void {
+    for (const { key, everywhere, undo } of this.list) if (!everywhere && (elsewhere || !undo)) this.dismiss(key);
   }
 
   /** Keeps a notice that somebody looks at; `release` lets it go in its time. */
