@@ -1,11 +1,12 @@
-"""How long a person waits: `steelyard --help`, and the first token of a GGUF model from the start of the process; and what it then holds.
+"""How long a person waits: `steelyard --help`, and the first token of a GGUF model from the start of the process; and what loading takes.
 
     python benchmarks/startup.py [--repeats 7]
 
 Each measurement is a fresh process, timed from outside by the clock; told are medians and ranges in seconds. The peer for the first
-token is transformers reading the same GGUF file. One uncounted run of each warms the file cache. Memory is what the process holds above
-what it held after its imports, as the server runs a model: in the file's own blocks, the model itself let go, one answer given; resident,
-and the private part of it. The last line printed is JSON.
+token is transformers reading the same GGUF file. One uncounted run of each warms the file cache. Loading is told of the GGUF file in its
+own blocks and of directories of bfloat16 and of float32, each in the type of its file: seconds from the end of the imports to the first
+token, the most private memory meanwhile above what the process held after its imports (looked at every 2 ms; pages of mapped files are the
+system's cache), and what is held once the model itself is let go, as the server does. The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 from steelyard.core.get import get
 from steelyard.core.hardware import describe, versions
+from steelyard.model.load import load
 from steelyard.serve.engine_keeper import SPARE_AFTER
 from steelyard.serve.engine_process import EngineProcess, ServedModel
 
@@ -43,8 +46,8 @@ ids = tokenizer("The capital of France is", return_tensors="pt")
 print("token:" + tokenizer.decode(model.generate(**ids, max_new_tokens=1, do_sample=False)[0][-1:]))
 """
 
-HELD = """
-import gc, json, pathlib, re
+LOADED = """
+import gc, json, pathlib, sys, threading, time
 import steelyard, steelyard.generate.scheduler
 from steelyard.core.meters import memory
 from steelyard.generate.engine import Engine
@@ -52,20 +55,34 @@ from steelyard.kernels import native
 from steelyard.model.load import load
 from steelyard.model.released import release
 native.routines()
-def held():
-    told = pathlib.Path("/proc/self/smaps_rollup").read_text()
-    return [1024 * int(re.search(name + r": +(\\d+) kB", told)[1]) for name in ("Rss", "Anonymous")]
-before = held()
-model = load(MODEL, "stored")
-engine = Engine(model)
+def private():
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+most, watching = 0, True
+def watch():
+    global most
+    while watching:
+        most = max(most, private())
+        time.sleep(0.002)
+watcher = threading.Thread(target=watch)
+before = private()
+watcher.start()
+begun, busy = time.perf_counter(), time.process_time()
+model = load(MODEL, TYPE)
+engine = Engine(model, dtype=None if TYPE == "stored" else TYPE)
+engine.generate(["The capital of France is"], max_tokens=1)
+seconds, processor = time.perf_counter() - begun, time.process_time() - busy
+watching = False
+watcher.join()
+peak = most - before
 release(model, engine.trunk)
 engine.generate(["The capital of France is"], max_tokens=16)
-gc.collect()
 memory.hand_back()
-after = held()
+path = pathlib.Path(MODEL)
+size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*.safetensors")))
 print("token:" + json.dumps({
-    "file": pathlib.Path(MODEL).stat().st_size, "weights": engine.trunk.weight_bytes(),
-    "resident": after[0] - before[0], "private": after[1] - before[1],
+    "seconds": seconds, "processor_seconds": processor, "file_megabytes": size / 1e6, "weights_megabytes": engine.trunk.weight_bytes() / 1e6,
+    "peak": peak / size, "held": (private() - before) / size,
 }))
 """
 
@@ -126,12 +143,17 @@ def main() -> None:
     }
     for name, result in results.items():
         print(f"{name:26} {result}")
-    held = [
-        json.loads(said([sys.executable, "-c", HELD.replace("MODEL", repr(model))], "token:").split("token:")[1]) for _ in range(repeats)
-    ]
-    memory = {name: [round(one[name] / 1e6, 1) for one in held] for name in held[0]}
-    print(f"{'megabytes':26} {memory}")
-    print(json.dumps({"results": results, "megabytes": memory, "versions": versions(), "machine": describe()}))
+    loading = {}
+    with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
+        kinds = {"stored": model, "bfloat16": f"{folder}/bfloat16", "float32": f"{folder}/float32"}
+        for kind in ("bfloat16", "float32"):
+            load(model, kind).save(kinds[kind])
+        for kind, path in kinds.items():
+            code = LOADED.replace("MODEL", repr(path)).replace("TYPE", repr(kind))
+            runs = [json.loads(said([sys.executable, "-c", code], "token:").split("token:")[1]) for _ in range(repeats + 1)][1:]
+            loading[kind] = {name: [round(run[name], 2) for run in runs] for name in runs[0]}
+            print(f"{kind:26} {loading[kind]}")
+    print(json.dumps({"results": results, "loading": loading, "versions": versions(), "machine": describe()}))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 //                                                                                                 w = (q - zero) * scale + minimum
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -128,15 +129,26 @@ struct Matrix {
     }
 };
 
+// Goes over numbers [outputs, inputs] so that little memory is touched at a time: a line of a row after that of the row before, group by
+// group. put(group, lane, first input, how many, where they begin)
+template <class Number, class Put>
+inline void by_lines(const Number* from, int outputs, int inputs, const Put& put) {
+    constexpr int line = ALIGN / sizeof(Number);
+    for (int first = 0; first < outputs; first += GROUP)
+        for (int i = 0; i < inputs; i += line)
+            for (int o = first; o < std::min(first + GROUP, outputs); o++)
+                put(first / GROUP, o % GROUP, i, std::min(line, inputs - i), from + (size_t)o * inputs + i);
+}
+
 // From float32 [outputs, inputs].
 inline Matrix* pack_float32(const float* from, int outputs, int inputs) {
     auto* m = new Matrix(Kind::float32, outputs, inputs);
     m->group_bytes = sizeof(float) * GROUP * (size_t)m->blocks * BLOCK;
     m->allocate();
-    for (int o = 0; o < outputs; o++) {
-        float* group = (float*)(m->data.data + m->group_bytes * (o / GROUP));
-        for (int i = 0; i < inputs; i++) group[(size_t)i * GROUP + o % GROUP] = from[(size_t)o * inputs + i];
-    }
+    by_lines(from, outputs, inputs, [&](int group, int lane, int first, int count, const float* some) {
+        float* to = (float*)(m->data.data + m->group_bytes * group) + (size_t)first * GROUP + lane;
+        for (int i = 0; i < count; i++) to[i * GROUP] = some[i];
+    });
     return m;
 }
 
@@ -145,10 +157,11 @@ inline Matrix* pack_bfloat16(const uint16_t* from, int outputs, int inputs) {
     auto* m = new Matrix(Kind::bfloat16, outputs, inputs);
     m->group_bytes = sizeof(uint16_t) * GROUP * (size_t)m->blocks * BLOCK;
     m->allocate();
-    for (int o = 0; o < outputs; o++) {
-        uint16_t* group = (uint16_t*)(m->data.data + m->group_bytes * (o / GROUP));
-        for (int i = 0; i < inputs; i++) group[(size_t)(i / 2) * 2 * GROUP + o % GROUP * 2 + i % 2] = from[(size_t)o * inputs + i];
-    }
+    by_lines(from, outputs, inputs, [&](int group, int lane, int first, int count, const uint16_t* some) {
+        uint16_t* to = (uint16_t*)(m->data.data + m->group_bytes * group) + (size_t)first * GROUP + lane * 2;
+        for (int i = 0; i + 1 < count; i += 2) std::memcpy(to + i * GROUP, some + i, sizeof(uint32_t));
+        if (count % 2) to[(count - 1) * GROUP] = some[count - 1];
+    });
     return m;
 }
 
@@ -186,12 +199,9 @@ inline Matrix* pack_blocks(const uint8_t* from, const void* scales, const void* 
         for (int b = 0; b < m->blocks; b++) {
             uint8_t* block = m->data.data + m->group_bytes * (o / GROUP) + m->block_bytes * b;
             const uint8_t* q = from + (size_t)o * inputs + (size_t)b * BLOCK;
-            for (int i = 0; i < BLOCK; i++) {
-                if (bits == 4)
-                    block[i / 8 * 64 + lane * 4 + i % 4] |= (uint8_t)(i % 8 < 4 ? q[i] & 15 : (q[i] & 15) << 4);
-                else
-                    block[i / 4 * 64 + lane * 4 + i % 4] = q[i];
-            }
+            for (int i = 0; bits == 4 && i < BLOCK; i += 8)
+                for (int k = 0; k < 4; k++) block[i / 8 * 64 + lane * 4 + k] = (uint8_t)((q[i + k] & 15) | (q[i + 4 + k] & 15) << 4);
+            for (int i = 0; bits == 8 && i < BLOCK; i += 4) std::memcpy(block + i / 4 * 64 + lane * 4, q + i, 4);
             for (int s = 0; s < shares; s++) {
                 const size_t place = ((size_t)o * m->blocks + b) * shares + s;
                 std::memcpy(block + integers + row * s + each * lane, (const uint8_t*)scales + each * place, each);

@@ -12,6 +12,7 @@ from torch import nn
 
 from steelyard.core.errors import ModelFileError, SteelyardError, UnsupportedError
 from steelyard.core.get import locate
+from steelyard.core.meters.memory import trim
 from steelyard.core.threads import apart
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
@@ -65,7 +66,9 @@ def load(name_or_path: str | Path, dtype: str = "float32", keep: float = 1.0, fo
     if not 0 <= keep <= 1:
         raise SteelyardError(f"keep {keep!r}", do="Give the share of blocks that stay in memory, from 0 to 1.")
     path = locate(str(name_or_path))
-    return apart(lambda: _load(path, str(name_or_path), dtype, to_disk(keep, folder)))
+    model = apart(lambda: _load(path, str(name_or_path), dtype, to_disk(keep, folder)))
+    trim()  # of what reading the tokenizer and unpacking blocks left behind
+    return model
 
 
 Filled = Callable[[int, nn.Module], None]

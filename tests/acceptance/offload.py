@@ -136,7 +136,7 @@ def done(bench: Bench, how: str, directory: Path) -> dict[str, Any]:
 
 def remembered(bench: Bench, how: str, directory: Path) -> dict[str, Any]:
     """`remember` in a fresh process; the reduced form measures no memory and needs none."""
-    texts, tokens = bench.pick((8, 1_000), (2, 70))
+    texts, tokens = bench.pick((16, 700), (2, 70))
     if bench.reduced:
         threads = torch.get_num_threads()
         result = remember(how, str(directory), texts, tokens)
@@ -257,7 +257,7 @@ def run(bench: Bench) -> Finding:
             f"Tokens a second with {', '.join(map(str, BATCHES))} answers at once: {told['disk']} from disk, {told['memory']} in memory."
         )
         notes.append(
-            f"{told} of 1,000 tokens, 3 answered to each: keys and values {long['remembering']['states']:.0f} MB in memory, where the process "
+            f"{told} of 700 tokens, 3 answered to each: keys and values {long['remembering']['states']:.0f} MB in memory, where the process "
             f"grew by {long['remembering']['memory']:.0f} MB; on disk, {long['streaming']['states']:.0f} MB of memory to read them into."
         )
     return Finding(claims, {"offload": [Offload()], "states": [Offload(states=True)]}, notes)

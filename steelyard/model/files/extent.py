@@ -1,12 +1,18 @@
 """Reading exact extents of a file whose declared sizes are not trusted.
 
-Positioned reads into memory of our own, not a memory map: a map of a file that shrinks under a running process kills
-that process with a bus error, and its pages are counted a second time in resident memory beside the tensors made from
-them. A read that comes up short is an error with an address. From the page cache both cost one copy.
+What is small is read, at a position, into memory of our own; a read that comes up short is an error with an address. Tensors are mapped,
+each by itself: their pages are the system's cache of the file, which a second process shares and which goes where memory is wanted, so a
+model takes next to none of the process's own memory until an engine has packed it, and a tensor that is let go leaves nothing. The map is
+private: what is written to a tensor (training, a merge) never reaches the file.
+
+Its price: a file must not be cut short or written over in place while a model read from it is in use, as a process that reaches for a page
+which is gone is ended by the system. Replacing a file by renaming another over it, as `save` does, is safe, and so is deleting it.
 """
 
 from __future__ import annotations
 
+import mmap
+import os
 import stat
 import threading
 from pathlib import Path
@@ -15,6 +21,12 @@ from typing import Self
 import torch
 
 from steelyard.core.errors import ModelFileError
+
+WIDEST = 8
+"""Bytes of the widest number a tensor may hold; `torch` wants numbers at multiples of their size."""
+
+MAPPED = 1 << 16
+"""Bytes from which a tensor is mapped; smaller ones would waste more of a page than reading them costs."""
 
 LFS_POINTER = b"version https://git-lfs"
 
@@ -52,11 +64,28 @@ class ExtentFile:
         return bytes(out)
 
     def read_tensor(self, offset: int, size: int) -> torch.Tensor:
-        """The same bytes as uint8 [size] in fresh, aligned memory."""
+        """The same bytes as uint8 [size], in memory that belongs to the tensor alone and may be written to."""
         self._check(offset, size)
+        if size >= MAPPED and (data := self._mapped(offset, size)) is not None:
+            return data
         out = torch.empty(size, dtype=torch.uint8)
         self._fill(offset, out.numpy().data)
         return out
+
+    def _mapped(self, offset: int, size: int) -> torch.Tensor | None:
+        """A private map of an extent; None where its numbers would not lie where a type wants them, or the file system maps nothing."""
+        before = offset % mmap.ALLOCATIONGRANULARITY
+        if before % WIDEST:
+            return None
+        if os.fstat(self._file.fileno()).st_size < offset + size:
+            raise self._shorter()
+        try:
+            pages = mmap.mmap(self._file.fileno(), before + size, access=mmap.ACCESS_COPY, offset=offset - before)
+        except (OSError, ValueError):
+            return None
+        if hasattr(mmap, "MADV_WILLNEED"):
+            pages.madvise(mmap.MADV_WILLNEED)
+        return torch.frombuffer(pages, dtype=torch.uint8, count=size, offset=before)
 
     def _check(self, offset: int, size: int) -> None:
         if size < 0 or offset < 0 or (size and offset + size > self.size):
@@ -78,8 +107,11 @@ class ExtentFile:
                         f"cannot be read ({error.strerror})", where=str(self.path), do="Check the disk it is on."
                     ) from None
                 if not count:
-                    raise ModelFileError("became shorter while it was read", where=str(self.path), do="Read it again once it is complete.")
+                    raise self._shorter()
                 done += count
+
+    def _shorter(self) -> ModelFileError:
+        return ModelFileError("became shorter while it was read", where=str(self.path), do="Read it again once it is complete.")
 
     def close(self) -> None:
         self._file.close()

@@ -198,8 +198,25 @@ class _Head:
         if form:
             return list(struct.unpack(f"<{count}{form[1]}", self.take(count * each)))
         if kind == STRING:
-            return [self.text(MOST_STRING_BYTES, what) for _ in range(count)]
+            return self._texts(count, what)
         return [self.value(kind, what, depth) for _ in range(count)]
+
+    def _texts(self, count: int, what: str) -> list[str]:
+        """Texts one after the other: those that lie in the window at a stroke, as a vocabulary has a hundred thousand. One that does not, or
+        is none, is `text`'s."""
+        out: list[str] = []
+        while len(out) < count:
+            window, at = self._window, self._at
+            try:
+                while len(out) < count and (end := at + 8 + int.from_bytes(window[at : at + 8], "little")) <= len(window):
+                    out.append(window[at + 8 : end].decode("utf-8"))
+                    at = end
+            except UnicodeDecodeError:
+                pass
+            self._at = at
+            if len(out) < count:
+                out.append(self.text(MOST_STRING_BYTES, what))
+        return out
 
     def _boolean(self, byte: bytes, what: str) -> bool:
         if byte not in (b"\x00", b"\x01"):

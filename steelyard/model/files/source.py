@@ -33,7 +33,7 @@ class TensorSource(Protocol):
         ...
 
     def read(self, name: str, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """The tensor in fresh memory of its own, contiguous, on the CPU.
+        """The tensor in memory of its own (a private map of the file, where it is large), contiguous, on the CPU.
 
         Args:
             name: one of `names()`.

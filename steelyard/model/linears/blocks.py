@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
-from steelyard.model.files.gguf_blocks import Blocks, StorageType, dequantize, routine_for
+from steelyard.model.files.gguf_blocks import CHUNK, Blocks, StorageType, dequantize, routine_for
 from steelyard.model.linears.linear import DenseStorage, Linear
+from steelyard.model.state import zeros
 
 if TYPE_CHECKING:
     from steelyard.model.trunk import Trunk
@@ -56,13 +57,21 @@ class BlockStorage(nn.Module):
         Raises:
             ModelFileError: scales that are no numbers.
         """
-        parts = routine_for(self.blocks_of)(self.data.view(-1, self.blocks_of.bytes))
-        rows = [None if part is None else part.reshape(len(self.data), -1) for part in (parts.integers, parts.scales, parts.minima)]
-        if not all(bool(part.isfinite().all()) for part in rows[1:] if part is not None):
+        routine, rows = routine_for(self.blocks_of), max(1, CHUNK // self.inputs)
+        # Mapped memory goes back to the system at once; the C library would keep it.
+        integers = zeros((len(self.data), self.inputs), torch.uint8, self.data.device)
+        scales: list[Tensor] = []
+        minima: list[Tensor] = []
+        for start, some in zip(range(0, len(self.data), rows), self.data.split(rows), strict=True):
+            parts = routine(some.view(-1, self.blocks_of.bytes))
+            integers[start : start + len(some)] = parts.integers.view(len(some), -1)
+            scales.append(parts.scales.reshape(len(some), -1))
+            if parts.minima is not None:
+                minima.append(parts.minima.reshape(len(some), -1))
+        whole = Blocks(integers, torch.cat(scales), torch.cat(minima) if minima else None, parts.zero, parts.bits)
+        if not all(bool(part.isfinite().all()) for part in (whole.scales, whole.minima) if part is not None):
             raise ModelFileError(f"scales of {self.blocks_of.name} blocks are NaN or infinite", do="Get the model again.")
-        integers, scales, minima = rows
-        assert integers is not None and scales is not None
-        return Blocks(integers, scales, minima, parts.zero, parts.bits)
+        return whole
 
     def forward(self, x: Tensor) -> Tensor:
         y = eight_bits(x.reshape(-1, x.shape[-1])) @ self.dense().t()
