@@ -1,8 +1,9 @@
 """An encoder-decoder as an answerer: it reads the last message and writes a text about it, token by token.
 
-The engine runs trunks that go on with one text; this one reads one text and writes another, so it answers by itself: one question at
-a time, without a prefix cache, speculation or processors. Tokens are drawn as the engine draws them, from the same settings, seeds and
-positions (the border stands at position 0). What was said before the last message is not read.
+The engine runs trunks that go on with one text; this one reads one text and writes another, so it answers by itself, one question at a
+time, without a prefix cache or speculation. The answer itself is the engine's: the same generations and searches, with the border in
+the prompt's place, so that settings, penalties, forms and the levers that shape what is drawn hold here too; what reaches into the
+trunk does not. What was said before the last message is not read.
 """
 
 from __future__ import annotations
@@ -11,30 +12,41 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import fields
-from typing import Any
+from dataclasses import replace
 
 import torch
 
 from steelyard.augment.answerers import Crossing
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
-from steelyard.core.protocols import AnswerSettings, Conversation, Done, Event, Failure, Score, Text, Token, Usage
+from steelyard.core.levers import Lever
+from steelyard.core.protocols import AnswerSettings, Conversation, Event, Score, Usage
 from steelyard.core.threads import apart
 from steelyard.generate import sampling
-from steelyard.generate.sequences import TextStream, said
+from steelyard.generate.beams.beam import Beam
+from steelyard.generate.beams.search import Beams
+from steelyard.generate.constraints import constraint
+from steelyard.generate.constraints.constraint import Constraint
+from steelyard.generate.processors import logit_bias
+from steelyard.generate.processors.penalties import Penalties
+from steelyard.generate.processors.processor import Processor
+from steelyard.generate.processors.typical import Typical
+from steelyard.generate.processors.watermark import Watermark
+from steelyard.generate.sequences import Generation, said
+from steelyard.generate.spec import Draft, EngineSpec
 from steelyard.model.encoder_decoder import EncoderDecoder, Writing
 from steelyard.model.model import Model
 
 logger = logging.getLogger(__name__)
 
-REFUSED = frozenset({"repetition_penalty", "presence_penalty", "frequency_penalty", "constraint", "logit_bias"})
-"""Settings that only the engine follows."""
+SHAPING = (Beam, Constraint, Typical, Watermark)
+"""Levers that change how tokens are drawn and nothing of what computes them."""
 ONE_MESSAGE = "This model reads one message at a time: what was said before is not read."
 TOGETHER = 16
 """Continuations that are scored at once."""
+WIDEST = 256
+"""Branches of a search at most."""
 
 
 class PairAnswerer:
@@ -42,23 +54,33 @@ class PairAnswerer:
 
     Args:
         model: whose trunk is an `EncoderDecoder`.
+        levers: of which those that act in an engine must be ones that shape what is drawn.
 
     Raises:
-        UnsupportedError: it is none, or has no tokenizer.
+        UnsupportedError: it is none, it has no tokenizer, or a lever acts elsewhere in the engine.
     """
 
     capabilities: frozenset[str] = frozenset({"local", "logprobs", "score"})
 
-    def __init__(self, model: Model):
+    def __init__(self, model: Model, levers: Sequence[Lever] = ()):
         if not isinstance(model.trunk, EncoderDecoder) or model.tokenizer is None:
             raise UnsupportedError(f"{model.name} is no encoder-decoder with a tokenizer", do="Open it in the engine.")
         self.model, self.tokenizer = model, model.tokenizer
         self.trunk: EncoderDecoder = model.trunk
+        self.spec = EngineSpec(model, slots=WIDEST)
+        for lever in levers:
+            if not isinstance(lever, SHAPING):
+                raise UnsupportedError(
+                    f"`{lever.name}` acts in the engine, which does not run encoder-decoders",
+                    do="Leave it out; levers that wrap an answerer or shape what is drawn apply.",
+                )
+            self.spec = lever.decode(self.spec)
         self._alone = threading.Lock()
 
     @property
     def fingerprint(self) -> str:
-        return digest(["pairs", self.model.fingerprint])
+        search = [self.spec.search.fingerprint] if self.spec.search else []
+        return digest(["pairs", self.model.fingerprint, *(processor.fingerprint for processor in self.spec.processors), *search])
 
     async def answer(self, conversation: Conversation, settings: AnswerSettings) -> AsyncIterator[Event]:
         """Yields the text as it is written, what was used, and `Done`; it stops writing where nobody listens any more.
@@ -66,9 +88,9 @@ class PairAnswerer:
         Raises:
             SteelyardError: a conversation without a question, a message longer than the context, or settings it does not follow.
         """
-        ids = self.read(conversation, settings)
+        ids, own = self.read(conversation), self._own(settings)
         crossing, left = Crossing(), threading.Event()
-        writing = asyncio.ensure_future(asyncio.to_thread(lambda: apart(lambda: self._told(ids, settings, crossing.on_event, left))))
+        writing = asyncio.ensure_future(asyncio.to_thread(lambda: apart(lambda: self._told(ids, settings, own, crossing.on_event, left))))
         async with contextlib.aclosing(crossing.events(left.set)) as events:
             async for event in events:
                 yield event
@@ -80,7 +102,7 @@ class PairAnswerer:
         Raises:
             SteelyardError: see `answer`; or an empty continuation.
         """
-        ids = self.read(conversation, AnswerSettings())
+        ids = self.read(conversation)
         targets = [self.tokenizer.encode(text) for text in continuations]
         for text, target in zip(continuations, targets, strict=True):
             if not target:
@@ -102,17 +124,12 @@ class PairAnswerer:
         """Tokens that the model reads a text as."""
         return len(self.tokenizer.encode(text))
 
-    def read(self, conversation: Conversation, settings: AnswerSettings) -> list[int]:
+    def read(self, conversation: Conversation) -> list[int]:
         """The tokens of the last message, which is all that is read.
 
         Raises:
             SteelyardError: see `answer`.
         """
-        sampling.check(settings)
-        for field in fields(settings):
-            if field.name in REFUSED and getattr(settings, field.name) != field.default:
-                what = f"{self.model.name} is an encoder-decoder, which answers without the engine: no `{field.name}`"
-                raise UnsupportedError(what, do=f"Leave `{field.name}` out.")
         if not conversation or conversation[-1].role != "user" or not conversation[-1].content:
             raise SteelyardError("an encoder-decoder answers the user's last message, and there is none", do="Ask something.")
         if any(message.role not in ("user", "assistant") for message in conversation):
@@ -125,53 +142,57 @@ class PairAnswerer:
         self.model.check_ids(ids)
         return ids
 
-    def _told(self, ids: list[int], settings: AnswerSettings, tell: Callable[[Event], None], left: threading.Event) -> None:
+    def _own(self, settings: AnswerSettings) -> tuple[Processor, ...]:
+        """What shapes this answer beside the levers, once its settings are found to mean something."""
+        sampling.check(settings)
+        if self.spec.search is not None:
+            self.spec.search.check(settings)
+        biases = logit_bias.requested(settings, self.trunk.plan.inputs.vocabulary)
+        return (Penalties(), *constraint.requested(settings, self.spec), *biases)
+
+    def _told(
+        self, ids: list[int], settings: AnswerSettings, own: tuple[Processor, ...], tell: Callable[[Event], None], left: threading.Event
+    ) -> None:
         """Tells all of an answer to `tell`, whatever becomes of it."""
+
+        def told(event: Event) -> None:
+            # The border stands in the prompt's place; what was read is the source.
+            tell(replace(event, prompt_tokens=len(ids)) if isinstance(event, Usage) else event)
+
+        request = self._request(settings, told)
+        request.own = own
         try:
             with self._alone, torch.inference_mode():
-                reason = self._write(ids, settings, tell, left)
+                self._write(ids, request, left)
         except Exception as error:
             logger.exception("an answer failed")
-            tell(Failure(said(error)))
-            reason = "error"
-        tell(Done(reason))
+            request.fail(said(error))
 
-    def _write(self, ids: list[int], settings: AnswerSettings, tell: Callable[[Event], None], left: threading.Event) -> Any:
-        """Tells the text and what was used; why it ended."""
-        begun, border = time.perf_counter(), self.trunk.plan.border
-        most = min(settings.max_tokens, self.trunk.plan.context - 1)
+    def _request(self, settings: AnswerSettings, tell: Callable[[Event], None]) -> Generation:
+        """An answer to be written, or to be searched for."""
+        # A text may fill the context, and it is known then whether the border follows.
+        border, limit = self.trunk.plan.border, self.trunk.plan.context + 1
+        if self.spec.search is not None:
+            return self.spec.search.request([border], settings, tell, self.tokenizer, limit)
+        return Generation([border], settings, tell, self.tokenizer.stream_decoder(skip_special=True), frozenset({border}), limit)
+
+    def _write(self, ids: list[int], request: Generation, left: threading.Event) -> None:
+        """Goes on with an answer until it has ended."""
         encoded = self.trunk.encode(torch.tensor([ids], device=self.trunk.device), [len(ids)])
-        stream = TextStream(self.tokenizer.stream_decoder(skip_special=True), settings.stop)
-        writing, last, written, reason, stopped = Writing(self.trunk, encoded, most + 1), border, 0, "length", False
-        # One more than may be written: whether the border would have come next tells why it ended.
-        for position in range(1, most + 2):
-            if left.is_set():
-                return "cancelled"
-            if settings.seconds is not None and time.perf_counter() - begun > settings.seconds:
-                reason = "timeout"
-                break
-            logits = writing([last])
-            drawn = sampling.draw(logits[0], settings, position)
-            if drawn.token == border and not settings.ignore_eos:
-                reason = "stop"
-                break
-            if position > most:
-                break
-            last, written = drawn.token, written + 1
-            text, stopped = stream.push(last)
-            if settings.token_events:
-                (view,) = sampling.confidence(logits, [last], settings.alternatives)
-                tell(Token(last, text, view.logprob, view.entropy, drawn.logprob, view.alternatives))
-            if text:
-                tell(Text(text))
-            if stopped:
-                break
-        if not stopped:
-            text, stopped = stream.flush()
-            if text:
-                tell(Text(text))
-        tell(Usage(len(ids), written))
-        return "stop" if stopped else reason
+        writing = Writing(self.trunk, encoded, self.trunk.plan.context, request.width)
+        request.slot, *request.others = range(request.width)
+        request.begin(self.spec.processors, None)
+        request.accept(writing(request.prompt), Draft())
+        while not request.finished:
+            if left.is_set() or request.late:
+                request.stop_early("cancelled" if left.is_set() else "timeout")
+            elif isinstance(request, Beams):
+                for source, target in request.take_forks():
+                    writing.fork(source, target)
+                pieces = request.pieces()
+                request.accept(writing([piece.tokens[0] for piece in pieces], [piece.slot for piece in pieces]), Draft())
+            else:
+                request.accept(writing([request.tokens[-1]]), Draft())
 
     def _scored(self, ids: list[int], targets: Sequence[list[int]]) -> list[tuple[float, bool]]:
         """For each target its log-probability, and whether each of its tokens was the likeliest."""
@@ -191,6 +212,10 @@ class PairAnswerer:
         return found
 
 
-def answerer_for(model: Model) -> PairAnswerer | None:
-    """What answers for a model that the engine does not run, or None for all others."""
-    return PairAnswerer(model) if isinstance(model.trunk, EncoderDecoder) else None
+def answerer_for(model: Model, levers: Sequence[Lever] = ()) -> PairAnswerer | None:
+    """What answers for a model that the engine does not run, or None for all others; `levers` are those that act in an engine.
+
+    Raises:
+        UnsupportedError: a lever that cannot act on such a model.
+    """
+    return PairAnswerer(model, levers) if isinstance(model.trunk, EncoderDecoder) else None

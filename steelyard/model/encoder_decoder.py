@@ -154,28 +154,47 @@ class EncoderDecoder(nn.Module):
 
 
 class Writing:
-    """Targets on their way, token by token; each call reads one token of every row, the border first.
+    """Targets on their way, token by token, each in a slot of its own; a target begins with the border.
 
     Args:
-        encoded: what they look back at.
+        encoded: what they look back at, one source a slot; or one source that all look back at.
         most: tokens that will be read of each.
+        slots: how many targets there are; None is one for each source.
 
     Raises:
         ContextLengthError: `most` is more than the decoder was made for.
     """
 
-    def __init__(self, model: EncoderDecoder, encoded: Encoded, most: int):
+    def __init__(self, model: EncoderDecoder, encoded: Encoded, most: int, slots: int | None = None):
         if most > model.plan.decoder.context:
             raise ContextLengthError(f"{most} tokens, but the decoder writes at most {model.plan.decoder.context}", do="Ask for fewer.")
-        self._model, self._encoded, self._most, self._read = model, encoded, most, 0
-        self._state = model.decoder.new_state(len(encoded.lengths), most, Dense(device=model.device))
+        sources = len(encoded.lengths)
+        assert slots is None or sources in (1, slots)
+        self._model, self._most = model, most
+        self._read = [0] * (slots or sources)
+        self._encoded = {sources: encoded}
+        self._state = model.decoder.new_state(len(self._read), most, Dense(device=model.device))
 
-    def __call__(self, last: Sequence[int]) -> Tensor:
-        """float32 [b, vocabulary]: what follows once these have been read, one token a row."""
-        rows, device = len(last), self._model.device
-        step = Step(tuple(range(rows)), (self._read,) * rows, (1,) * rows, 1, device, side={SIDE: self._encoded}, capacity=self._most)
-        self._read += 1
+    def __call__(self, last: Sequence[int], slots: Sequence[int] | None = None) -> Tensor:
+        """float32 [b, vocabulary]: what follows once these have been read, one token for each of some slots (all, from the first on)."""
+        places, device = tuple(range(len(last)) if slots is None else slots), self._model.device
+        starts = tuple(self._read[slot] for slot in places)
+        step = Step(places, starts, (1,) * len(places), 1, device, side={SIDE: self._source(len(places))}, capacity=self._most)
+        for slot in places:
+            self._read[slot] += 1
         return self._model.decoder.logits(torch.tensor(last, device=device)[:, None], step, self._state)[:, 0]
+
+    def fork(self, source: int, target: int) -> None:
+        """One slot holds what another holds."""
+        self._state.fork(source, target)
+        self._read[target] = self._read[source]
+
+    def _source(self, rows: int) -> Encoded:
+        """What so many slots look back at: their own sources, or the one there is."""
+        if rows not in self._encoded:
+            (one,) = self._encoded[1].lengths
+            self._encoded[rows] = Encoded(self._encoded[1].hidden.expand(rows, -1, -1), (one,) * rows)
+        return self._encoded[rows]
 
 
 def initialize_both(model: EncoderDecoder, source: DecoderPlan, target: DecoderPlan, seed: int) -> EncoderDecoder:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import random
+import re
 
 import pytest
 import torch
@@ -18,7 +19,11 @@ from steelyard.core.errors import ContextLengthError, DataError, RecipeError, St
 from steelyard.core.protocols import AnswerSettings, Done, Message, Text, Token, Usage
 from steelyard.core.run import Run
 from steelyard.data.generated.toy_language import WORDS, training_pair, translated
+from steelyard.generate.beams.beam import Beam
+from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine
+from steelyard.generate.processors.typical import Typical
+from steelyard.generate.speculation.prompt_lookup import PromptLookup
 from steelyard.model.inspect import inspect
 from steelyard.model.load import load
 from steelyard.train.make import make
@@ -47,9 +52,9 @@ def recipe(data, new=NEW, **settings):
     return recipes.from_mapping({"new": new, "steps": [{"sft": sft}], "seed": 1}, name="pairs")
 
 
-def answered(model, text, **settings):
+def answered(model, text, *levers, **settings):
     async def gather():
-        return [event async for event in PairAnswerer(model).answer([Message("user", text)], AnswerSettings(**settings))]
+        return [event async for event in PairAnswerer(model, levers).answer([Message("user", text)], AnswerSettings(**settings))]
 
     return asyncio.run(gather())
 
@@ -202,9 +207,9 @@ def test_rows_that_are_no_pair_or_too_long_are_refused_with_their_line(tmp_path,
 @pytest.mark.parametrize(
     ("conversation", "settings", "kind"),
     [
-        ([Message("user", "a")], {"presence_penalty": 0.7}, UnsupportedError),
-        ([Message("user", "a")], {"constraint": {"regex": "x"}}, UnsupportedError),
         ([Message("user", "a")], {"temperature": -1.0}, SteelyardError),
+        ([Message("user", "a")], {"presence_penalty": float("nan")}, SteelyardError),
+        ([Message("user", "a")], {"logit_bias": ((999, 1.0),)}, SteelyardError),
         ([Message("system", "be kind"), Message("user", "a")], {}, UnsupportedError),
         ([Message("user", "a" * 17)], {}, ContextLengthError),
         ([], {}, SteelyardError),
@@ -213,8 +218,13 @@ def test_rows_that_are_no_pair_or_too_long_are_refused_with_their_line(tmp_path,
 )
 def test_what_it_cannot_do_is_refused_before_anything_is_written(tmp_path, conversation, settings, kind):
     answerer = PairAnswerer(new_model(recipes.from_mapping({"new": NEW}).base.plan, Run(tmp_path, 1)))
+
+    async def first():
+        async for event in answerer.answer(conversation, dataclasses.replace(AnswerSettings(), **settings)):
+            return event
+
     with pytest.raises(kind):
-        answerer.read(conversation, dataclasses.replace(AnswerSettings(), **settings))
+        asyncio.run(first())
 
 
 def test_an_answer_is_as_long_as_it_was_allowed_to_be(tmp_path):
@@ -255,6 +265,59 @@ def test_scores_are_the_sums_of_what_follows_each_token(tmp_path):
         asyncio.run(answerer.score([Message("user", "ab")], [""]))
     with pytest.raises(ContextLengthError):
         asyncio.run(answerer.score([Message("user", "ab")], ["x" * 16]))
+
+
+@torch.no_grad()
+def test_a_search_as_wide_as_the_vocabulary_finds_the_likeliest_answer_of_all(tmp_path):
+    model = new_model(recipes.from_mapping({"new": NEW | {"initial": 0.3}}).base.plan, Run(tmp_path, 3))
+    border, size = model.trunk.plan.border, model.tokenizer.vocabulary_size
+    for text in ("ab", "c", "bca"):
+        ids = model.tokenizer.encode(text)
+        encoded = model.trunk.encode(torch.tensor([ids] * size), [len(ids)] * size)
+        begun = torch.tensor([[border, token] for token in range(size)])
+        first, second = model.trunk.logits(encoded, begun).log_softmax(-1).unbind(1)
+        totals = first[0][:, None] + second
+        totals[border] = -torch.inf  # after the border nothing follows
+        best = max([(float(first[0, border]), [])] + [
+            (float(totals[one, two]), [one] if two == border else [one, two])
+            for one, two in (divmod(int(totals.argmax()), size),)
+        ])  # fmt: skip
+        events = answered(model, text, Beam(beams=256, length_penalty=0.0), max_tokens=2, token_events=True, alternatives=1)
+        tokens = [event for event in events if isinstance(event, Token)]
+        assert [token.id for token in tokens] == best[1]
+        assert events[-1] == Done("length" if len(best[1]) == 2 else "stop") and events[-2].prompt_tokens == len(ids)
+
+
+def test_one_branch_is_the_greedy_answer_and_more_find_no_less_likely_ones(made):
+    model, _ = made
+    for text in ("abc", "ca", "b"):
+        plain, one, four = (answered(model, text, *levers) for levers in ((), (Beam(beams=1),), (Beam(beams=4, length_penalty=0.0),)))
+        assert plain == one
+        texts = ["".join(event.text for event in events if isinstance(event, Text)) for events in (plain, four)]
+        likely = asyncio.run(PairAnswerer(model).score([Message("user", text)], [told + "<|endoftext|>" for told in texts]))
+        assert likely[1].logprob >= likely[0].logprob - 1e-5
+
+
+def test_settings_and_levers_that_shape_what_is_drawn_hold(tmp_path):
+    model = new_model(recipes.from_mapping({"new": NEW}).base.plan, Run(tmp_path, 3))
+
+    def text(*levers, **settings):
+        events = answered(model, "ab", *levers, **({"max_tokens": 12, "temperature": 1.0} | settings))
+        return "".join(event.text for event in events if isinstance(event, Text)), events[-1]
+
+    letters = {token: 30.0 for token in model.tokenizer.encode("xyz")}
+    biased, _ = text(logit_bias=tuple(letters.items()), ignore_eos=True)
+    assert set(biased) == set("xyz") and len(biased) == 12
+    once, _ = text(logit_bias=tuple(letters.items()), presence_penalty=100.0, max_tokens=3, ignore_eos=True)
+    assert sorted(once) == list("xyz")
+    assert re.fullmatch("[AB]{3}", text(constraint={"regex": "[AB]{3}"})[0])
+    assert re.fullmatch("[AB]{3}", text(Constraint(regex="[AB]{3}"))[0])
+    assert re.fullmatch("[AB]{3}", text(Constraint(regex="[AB]{3}"), Beam(beams=3), temperature=0.0)[0])
+    # More than the context holds is never written, and what would follow is not asked for.
+    assert text(ignore_eos=True, max_tokens=99)[1] == Done("length")
+    assert len({PairAnswerer(model, levers).fingerprint for levers in ((), (Beam(),), (Typical(),), (Beam(beams=2),))}) == 4
+    with pytest.raises(UnsupportedError, match="prompt_lookup"):
+        PairAnswerer(model, [PromptLookup()])
 
 
 def test_it_ends_at_a_stop_string_and_when_nobody_listens(made):

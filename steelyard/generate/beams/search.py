@@ -152,7 +152,7 @@ class Beams(Generation):
         forks, self._forks = self._forks, []
         return forks
 
-    def accept(self, logits: Tensor, draft: list[int], found: Sequence[Candidates] = ()) -> None:
+    def accept(self, logits: Tensor, draft: object, found: Sequence[Candidates] = ()) -> None:
         """One step of the search, from the logits [m, v] of the live branches, in their order."""
         self.passes += 1
         candidates = self._candidates(logits)

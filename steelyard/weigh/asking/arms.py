@@ -198,7 +198,7 @@ class ArmOpener:
                 return _remote(arm, arm.source, levers, self.run.directory)
             begun = time.perf_counter()
             model = self._weights(arm, levers, self.run.seed if seed is None else seed)
-            if (pairs := answerer_for(model)) is not None:
+            if (pairs := answerer_for(model, _inside(levers))) is not None:
                 return _of_pairs(arm.name, pairs, levers, time.perf_counter() - begun)
             settings = {"slots": SLOTS, "folder": self.run.directory / "fitted"} | settings
             spec = EngineSpec(model, deterministic=deterministic, **settings)
@@ -327,17 +327,13 @@ def is_trained(arm: Arm) -> bool:
     return any("train" in lever.hooks() for lever in arm.levers)
 
 
-def _of_pairs(name: str, answerer: PairAnswerer, levers: Sequence[Lever], seconds: float) -> OpenArm:
-    """An arm whose model reads one text and writes another: it answers without the engine, one question at a time.
+def _inside(levers: Sequence[Lever]) -> list[Lever]:
+    """Those that act in an engine. A planted defect has both hooks and acts in one of them."""
+    return [lever for lever in levers if "decode" in lever.hooks() and getattr(lever, "kind", "") != "scrambled_prompt"]
 
-    Raises:
-        UnsupportedError: a lever that acts in the engine.
-    """
-    # A planted defect has both hooks and acts in one of them; that it acts in the template is refused where there is none.
-    if inside := [lever.name for lever in levers if "decode" in lever.hooks() and getattr(lever, "kind", "") != "scrambled_prompt"]:
-        raise UnsupportedError(
-            f"`{inside[0]}` acts in the engine, which does not run encoder-decoders", do="Leave it out; levers that wrap an answerer apply."
-        )
+
+def _of_pairs(name: str, answerer: PairAnswerer, levers: Sequence[Lever], seconds: float) -> OpenArm:
+    """An arm whose model reads one text and writes another: it answers without the engine, one question at a time."""
     model = answerer.model
     return dataclasses.replace(
         _wrapped(name, answerer, levers),
