@@ -52,8 +52,12 @@ NAMES = (
     "transformer_xl",
     "s4",
     "mamba",
+    "mamba2",
     "monarch",
     "rwkv",
+    "rwkv7",
+    "linear_attention",
     "recurrent_gemma",
+    "patches",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from acceptance.experiment import Bench
 from acceptance.small_decoders import VOCABULARY, Exercises, new, shares, taught
+from steelyard.data.generated.long_range import Exercise, make_exercise
 from steelyard.weigh.cells.cells import Draft, contrast, finish
 from steelyard.weigh.report.report import Cell, Verdict
 from steelyard.weigh.statistics.intervals import wilson
@@ -32,18 +34,21 @@ def raced(
     lines: int,
     learning_rate: float,
     size: int = 32,
+    make: Callable[[str, random.Random, int], Exercise] = make_exercise,
+    **settings: Any,
 ) -> dict[tuple[str, int], Runs]:
     """Trains every plan with every seed on fresh exercises; (plan, length) -> share of the characters of each line that are right.
 
-    All answer the same lines, drawn from another seed than what they learned from.
+    All answer the same lines, drawn from another seed than what they learned from. `settings` are further ones of the trainer.
     """
     out: dict[tuple[str, int], list[list[float]]] = {}
     for name, plan in plans.items():
         for seed in bench.pick((1, 2, 3), (1,)):
             trunk = new(PLAN | dict(plan), VOCABULARY, seed)
-            taught(bench, name, trunk, Exercises(kind, lengths, size, seed), steps=steps, seed=seed, learning_rate=learning_rate)
+            stream = Exercises(kind, lengths, size, seed, make)
+            taught(bench, name, trunk, stream, steps=steps, seed=seed, learning_rate=learning_rate, **settings)
             for length in asked:
-                values = shares(trunk, Exercises(kind, (length,), lines, 10_000 + bench.seed).batch(0))
+                values = shares(trunk, Exercises(kind, (length,), lines, 10_000 + bench.seed, make).batch(0))
                 out.setdefault((name, length), []).append(values)
                 bench.say(f"{name}, seed {seed}, length {length}: {sum(values) / len(values):.3f} of the characters right")
     return dict(out)

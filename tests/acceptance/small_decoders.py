@@ -15,7 +15,7 @@ from acceptance.experiment import Bench
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
 from steelyard.data.batching import NOT_LEARNED, Batch, Place
-from steelyard.data.generated.long_range import CHARACTERS, make_exercise
+from steelyard.data.generated.long_range import CHARACTERS, Exercise, make_exercise
 from steelyard.data.texts.opening import open_texts
 from steelyard.data.token_file import TokenFile, write_tokens
 from steelyard.data.tokenizer_training import train_tokenizer
@@ -32,13 +32,16 @@ VOCABULARY = len(CHARACTERS) + 1
 
 @dataclass(frozen=True)
 class Exercises:
-    """An endless stream of batches of fresh exercises of a kind. Each batch has lines of one of the lengths, in turn."""
+    """An endless stream of batches of fresh exercises of a kind. Each batch has lines of one of the lengths, in turn.
+
+    `make(kind, rng, length)` gives one; other kinds than the package's have a maker of their own.
+    """
 
     kind: str
     lengths: tuple[int, ...]
     size: int = 32
     seed: int = 0
-    end: str = ""
+    make: Callable[[str, random.Random, int], Exercise] = make_exercise
 
     def iterate(self, place: Place = Place()) -> Iterator[tuple[Batch, Place]]:  # noqa: B008  # a place is frozen
         index = place.index
@@ -50,7 +53,7 @@ class Exercises:
         """Ids and targets of int64 [size, time]; only what is determined is learned."""
         rng = random.Random(derive(self.seed, "exercises", self.kind, index))
         length = self.lengths[rng.randrange(len(self.lengths))]
-        made = [make_exercise(self.kind, rng, length) for _ in range(self.size)]
+        made = [self.make(self.kind, rng, length) for _ in range(self.size)]
         width = max(len(one.text) for one in made)
         ids = np.zeros((self.size, width), np.int64)
         targets = np.full((self.size, width), NOT_LEARNED, np.int64)
