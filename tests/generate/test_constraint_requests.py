@@ -91,7 +91,7 @@ UNHONOURED = [
     ({"regex": "(?=a)b"}, "look-around"),
     ({"grammar": "start: nowhere"}, "nowhere"),
     (AnswerForm("json_schema", "{"), "the schema is not valid JSON"),
-    (AnswerForm("json_schema", '{"a": 1, "a": 2}'), "a key stands twice"),
+    (AnswerForm("json_schema", '{"a": 1, "a": 2}'), "`a` appears twice"),
     (AnswerForm("json_schema", "[]"), "a schema is a JSON object"),
 ]
 

@@ -179,7 +179,7 @@ FORM = {"type": "object", "properties": {"a": {"type": "integer"}}, "patternProp
     [
         ('{"a": 1', "not valid JSON"),
         ('{"a": 1} and more', "not valid JSON"),
-        ('{"a": 1, "a": 2}', "a key stands twice"),
+        ('{"a": 1, "a": 2}', "`a` appears twice"),
         ('{"a": NaN}', "NaN is not JSON"),
         ('{"a": "1"}', "a: '1' is not of type 'integer'"),
         ('{"a": 1, "x1": 2}', "x1: 2 is not of type 'string'"),

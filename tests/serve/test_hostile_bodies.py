@@ -91,7 +91,7 @@ def test_depth_counts_what_is_within_one_another() -> None:
 def test_a_key_that_stands_twice_is_refused_by_name(server: LiveServer, path: str) -> None:
     body = '{"model": "tiny", "prompt": "a", "input": "a", "messages": [{"role": "user", "content": "a", "content": "b"}], "max_tokens": 1}'
     response = server.client.post(path, content=body, headers={"Content-Type": "application/json"})
-    assert response.status_code == 400 and "`content` stands twice" in response.json()["error"]["message"]
+    assert response.status_code == 400 and "`content` appears twice" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

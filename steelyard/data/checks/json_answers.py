@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from steelyard.core.json_hooks import no_constant, unique
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -22,17 +24,7 @@ class Found:
     alone: bool
 
 
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")  # Python reads NaN and Infinity, JSON has neither
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise ValueError("a key appears twice")
-    return dict(pairs)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_no_repeats)
+_DECODER = json.JSONDecoder(parse_constant=no_constant, object_pairs_hook=unique)
 
 
 def read_json(text: str) -> Any:

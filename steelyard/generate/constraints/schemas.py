@@ -23,6 +23,7 @@ from jsonschema.validators import extend, validator_for
 from referencing.exceptions import Unresolvable
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
+from steelyard.core.json_hooks import no_constant, unique
 from steelyard.generate.constraints.judging import accepts
 
 DEEPEST = 60
@@ -105,7 +106,7 @@ def parse(text: str) -> Any:
         ValueError: it is none.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refused)
+        return json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
     except RecursionError:
         raise ValueError("nested too deep") from None
 
@@ -244,14 +245,3 @@ def _depth(value: Any) -> int:
 
 def _too_deep() -> UnsupportedError:
     return UnsupportedError(f"nested deeper than {DEEPEST} levels", where="json_schema", do="Use `$ref` for what repeats, or flatten it.")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return value
-
-
-def _refused(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from steelyard.core import json_hooks
 from steelyard.core.errors import ModelFileError
 from steelyard.model.files.extent import ExtentFile
-from steelyard.model.files.source import quoted
 
 MOST_BYTES = 100_000_000  # the safetensors format's own bound on its header
 MOST_PARTS = 2**23  # an empty list takes three bytes here and 64 in memory; the largest tokenizers have two million parts
@@ -29,7 +29,9 @@ def parse_object(data: bytes, where: str, endless: Collection[str] = ()) -> dict
     if (parts := sum(data.count(mark) for mark in (b",", b"[", b"{"))) > MOST_PARTS:
         raise ModelFileError(f"{parts} values of JSON; at most {MOST_PARTS} are read", where=where, do="Download or copy the file again.")
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_reader(endless), parse_constant=_Word if endless else _refuse_constant)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_reader(endless), parse_constant=_Word if endless else json_hooks.no_constant
+        )
     except RecursionError:
         raise ModelFileError("JSON nested beyond reason", where=where, do="Download or copy the file again.") from None
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError, an integer of thousands of digits, and our own below
@@ -47,12 +49,8 @@ def read_object(path: Path, endless: Collection[str] = ()) -> dict[str, Any]:
         return parse_object(file.read(0, file.size), str(path), endless)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"key {quoted(twice)} appears twice")
+def _writable(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = json_hooks.unique(pairs)
     for key, value in pairs:
         for text in (key, value):
             if isinstance(text, str) and not text.isascii():
@@ -60,26 +58,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return out
 
 
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
 class _Word(str):
     """A number that is no JSON: NaN, Infinity or -Infinity."""
 
 
 def _reader(endless: Collection[str]) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
-    """`_unique`, and where some keys may be endless a look at which words stand where."""
+    """`_writable`, and where some keys may be endless a look at which words stand where."""
     if not endless:
-        return _unique
+        return _writable
 
     def read(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: _worded(value, key in endless) for key, value in _unique(pairs).items()}
+        return {key: _worded(value, key in endless) for key, value in _writable(pairs).items()}
 
     return read
 
 
 def _worded(value: Any, endless: bool) -> Any:
     if isinstance(value, _Word):
-        return {"__float__": str(value)} if endless and value == "Infinity" else _refuse_constant(value)
+        return {"__float__": str(value)} if endless and value == "Infinity" else json_hooks.no_constant(value)
     return [_worded(part, endless) for part in value] if isinstance(value, list) else value

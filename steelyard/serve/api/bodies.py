@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from steelyard.core.errors import nearest
+from steelyard.core.json_hooks import no_constant, unique
 from steelyard.serve.api.errors import ApiError
 from steelyard.serve.bounded import Bounded
 
@@ -31,7 +32,7 @@ def parsed(body: bytes, deepest: int = DEEPEST) -> Any:
     if (count := body.count(b"[") + body.count(b"{")) > MOST:
         raise ApiError(f"The JSON holds {count:,} lists and objects; at most {MOST:,}.", code="invalid_json")
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_without_twins)
+        value = json.loads(body.decode("utf-8"), parse_constant=no_constant, object_pairs_hook=unique)
         if b"\\ud" in body or b"\\uD" in body:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
@@ -50,20 +51,6 @@ def depth(value: Any, enough: int) -> int:
         layer = [part for item in layer for part in (item.values() if isinstance(item, dict) else item) if isinstance(part, CONTAINERS)]
         level += 1
     return level
-
-
-def _no_constant(word: str) -> Any:
-    raise ValueError(f"{word} is no number")
-
-
-def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, unless a key stands in it twice: one of the two values would be ignored silently, and programs differ in which."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        seen: set[str] = set()
-        twin = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key `{twin[:80]}` stands twice in one object")
-    return value
 
 
 class StrictRequest(Request):
