@@ -59,5 +59,6 @@ NAMES = (
     "linear_attention",
     "recurrent_gemma",
     "patches",
+    "data_parallel",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""
