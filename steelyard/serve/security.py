@@ -136,8 +136,13 @@ class _Body:
         self.read, self.until, self.complete = 0, None, False
 
     def check(self, headers: Headers) -> None:
-        """Refuses a body that says itself that it is too large, before any of it is read."""
+        """Refuses a body that says itself that it is too large, before any of it is read, or that says its length in two ways.
+
+        A proxy may believe the other one, and take what follows for another client's request (RFC 9112, 6.1).
+        """
         length = headers.get("content-length", "")
+        if length and "transfer-encoding" in headers:
+            raise ApiError("The body has both a Content-Length and a Transfer-Encoding: send one of them.", code="invalid_body")
         if length and (not length.isascii() or not length.isdigit() or len(length) > 18 or int(length) > self.largest):
             raise self._too_large()
 

@@ -142,6 +142,16 @@ def test_a_body_that_is_too_large_is_not_read_to_its_end(server: LiveServer, raw
     assert sent < most, "the connection was not closed"
 
 
+def test_a_body_whose_length_is_told_in_two_ways_is_refused_and_what_follows_it_is_no_request(
+    server: LiveServer, raw: socket.socket
+) -> None:
+    hidden = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+    head = b"POST /tokenize HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw.sendall(head % (5 + len(hidden)) + b"0\r\n\r\n" + hidden)
+    told = b"".join(iter(lambda: raw.recv(65536), b""))  # to the end of the connection
+    assert told.startswith(b"HTTP/1.1 400") and told.count(b"HTTP/1.1") == 1 and b"Transfer-Encoding: send one" in told
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/attachments", "/api/import"])
 def test_a_client_that_writes_before_it_reads_is_told_why(server: LiveServer, path: str) -> None:
     largest = server.settings.upload_bytes if path.startswith(security.UPLOADS) else server.settings.body_bytes
