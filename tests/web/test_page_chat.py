@@ -93,6 +93,18 @@ def test_what_is_written_during_an_answer_waits_and_interrupting_sends_it(tab, s
     assert "word" in kept.path(kept.asked[1]["parent"])[1]["parts"][0]["text"]
 
 
+def test_an_answer_that_could_not_be_stored_says_why(tab, server):
+    def full(route):
+        told = '{"error": {"message": "the disk is full. Free some space.", "type": "server_error", "param": null, "code": null}}'
+        route.fulfill(content_type="text/event-stream", body=f'data: {{"type": "text", "text": "Half"}}\n\ndata: {told}\n\n')
+
+    tab.route("**/answer", full)
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    expect(tab.get_by_role("alert")).to_contain_text("the disk is full. Free some space.")
+    expect(tab.get_by_role("group", name="This has no answer yet.")).to_contain_text("the disk is full")
+
+
 def test_an_answer_that_breaks_off_says_why_and_keeps_what_came(tab, server):
     tab.goto(server)
     say(tab, "please fail")

@@ -1,6 +1,6 @@
 /** Server-sent events of a POST, which the browser's own EventSource cannot make. */
 
-import { reach } from "./http";
+import { ApiError, reach } from "./http";
 import type { AnswerEvent, AnswerRequest } from "./types";
 
 /** Cuts a growing text into its `data:` payloads; what is not whole yet stays for the next piece. */
@@ -23,7 +23,12 @@ export class FrameReader {
   }
 }
 
-/** Yields the events of one answer. Aborting `signal` closes the connection, which frees the server's slot. */
+/** The last frame of any stream that could not go on: its answer could not be stored, the server is ending. */
+interface Failed {
+  error: { message: string };
+}
+
+/** Yields the events of one answer; one that cannot go on throws. Aborting `signal` closes the connection, which frees the server's slot. */
 export async function* answerEvents(conversation: string, request: AnswerRequest, signal: AbortSignal): AsyncGenerator<AnswerEvent> {
   const response = await reach(`/api/conversations/${encodeURIComponent(conversation)}/answer`, {
     method: "POST",
@@ -38,7 +43,9 @@ export async function* answerEvents(conversation: string, request: AnswerRequest
     const { done, value } = await reader.read();
     if (done) return;
     for (const data of frames.read(value)) {
-      if (data !== "[DONE]") yield JSON.parse(data) as AnswerEvent;
+      const event = JSON.parse(data) as AnswerEvent | Failed;
+      if ("error" in event) throw new ApiError(event.error.message, response.status);
+      yield event;
     }
   }
 }
