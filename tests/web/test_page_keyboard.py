@@ -80,3 +80,22 @@ def test_what_was_said_of_a_page_goes_with_it(tab, server):
     tab.get_by_role("link", name="Charts").click()
     expect(tab.get_by_role("heading", name="Charts")).to_be_visible()
     expect(tab.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_field_that_appears_has_the_focus_and_leaves_it_at_its_row(tab, server):
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    answers(tab).get_by_role("button", name="Good answer").press("Enter")
+    expect(answers(tab).get_by_role("button", name="Good answer")).to_have_attribute("aria-pressed", "true")
+    tab.get_by_role("link", name="Feedback").press("Enter")
+    change = tab.get_by_role("button", name="Change")
+    change.press("Enter")
+    expect(tab.get_by_role("combobox", name="Change")).to_be_focused()
+    tab.keyboard.press("Escape")
+    expect(tab.get_by_role("link", name="open")).to_be_focused()
+    tab.get_by_role("button", name=re.compile("What to do with")).press("Enter")
+    tab.get_by_role("menuitem", name="Rename").press("Enter")
+    expect(tab.get_by_role("textbox", name="Title")).to_be_focused()
+    tab.keyboard.type("Rivers")
+    tab.keyboard.press("Enter")
+    expect(tab.get_by_role("link", name="Rivers")).to_be_focused()

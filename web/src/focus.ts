@@ -13,13 +13,18 @@ export function keepFocus(): void {
   addEventListener("pointerdown", () => (byKey = false), true);
   addEventListener("focusin", ({ target }) => (last = target instanceof HTMLElement ? target : null), true);
   new MutationObserver((changes) => {
-    if (!byKey || last === null || last.isConnected || document.activeElement !== document.body) return;
+    if (!byKey || last === null || document.activeElement !== document.body) return;
     const gone = last;
     const change = changes.find(({ removedNodes }) => [...removedNodes].some((node) => node.contains(gone)));
-    last = null; // whoever does its work may know better where to go on: what is nearest only takes what nobody took
-    if (change) setTimeout(() => document.activeElement === document.body && nearest(change)?.focus());
+    if (!change) return;
+    if (gone.isConnected) return gone.focus(); // it only changed its place
+    // Whoever does the work may know better where to go on: what is nearest only takes what nobody took.
+    setTimeout(() => document.activeElement === document.body && nearest(change)?.focus());
   }).observe(document.body, { childList: true, subtree: true });
 }
+
+/** A field that appears because somebody wants to write in it; `autofocus` does nothing where something else still has the focus. */
+export const toField = (node: HTMLElement): void => node.focus();
 
 /** What can have the focus and stands next to a place where something was removed, in the smallest part of the page that holds any. */
 function nearest({ target, nextSibling, previousSibling }: MutationRecord): HTMLElement | null {
@@ -27,7 +32,8 @@ function nearest({ target, nextSibling, previousSibling }: MutationRecord): HTML
     const all = [...around.querySelectorAll<HTMLElement>(FOCUSABLE)].filter((one) => one.checkVisibility({ visibilityProperty: true }));
     const after = (one: HTMLElement): boolean => {
       if (nextSibling?.isConnected) return one === nextSibling || follows(nextSibling, one);
-      return Boolean(previousSibling?.isConnected) && !previousSibling?.contains(one) && follows(previousSibling, one);
+      const before = previousSibling?.isConnected ? previousSibling : target;
+      return !before.contains(one) && follows(before, one);
     };
     const found = all.find(after) ?? all.at(-1);
     if (found) return found;
@@ -35,4 +41,4 @@ function nearest({ target, nextSibling, previousSibling }: MutationRecord): HTML
   return document.getElementById("main");
 }
 
-const follows = (node: Node | null, other: Node): boolean => Boolean((node?.compareDocumentPosition(other) ?? 0) & Node.DOCUMENT_POSITION_FOLLOWING);
+const follows = (node: Node, other: Node): boolean => Boolean(node.compareDocumentPosition(other) & Node.DOCUMENT_POSITION_FOLLOWING);

@@ -62,11 +62,10 @@ class Library {
     const gone = await attempt(() => deleteConversation(id));
     if (gone) {
       this.list = this.list.filter((conversation) => conversation.id !== id);
-      const restore = async (): Promise<void> => {
+      notices.show(t("conversation.deleted", { title }), async () => {
         await restoreConversation(id);
         await this.load();
-      };
-      notices.show(t("conversation.deleted", { title }), restore, true);
+      });
     }
     return gone;
   }

@@ -40,9 +40,9 @@ class Notices {
     this.list = this.list.filter((notice) => notice.key !== key);
   }
 
-  /** Another page is gone to, or another conversation, from where a step can still be taken back: what was said before goes. */
-  leave(elsewhere: boolean): void {
-    for (const { key, everywhere, undo } of this.list) if (!everywhere && (elsewhere || !undo)) this.dismiss(key);
+  /** Another page or conversation is gone to: what was said of the one before goes, but for steps that can be taken back from anywhere. */
+  leave(): void {
+    for (const { key, everywhere, undo } of this.list) if (!everywhere && !undo) this.dismiss(key);
   }
 
   /** Keeps a notice that somebody looks at; `release` lets it go in its time. */
