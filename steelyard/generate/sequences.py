@@ -60,14 +60,16 @@ class TextStream:
 
     def __init__(self, decoder: StreamDecoder, stops: tuple[str, ...]):
         self.decoder, self.stops = decoder, stops
-        self.held = ""
+        self.held, self.over = "", False
 
     def push(self, token: int) -> tuple[str, bool]:
         """What can be shown after this token, and whether a stop string was met."""
         return self._advance(self.decoder.push(token))
 
     def flush(self) -> tuple[str, bool]:
-        """The rest, at the end."""
+        """The rest, at the end. After a stop string there is none: what the decoder still holds is what its token went on with."""
+        if self.over:
+            return "", True
         text, stopped = self._advance(self.decoder.flush())
         return (text, True) if stopped else (text + self.held, False)
 
@@ -75,7 +77,7 @@ class TextStream:
         self.held += new
         found = [place for stop in self.stops if (place := self.held.find(stop)) >= 0]
         if found:
-            text, self.held = self.held[: min(found)], ""
+            text, self.held, self.over = self.held[: min(found)], "", True
             return text, True
         keep = max((self._overlap(stop) for stop in self.stops), default=0)
         cut = len(self.held) - keep

@@ -16,16 +16,16 @@ STRANGE = "naïve 東京 🚲👩‍👩‍👧 é\n"
 
 
 class Pieces:
-    """A decoder whose tokens are pieces of a given text."""
+    """A decoder whose tokens are pieces of a given text; of the last one bytes may be left that are no character."""
 
-    def __init__(self, pieces: list[str]):
-        self.pieces = pieces
+    def __init__(self, pieces: list[str], rest: str = ""):
+        self.pieces, self.rest = pieces, rest
 
     def push(self, token: int) -> str:
         return self.pieces[token]
 
     def flush(self) -> str:
-        return ""
+        return self.rest
 
 
 def streamed(pieces: list[str], stops: tuple[str, ...]) -> tuple[list[str], bool]:
@@ -59,6 +59,12 @@ def test_a_stream_shows_all_text_before_the_first_stop_string_and_nothing_after(
         assert so_far[count - 1].startswith(text)
         held = so_far[count - 1][len(text) :]
         assert stopped or any(stop.startswith(held) for stop in stops) or not held, "text is held back without need"
+
+
+def test_what_a_token_goes_on_with_after_a_stop_string_is_no_text():
+    stream = TextStream(Pieces(["Caf", "é", " "], rest="\ufffd"), ("é ",))  # the last token is a space and half of a picture
+    assert [stream.push(token) for token in range(3)] == [("Caf", False), ("", False), ("", True)]
+    assert stream.flush() == ("", True)
 
 
 @pytest.fixture(scope="module")
