@@ -356,6 +356,8 @@ def _tasks(entries: list[Any], directory: Path, problems: Problems) -> tuple[Tas
         else:
             problems.add(path, f"expected a task's name or `{{name: {{settings}}}}`, not {short(entry)}")
             continue
+        if name == TASK_FILE and isinstance(settings, dict) and str(settings.get("path", "")).endswith(TASK_FILES):
+            name, settings = str(settings["path"]), {key: value for key, value in settings.items() if key != "path"}
         called = PurePath(name).stem if name.endswith(TASK_FILES) else name
         if called in tasks:
             problems.add(path, f"the task `{called}` is there twice", "Figures are told apart by the task's name: keep one.")

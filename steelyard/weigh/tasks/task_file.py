@@ -37,6 +37,7 @@ from steelyard.core import recipe_yaml
 from steelyard.core.errors import RecipeError, nearest
 from steelyard.core.levers import settings_error
 from steelyard.core.protocols import AnswerSettings, Message
+from steelyard.core.recipe_parts import TASK_FILE
 from steelyard.core.recipe_paths import rooted_path
 from steelyard.weigh.scorers import overlap
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
@@ -145,10 +146,17 @@ def read_task_file(path: Path) -> _Written:
         raise settings_error(error, known, where, f"A task of kind `{kind}` may say: {', '.join(form.model_fields)}.") from None
 
 
+class _Name:
+    """A task's name: on the class what the registry calls it, on a task what the recipe does, which is the file's name."""
+
+    def __get__(self, task: TaskFile | None, owner: type[TaskFile]) -> str:
+        return TASK_FILE if task is None else task.path.stem
+
+
 class TaskFile(Task):
     """A task that a YAML file describes."""
 
-    name: ClassVar[str] = "task_file"
+    name: ClassVar[str] = _Name()  # type: ignore[assignment]  # gives a string
     summary: ClassVar[str] = "Any task that a YAML file describes: choices, perplexity or answers over rows of a table."
 
     path: Path = Field(description="the YAML file")
@@ -196,7 +204,7 @@ class _Common:
 class _Choices(QuestionTask):
     """Multiple choice as a file describes it."""
 
-    name: ClassVar[str] = "task_file"
+    name: ClassVar[str] = TASK_FILE
     summary: ClassVar[str] = ChoicesFile.__doc__ or ""
 
     _made: list[Question] = pydantic.PrivateAttr()
@@ -230,7 +238,7 @@ class _Choices(QuestionTask):
 class _Perplexity(RollingTask):
     """Perplexity as a file describes it."""
 
-    name: ClassVar[str] = "task_file"
+    name: ClassVar[str] = TASK_FILE
     summary: ClassVar[str] = PerplexityFile.__doc__ or ""
 
     _made: list[Page] = pydantic.PrivateAttr()
@@ -253,7 +261,7 @@ class _Perplexity(RollingTask):
 class _Answer(Task):
     """Answers in words as a file describes them."""
 
-    name: ClassVar[str] = "task_file"
+    name: ClassVar[str] = TASK_FILE
     summary: ClassVar[str] = AnswerFile.__doc__ or ""
     metrics: ClassVar[tuple[Metric, ...]] = (RIGHT, F1, FINISHED)
 

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from steelyard.core import recipe as recipes
 from steelyard.core.errors import DataError, RecipeError
 from steelyard.core.protocols import Score
+from steelyard.weigh.runner import weigh
 from steelyard.weigh.scorers import choosing, overlap, perplexity
 from steelyard.weigh.tasks import registry
 from steelyard.weigh.tasks.row_template import RowTemplate
 from steelyard.weigh.tasks.rows import BadValue
 from steelyard.weigh.tasks.tables import read_table
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Task
+from tests.weigh.simple_arms import Bench
+from tests.weigh.simple_arms import recipe as simple_recipe
 
 ROWS = [
     {"q": "2 + 2?", "options": ["3", "4"], "label": 1, "story": "one"},
@@ -207,3 +210,15 @@ def test_a_template_of_a_row_keeps_white_space_and_names_a_missing_column() -> N
     assert RowTemplate("a\n  {% if true %}\nb{% endif %}\n", "prompt", "here").render({}) == "a\n  \nb\n"
     with pytest.raises(BadValue, match="'x' is undefined"):
         RowTemplate("{{ x }}", "prompt", "here").render({"y": 1})
+
+
+def test_in_a_report_every_file_has_its_own_name_and_the_first_is_the_primary_task(tmp_path):
+    rows = [{"q": f"What is {n} + {n}?", "label": 0, "options": [str(2 * n)]} for n in range(12)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for name in ("sums", "again"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(ANSWER), encoding="utf-8")
+    tasks = [str(tmp_path / "sums.yaml"), {"task_file": {"path": str(tmp_path / "again.yaml")}}]
+    asked = simple_recipe(arms={"worse": "skill-10"}, tasks=tasks, axes=["quality"])
+    report = weigh(asked, tmp_path / "run", opener=Bench(), say=lambda line: None, progress=lambda *told: None)
+    assert [(cell.task, cell.metric) for cell in report.cells if cell.primary] == [("sums", "right")]
+    assert {cell.task for cell in report.cells} == {"sums", "again"} == {flip.task for flip in report.flips}
