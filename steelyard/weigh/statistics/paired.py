@@ -148,7 +148,7 @@ def estimate(
         independent = value * (1 - value) / n
         largest = float((numpy.bincount(codes) ** 2).sum() / n)
         varied = int(min((sums[:, 0] > 0).sum(), (sums[:, 0] < sums[:, 1]).sum()))
-        design = _design_effect(error, independent, largest, groups, varied)
+        design = _design_effect(error, independent, largest, n / groups, varied)
         return Estimate(value, wilson(value * n / design, n / design, alpha), n)
     if error is None:
         return Estimate(value, None, n)
@@ -157,13 +157,29 @@ def estimate(
     return Estimate(value, (max(low, 0.0), min(high, 1.0)) if bounded else (low, high), n)
 
 
-def _design_effect(error: float | None, independent: float, largest: float, groups: int, varied: int) -> float:
-    """How many dependent samples weigh as one: measured where enough clusters vary, else full dependence within clusters."""
+def _design_effect(error: float | None, independent: float, largest: float, size: float, varied: int) -> float:
+    """How many dependent samples weigh as one: measured where enough clusters vary.
+
+    Where few do, as near the floor or the ceiling, what was measured is raised by as much as clusters differ in size and joined with one
+    more cluster that is wholly of one kind. Full dependence, taken for granted instead, made these intervals 1.1 times as wide at the
+    median and up to 5 times, without holding the truth more often where it is held least (128 simulated cases: 8 sets of clusters, 90% to
+    99% right, correlations from 0 to 0.99, 3,000 draws each; tests/weigh/statistics/test_coverage.py has four of them).
+
+    Args:
+        error: jackknife error of the value.
+        independent: its square if every sample were its own cluster.
+        largest: the effect where all of a cluster are alike.
+        size: mean number of samples of a cluster.
+        varied: clusters that hold the rarer outcome, or fewer.
+    """
     if largest == 1.0:
         return 1.0
-    if error is None or independent == 0 or varied < FEW or groups < 2:
+    if error is None or independent == 0 or not varied:
         return largest
-    return min(max(error * error / independent, 1.0), largest)
+    measured = error * error / independent
+    if varied >= FEW:
+        return min(max(measured, 1.0), largest)
+    return (varied * min(max(measured * largest / size, 1.0), largest) + largest) / (varied + 1)
 
 
 def _design_effect_of_flips(error: float | None, independent: float, largest: float, size: float, changed: int) -> float:

@@ -12,7 +12,7 @@ from scipy import stats
 from steelyard.weigh.cells.cells import contrast, finish_all
 from steelyard.weigh.cells.drafts import Draft
 from steelyard.weigh.statistics.intervals import mcnemar_exact, sign_flip, studentised
-from steelyard.weigh.statistics.paired import Pairs, compare
+from steelyard.weigh.statistics.paired import Pairs, compare, estimate
 from steelyard.weigh.tasks.task import Metric
 
 
@@ -76,6 +76,23 @@ def test_intervals_of_answers_in_clusters_hold_the_truth_about_as_often_as_they_
             held[shift] = held.get(shift, 0) + (low <= truth <= high)
     # Of 600 draws a share of 95% lies between 92.3% and 97.7% in all but three of a thousand sets of draws.
     assert 0.923 <= sum(held.values()) / (2 * runs) <= 0.977
+
+
+@pytest.mark.parametrize(("sizes", "alike"), [([5] * 40, 0.0), ([5] * 40, 0.8), ([4] * 120, 0.4), ([1, 2, 3, 4, 6, 10] * 10, 0.8)])
+def test_a_share_near_the_ceiling_holds_the_truth_as_often_as_it_says_and_is_no_wider_than_its_clusters_are_alike(sizes, alike):
+    draw, runs, codes = numpy.random.default_rng(4), 400, numpy.repeat(numpy.arange(len(sizes)), sizes)
+    held, widths = 0, []
+    for _ in range(runs):
+        shared, own = draw.standard_normal(len(sizes))[codes], draw.standard_normal(len(codes))
+        right = alike**0.5 * shared + (1 - alike) ** 0.5 * own < stats.norm.ppf(0.98)
+        found = estimate(numpy.c_[right, numpy.ones(len(codes))].astype(float), codes, binary=True)
+        assert found is not None and found.interval is not None
+        low, high = found.interval
+        held += low <= 0.98 <= high
+        widths.append(high - low)
+    assert held / runs >= 0.925  # of 400 draws a share of 95% lies below in one of a hundred sets of draws
+    if not alike:  # 200 answers that have nothing to do with one another: far from the width of 40
+        assert numpy.median(widths) < 0.08
 
 
 def test_intervals_of_numbers_in_clusters_of_unequal_size_hold_the_truth_about_as_often_as_they_say():
