@@ -15,10 +15,11 @@ from typing import Any
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.files import write_json
+from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Conversation, Event, Score
-from steelyard.core.recipe import Arm
+from steelyard.core.recipe import Arm, Recipe
 from steelyard.weigh.asking.arms import OpenArm
-from steelyard.weigh.report.report import Training
+from steelyard.weigh.report.report import Report, Training
 
 FILE = "arms.json"
 _KEPT = ("fingerprint", "slots", "read_fingerprint", "kernels", "parameters", "weight_bytes", "cost", "templated")
@@ -51,6 +52,33 @@ def read(directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
 
 def _damaged(path: Path) -> SteelyardError:
     return SteelyardError("it does not say who answered", where=str(path), do="Weigh in this directory once more; nothing is asked twice.")
+
+
+def from_report(recipe: Recipe, report: Report) -> Roster:
+    """Who answered in a run of an earlier version that kept no roster, as far as its report tells: the arms' fingerprints.
+
+    Raw texts belong to the engine below what wraps an arm. Whose that was is known of an arm without wraps, and of one that differs from such an
+    arm in its wraps alone; of others no raw text is found.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    bare: dict[Any, list[str]] = {}
+    for name, arm in recipe.arms.items():
+        told = report.arms.get(name)
+        marks = told.fingerprint.split("+") if told and told.fingerprint else []
+        seeds = [str(seed) for seed in arm.seeds] or [""]
+        if len(marks) == len(seeds):
+            found[name] = {seed: {"fingerprint": mark, "read_fingerprint": ""} for seed, mark in zip(seeds, marks, strict=True)}
+            if _unwrapped(arm) == arm.levers:
+                bare[arm.source, arm.levers] = marks
+    for name, seeds in found.items():
+        below = bare.get((recipe.arms[name].source, _unwrapped(recipe.arms[name])), [])
+        for one, mark in zip(seeds.values(), below, strict=False):
+            one["read_fingerprint"] = mark
+    return found
+
+
+def _unwrapped(arm: Arm) -> tuple[Lever, ...]:
+    return tuple(lever for lever in arm.levers if "wrap" not in lever.hooks())
 
 
 def enter(directory: Path, arm: OpenArm, seed: int | None) -> None:

@@ -50,13 +50,14 @@ class Stored:
         """Reads recipe, report and who answered.
 
         Raises:
-            SteelyardError: the directory holds no finished run, or one of an earlier version that does not say who answered.
+            SteelyardError: the directory holds no finished run, or a damaged one.
         """
         report = read_report(directory)
         if not (directory / RECIPE).is_file() or not (directory / RECORDS).is_file():
             missing = RECIPE if not (directory / RECIPE).is_file() else RECORDS
             raise SteelyardError(f"there is no {missing} here", where=str(directory), do="Name the directory of a weighing: runs/NAME.")
-        return cls(directory, recipes.read(directory / RECIPE), report, roster.RecordedOpener(directory).roster)
+        recipe = recipes.read(directory / RECIPE)
+        return cls(directory, recipe, report, roster.read(directory) or roster.from_report(recipe, report))
 
     def seeds(self, arm: str) -> Sequence[int | None]:
         """The training seeds an arm was weighed under."""

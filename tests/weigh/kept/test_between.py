@@ -41,6 +41,7 @@ def test_each_arm_is_compared_with_its_namesake_sample_by_sample(runs):
     assert found.pairs == (("base", "base"), ("good", "good"), ("same", "same"))
     cells = {cell.arm: cell for cell in found.cells if cell.metric == "right"}
     assert cells["base"].verdict == "identical" and cells["same"].verdict == "identical"
+    assert cells["same"].difference == 0 and cells["same"].low is None and cells["same"].high is None
     good = cells["good"]
     assert good.verdict == "worse" and good.n == 40 and good.primary
     first = json.loads((runs / "first" / "report.json").read_text())
@@ -124,13 +125,19 @@ def test_fewer_samples_in_one_run_are_paired_and_the_rest_is_counted(runs, tmp_p
     assert "good on arithmetic: 25 samples are in both runs, 15 in one of them only." in found.notes
 
 
-@pytest.mark.parametrize("gone", ["report.json", "records.sqlite", "recipe.resolved.yaml", "arms.json"])
+@pytest.mark.parametrize("gone", ["report.json", "records.sqlite", "recipe.resolved.yaml"])
 def test_a_directory_that_lacks_a_part_is_refused_with_its_name(runs, tmp_path, gone):
     shutil.copytree(runs / "second", tmp_path / "cut")
     (tmp_path / "cut" / gone).unlink()
     with pytest.raises(SteelyardError) as refused:
         between(runs / "first", tmp_path / "cut")
     assert str(tmp_path / "cut") in str(refused.value)
+
+
+def test_a_run_of_an_earlier_version_is_read_by_the_fingerprints_in_its_report(runs, tmp_path):
+    shutil.copytree(runs / "second", tmp_path / "earlier")
+    (tmp_path / "earlier" / "arms.json").unlink()
+    assert between(runs / "first", tmp_path / "earlier").cells == between(runs / "first", runs / "second").cells
 
 
 def test_names_that_are_not_there_are_refused_with_those_that_are(runs):
