@@ -57,6 +57,7 @@ from steelyard.weigh.report.read import read_report
 from steelyard.weigh.report.report import ArmSummary, Cell, Report
 from steelyard.weigh.statistics.paired import ALPHA
 from steelyard.weigh.statistics.scaling_law import scaling_laws
+from steelyard.weigh.tasks.right_answers import SaidAnswers
 from steelyard.weigh.tasks.task import Ask
 
 
@@ -196,7 +197,10 @@ class _Weighing:
         try:
             sweep.introduce(base, self.recipe.arms[BASE])
             if self.asks:
-                calibrated(base, self.asked, sweep.records, self.recipe, sweep.speeds)
+                try:
+                    calibrated(base, self.asked, sweep.records, self.recipe, sweep.speeds)
+                except SpendError as error:  # the report of what is there is written all the same
+                    sweep.refused = error
                 plan = planned(self.recipe, self.asked, sweep.speeds, self.run.directory)
                 self.run.say(_printed(plan))
                 sweep.outlook = Outlook(plan.rows).left
@@ -328,12 +332,14 @@ class _Weighing:
     # Checks and repeats: the base once more
 
     def _checks(self, sweep: Sweep) -> None:
-        again = self.repeated or self.asked[0]
+        again, tried = self.repeated or self.asked[0], self._tried(sweep)
         base = self._opened(self.recipe.arms[BASE], next(iter(self.recipe.arms[BASE].seeds), None))
         try:
             if self.repeated:
                 sweep.repeat(base, self.repeated)
             self.checks["a_a"] += checks.a_a(checks.GREEDY, again.task, *sweep.again(base, again))
+            if tried is not None and tried.name not in sweep.base:
+                sweep.base[tried.name] = sweep.ask(base, tried)
         finally:
             base.close()
         if self.repeated:
@@ -341,7 +347,7 @@ class _Weighing:
             self.checks["a_a"] += checks.a_a(checks.SAMPLED, self.repeated.task, mine.trial(0), mine.trial(1))
             for arm in self.others:
                 self.drafts[arm.name] += self._repeat_drafts(arm.name, sweep.repeats.get(arm.name), mine)
-        self._plant(sweep)
+        self._plant(sweep, tried)
 
     def _repeat_drafts(self, arm: str, run: Repeated | None, base: Repeated) -> list[Draft]:
         drafts, task = [], base.question.task
@@ -367,12 +373,28 @@ class _Weighing:
             drafts.append(draft or Draft(arm, base.question.name, metric, comparison, notes=(note,)))
         return drafts
 
-    def _plant(self, sweep: Sweep) -> None:
-        mine = [arm for arm in self.others if checks.is_defect(arm)]
+    def _tried(self, sweep: Sweep) -> Question | None:
+        """The questions on which a defect is tried: the first task on which one can show; where the base is at floor on all of them, how
+        readily it says the right answers; None where there is nothing of the kind."""
         reached = [question for question in self.asked if checks.reaches(question.samples)]
-        question = next((question for question in reached if question.name not in sweep.floored), None)
+        mute = {
+            question.name
+            for question in reached
+            if question.name in sweep.floored or checks.shows_nothing(question.task, sweep.base[question.name])
+        }
+        telling = next((question for question in reached if not mute & {question.name, question.of}), None)
+        if telling is not None or any(map(checks.is_defect, self.others)):
+            return telling or next((question for question in reached if question.name not in sweep.floored), None)
+        if BASE in sweep.untemplated or "weights" not in self.recipe.base.capabilities:
+            return None  # words in another order make no answer less likely that was not understood anyway
+        said = [SaidAnswers(of=question.task, called=question.name) for question in reached if not question.of]
+        found = [Question(one.name, one, one.scored(sweep.base[one.called].samples[: checks.DEFECT_COUNT]), of=one.called) for one in said]
+        return next((question for question in found if question.samples), None)
+
+    def _plant(self, sweep: Sweep, question: Question | None) -> None:
         if question is None:
             return
+        mine = [arm for arm in self.others if checks.is_defect(arm)]
         if mine:
             for arm in mine:
                 runs = sweep.arms.get(arm.name, {}).get(question.name)

@@ -34,6 +34,7 @@ from steelyard.weigh.records import Records
 from steelyard.weigh.report.report import ArmSummary
 from steelyard.weigh.statistics.paired import as_pair, estimate
 from steelyard.weigh.statistics.selective import linearised
+from steelyard.weigh.tasks.right_answers import SaidAnswers
 from steelyard.weigh.tasks.task import Metric, Output, Sample
 
 FLOOR_SAMPLES = 50
@@ -108,7 +109,7 @@ class Sweep:
             self.run.metric(kind="answers", arm=arm.name, task=question.name, answers=new, seconds=round(seconds, 3))
         there = self._shortest(outputs, label, len(samples))
         if not there:
-            return unable(question.task, samples, str(self.refused) if self.refused else NOT_ASKED)
+            return unable(question.task, samples, f"not asked: {self.refused.what}" if self.refused else NOT_ASKED)
         return score(question.task, samples[:there], [each[:there] for each in outputs])
 
     def _answers(self, arm: OpenArm, question: Question, samples: Sequence[Sample], trial: int, label: str) -> list[Output]:
@@ -186,7 +187,8 @@ class Sweep:
         """Base and planted defect on the first samples of a task."""
         count = min(DEFECT_COUNT, len(self.base[question.name].samples))
         base = self.recipe.arms[BASE]
-        templated = base.name not in self.untemplated and writes(self.base[question.name].samples)
+        said = isinstance(question.task, SaidAnswers)  # what is scored there is what would be written
+        templated = base.name not in self.untemplated and (said or writes(self.base[question.name].samples))
         seed = base.seeds[0] if base.seeds else None
         arm = self.opener.open(defect_arm(base, templated), seed)
         roster.enter(self.run.directory, arm, seed)

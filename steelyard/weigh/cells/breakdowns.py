@@ -6,7 +6,7 @@ the middle (all but the first and last depth: Liu et al., arXiv:2307.03172, foun
 it stand the contrast with the strong side, and every depth, length and language for itself.
 
 Contrasts are means of one group less means of the other, by their influence (`weigh/statistics/whole_set.py`): where versions of one item share a
-cluster, what makes the item hard cancels.
+cluster, what makes the item hard cancels. Who is not shown to do the task at all does it everywhere alike: the task's first metric is their gate.
 """
 
 from __future__ import annotations
@@ -160,6 +160,8 @@ def _contrast(first: Metric, name: str, axis: str, side: Callable[[Sample], int 
         _named(first, name, axis),
         kind="contrast",
         floor=None,
+        gate="" if first.floor is None else first.name,
+        neutral=0.0,
         binary=False,
         relative=False,
         higher_is_better=not first.higher_is_better,

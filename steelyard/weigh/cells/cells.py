@@ -214,6 +214,8 @@ def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
         margin=cell.margin,
         higher_is_better=metric.higher_is_better,
     )
+    if word == "identical":
+        interval = None  # equal records leave chance nothing to move
     more = None
     if word == "underpowered" and interval is not None:
         more = samples_to_settle(comparison.difference, interval, cell.margin, comparison.n, alpha)
@@ -235,8 +237,8 @@ def _possible(metric: Metric, interval: Interval | None) -> Interval | None:
 
     What is cut off holds no possible value, so the interval holds the true one as often as before.
     """
-    if interval is None:
-        return None
+    if interval is None or metric.kind == "contrast" and interval[0] == interval[1]:
+        return None  # groups in which all samples are alike do not tell how far others may be apart
     least, most = metric.reach or ((0.0, 1.0) if metric.unit == "share" else (0.0 if metric.axis in COSTS else -math.inf, math.inf))
     return max(interval[0], least), min(interval[1], most)
 

@@ -12,8 +12,9 @@ import dataclasses
 from collections.abc import Sequence
 
 from steelyard.core.recipe import Arm
-from steelyard.weigh.cells.cells import draft_cells, finish
-from steelyard.weigh.cells.scoring import Scored
+from steelyard.weigh.cells.cells import base_estimate, draft_cells, finish
+from steelyard.weigh.cells.scoring import Scored, clusters_of
+from steelyard.weigh.cells.verdicts import at_floor
 from steelyard.weigh.planted_defect import PlantedDefect
 from steelyard.weigh.report.report import Cell
 from steelyard.weigh.tasks.task import Ask, Choose, Sample, Task
@@ -53,6 +54,15 @@ def reaches(samples: Sequence[Sample]) -> bool:
     return any(isinstance(sample.request, Ask | Choose) for sample in samples)
 
 
+def shows_nothing(task: Task, base: Scored) -> bool:
+    """Whether a defect cannot show in the first of the base's answers: it gave none, or is at floor there already."""
+    if base.obstacle:
+        return True
+    some, metric = base.first(DEFECT_COUNT), task.metrics[0]
+    found = base_estimate(metric, some.values[metric.name], clusters_of(some.samples))
+    return found is None or at_floor(metric, found.interval)
+
+
 def defect_cells(task: Task, base: Scored, run: Scored, name: str = DEFECT) -> list[Cell]:
     """Cells of the planted defect on one task; the first metric is the one that must be worse."""
     cells = [finish(draft) for draft in draft_cells(name, task, base, [run])]
@@ -67,7 +77,9 @@ def complaints(a_a_cells: Sequence[Cell], defects: Sequence[Cell]) -> list[str]:
         named = ", ".join(sorted({f"{cell.task} {cell.metric}" for cell in moved}))
         found.append(f"The base did not repeat itself: its greedy answers differed when asked again ({named}).")
     telling = [cell for cell in defects if cell.primary]
-    if telling and not any(cell.verdict == "worse" for cell in telling):
+    if telling and all(cell.verdict == "not measurable" for cell in telling):
+        found.append(f"Whether a planted defect would show is not known: {telling[0].note or 'it has no value here'}.")
+    elif telling and not any(cell.verdict == "worse" for cell in telling):
         seen = ", ".join(f"{cell.task} {cell.metric}: {cell.verdict}" for cell in telling)
         found.append(f"The balance is not trustworthy here: a planted defect was not found to be worse ({seen}).")
     return found

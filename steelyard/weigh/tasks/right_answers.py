@@ -26,6 +26,7 @@ from steelyard.weigh.tasks.task import Ask, Choose, Metric, Output, Sample, Task
 
 WRONG = 3  # wrong answers beside the right one
 ANSWER_LOGPROB = Metric("answer_logprob", "quality", "nats", True, margin=0.05)
+SAID_LOGPROB = Metric("said_logprob", "quality", "nats", True, margin=0.05)
 
 
 class RightAnswers(Task):
@@ -60,6 +61,34 @@ class RightAnswers(Task):
     def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
         assert isinstance(sample.request, Choose)
         return {"answer_logprob": choosing.values(output.scores, sample.request.continuations, {0})["right_logprob"]}
+
+
+class SaidAnswers(RightAnswers):
+    """Another task's right answers by themselves: how readily they are said. For the planted defect, where the task itself is at floor.
+
+    A model that cannot tell right answers from wrong ones still knows how an assistant speaks, and what spoils its prompt shows there:
+    SmolLM2-135M-Instruct solves none of 44 problems of MGSM, and with the wrong template "The answer is N." is 1.6 [0.8, 2.3] nats less
+    likely. Between two arms it would praise whoever blurts out more readily, so no report compares them by it.
+    """
+
+    summary: ClassVar[str] = "How likely the right answers to another task's questions are."
+    metrics: ClassVar[tuple[Metric, ...]] = (SAID_LOGPROB,)
+
+    @functools.cached_property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.called}, right answers said"
+
+    def scored(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples whose right answer is known as a text, that text alone to be scored."""
+        found = super().scored(samples)
+        return [
+            dataclasses.replace(one, request=dataclasses.replace(one.request, continuations=one.request.continuations[:1]))
+            for one in found
+            if isinstance(one.request, Choose)
+        ]
+
+    def score(self, sample: Sample, output: Output) -> Mapping[str, Value]:
+        return {"said_logprob": None if output.failure is not None else output.scores[0].logprob}
 
 
 def other_numbers(right: str, key: str) -> tuple[str, ...]:

@@ -199,6 +199,15 @@ def test_a_cap_stops_asking_before_it_would_be_exceeded_and_the_run_can_go_on(tm
     assert kept(directory) == kept(tmp_path / "free")
 
 
+def test_a_cap_reached_by_the_very_first_questions_ends_in_a_report_as_well(tmp_path, priced):
+    with calculating() as (_, url), pytest.raises(SpendError, match="report.html"):
+        quiet(recipe(url, spend=450), tmp_path / "run")
+    told = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert len(kept(tmp_path / "run")) < 8  # not even a round of questions
+    assert any("Asking stopped early" in note for note in told["notes"])
+    assert not any("not trustworthy" in note for note in told["notes"])  # a defect that could not be tried accuses nobody
+
+
 def test_answers_that_broke_off_count_as_spent_and_refused_ones_do_not(tmp_path, priced):
     with calculating(faulty=True) as (server, url):
         quiet(recipe(url, problems=8, axes=["quality"], spend=1e9, **HURRIED), tmp_path / "run")

@@ -45,6 +45,18 @@ def test_a_dip_in_the_middle_is_a_cell_and_the_contrast_with_the_edges_too():
     assert alone["right_edges_less_middle"].value == pytest.approx(1.0)
 
 
+def test_who_answers_nothing_rightly_has_no_dip_in_the_middle_to_compare():
+    task = Needles(problems=8, lengths=(40,))
+    samples = task.samples(3)
+    wrong, other = (found(task, samples, [text] * len(samples)) for text in ("none", "nothing"))
+    cells = {draft.metric.name: finish(draft) for draft in draft_cells("arm", task, wrong, [other])}
+    contrast = cells["right_edges_less_middle"]
+    assert contrast.verdict == "floor" and "`right` is not shown to be above 0" in contrast.note
+    assert contrast.base_interval is None  # no width of nothing: other samples may well differ
+    alone = {cell.metric: cell for cell in base_cells(task, wrong)}
+    assert alone["right_edges_less_middle"].verdict == "floor"
+
+
 def test_an_arm_that_could_not_be_asked_has_these_cells_too_with_the_reason():
     task = Needles(problems=2)
     samples = task.samples(0)

@@ -108,3 +108,13 @@ def test_a_wrong_template_does_not_touch_the_answerer():
 @pytest.mark.parametrize("kind", ["wrong_template", "scrambled_prompt"])
 def test_the_lever_is_found_by_name_with_its_main_setting(kind):
     assert parse({"planted_defect": kind}) == PlantedDefect(kind=kind)
+
+
+def test_where_the_base_is_at_floor_a_defect_is_tried_on_how_readily_it_says_the_right_answers(tmp_path):
+    report = weigh(
+        recipe(base="skill-0", arms={"good": "skill-90"}, problems=30, axes=["quality"]),
+        tmp_path, opener=Bench(), say=lambda line: None, progress=lambda *told: None,
+    )  # fmt: skip
+    (cell,) = report.checks["planted_defect"]
+    assert (cell.task, cell.metric, cell.n, cell.primary) == ("arithmetic, right answers said", "said_logprob", 30, True)
+    assert not any(cell.task.endswith("said") for cell in report.cells)  # no arm is praised for it

@@ -13,6 +13,7 @@ from pydantic import Field
 from steelyard.core.errors import DataError, RecipeError
 from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.weigh.tasks.chat import FINISHED, RIGHT
+from steelyard.weigh.tasks.right_answers import other_numbers
 from steelyard.weigh.tasks.rows import BadValue, Row, take, take_of_every_kind
 from steelyard.weigh.tasks.sets.shots import Plain, drawn, plain_prompt
 from steelyard.weigh.tasks.tables import read_table
@@ -113,6 +114,12 @@ class AskedSet(Task):
         """The question as a conversation."""
         messages = (Message("system", system),) if system else ()
         return Ask((*messages, Message("user", text)), AnswerSettings(max_tokens=self.max_tokens))
+
+
+def numbers_told_apart(task: AskedSet, sample: Sample) -> tuple[str, ...]:
+    """The right number and others with one other digit, each in a sentence; none where questions are asked in plain text."""
+    right = sample.reference["expected"]
+    return () if task.raw else tuple(f"The answer is {number}." for number in (right, *other_numbers(right, sample.id)))
 
 
 def read_set(path: Path, check: Any, columns: Sequence[str] = (), at: str = "", ending: str = "") -> list[Row]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
 from steelyard.weigh.tasks.rows import BadValue, Row
-from steelyard.weigh.tasks.sets.asked import AskedSet, text_at
+from steelyard.weigh.tasks.sets.asked import AskedSet, numbers_told_apart, text_at
 from steelyard.weigh.tasks.sets.shots import Plain
 from steelyard.weigh.tasks.task import Sample
 
@@ -35,6 +35,9 @@ class Gsm8k(AskedSet):
 
     def shown(self, row: Row) -> str:
         return row.value["answer"]
+
+    def told_apart(self, sample: Sample) -> tuple[str, ...]:
+        return numbers_told_apart(self, sample)
 
     def right(self, sample: Sample, text: str) -> bool:
         return same_number(text, sample.reference["expected"])

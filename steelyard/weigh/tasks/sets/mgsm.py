@@ -13,7 +13,7 @@ from typing import ClassVar
 from steelyard.core.errors import RecipeError
 from steelyard.weigh.scorers.numbers import read_numbers, same_number
 from steelyard.weigh.tasks.rows import BadValue, Row
-from steelyard.weigh.tasks.sets.asked import AskedSet, text_at
+from steelyard.weigh.tasks.sets.asked import AskedSet, numbers_told_apart, text_at
 from steelyard.weigh.tasks.sets.shots import Plain
 from steelyard.weigh.tasks.task import Sample
 
@@ -63,6 +63,9 @@ class Mgsm(AskedSet):
         question, answer = WORDS[language]
         number = _western(row.value["answer"]).strip()
         return Plain(f"{question} {row.value['question']}\n{answer}", number, (question, "</s>", "<|im_end|>"), delimiter="")
+
+    def told_apart(self, sample: Sample) -> tuple[str, ...]:
+        return numbers_told_apart(self, sample)
 
     def right(self, sample: Sample, text: str) -> bool:
         return same_number(_western(text), sample.reference["expected"])
