@@ -43,7 +43,7 @@ def measure(of: Column | Cell) -> str:
     """Task and metric as a person would say them: `facts · right when answered`; once, where both are called the same."""
     metric = of.metric.replace("_", " ")
     if not of.task:
-        return metric
+        return f"price {metric}" if metric.startswith("per ") else metric
     return of.task if of.task.replace("_", " ") == metric else f"{task_title(of.task)} · {metric}"
 
 

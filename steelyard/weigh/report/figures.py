@@ -112,7 +112,10 @@ def relative(cell: Cell, plain: bool = False) -> tuple[str, str]:
     change, interval = 100 * difference / abs(base), _scaled(pair(cell.low, cell.high), 100 / abs(base))
     if interval and not all(math.isfinite(bound) for bound in interval):  # the base is next to nothing
         return "", ""
-    places = min(decimals(change, interval), 1 if abs(change) < 100 else 0)
+    deserved = decimals(change, interval)
+    places = min(deserved, 1 if abs(change) < 100 else 0)
+    while places < deserved and any(bound and round(bound, places) == 0 for bound in interval or ()):
+        places += 1
     text = span(interval, places, True, plain) if interval else ""
     return number(change, places, True, plain) + "%", text and text + "%"
 
