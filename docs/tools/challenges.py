@@ -181,12 +181,15 @@ def number(value: float) -> str:
 
 
 def told(cell: dict[str, Any]) -> str:
-    """A cell as one phrase: from, to, the interval of the difference, the verdict, and what an equivalence allows."""
+    """A cell as one phrase: from, to, the interval of the difference (of the value, where both sides are equal case by case), the verdict,
+    and what an equivalence allows."""
     if cell["value"] is None:
         return "no value"
     change = f"{number(cell['base'])} → {number(cell['value'])}" if cell["base"] is not None else number(cell["value"])
     interval = ""
-    if cell["low"] is not None and cell["low"] != cell["high"]:
+    if cell["verdict"] == "identical" and cell["value_interval"] and cell["value_interval"][0] != cell["value_interval"][1]:
+        interval = " [{}, {}]".format(*map(number, cell["value_interval"]))  # equal case by case: only the share itself is in doubt
+    elif cell["verdict"] != "identical" and cell["low"] is not None and cell["low"] != cell["high"]:
         interval = f", difference {cell['difference']:+.3g} [{cell['low']:+.3g}, {cell['high']:+.3g}]"
     count = f", n = {cell['n']}" if cell["n"] > 1 else ""
     allowed = f" within ±{number(cell['margin'])}" if cell["verdict"] == "equivalent" and cell.get("margin") else ""
