@@ -28,14 +28,15 @@ def run(bench: Bench) -> Finding:
         "all turns": UniversalLever(turns=MOST, halting=False),  # type: ignore[call-arg]
     }
     plans = {"one block": PLAN} | {name: PLAN | {"stack": {"universal": lever.settings}} for name, lever in levers.items()}
-    seeds, steps = bench.pick((1, 2, 3), (1,)), bench.pick(600, 40)
+    seeds, steps = bench.pick((1, 2, 3), (1,)), bench.pick(400, 40)
     asked = [Exercises("associative_recall", (length,), bench.pick(150, 20), seed=99).batch(0) for length in LENGTHS]
     recalled: dict[str, list[list[float]]] = {name: [] for name in plans}
     turns: dict[str, list[list[float]]] = {name: [] for name in levers}
     for seed in seeds:
         for name, plan in plans.items():
             trunk = new(plan, VOCABULARY, seed)
-            taught(bench, name, trunk, Exercises("associative_recall", LENGTHS, 32, seed), steps=steps, seed=seed, learning_rate=3e-3)
+            stream = Exercises("associative_recall", LENGTHS, 32, seed)
+            taught(bench, name, trunk, stream, steps=steps, seed=seed, learning_rate=0.02, optimizer="muon")
             steps_taken = [Step.whole(*batch.ids.shape, torch.device("cpu")) for batch in asked]
             recalled[name].append([share for batch, step in zip(asked, steps_taken, strict=True) for share in shares(trunk, batch, step)])
             if name in turns:
@@ -63,7 +64,8 @@ def run(bench: Bench) -> Finding:
         {name: [lever] for name, lever in levers.items()},
         [
             f"Recalled: {told}; turns a token: {told_turns}, of {MOST}.",
-            f"Decoders of width 64 and one block, {steps} steps of 32 lines, {len(seeds)} seeds.",
+            f"Decoders of width 64 and one block, {steps} steps of 32 lines with Muon, {len(seeds)} seeds. After 600 steps with AdamW at a rate of "
+            "0.003 nobody had learned it (one block 0.403, halting 0.330, all turns 0.400), and halting recalled less than the block once.",
             "Parity, as the papers have it, was tried too (lengths up to 8, 1,500 steps, one seed): lengths up to 4 were learned, turns did not "
             "grow with the length, and beyond the lengths learned the answers were chance.",
         ],
