@@ -134,7 +134,10 @@ class Host:
         return self.head(stream_nd if self.trunk.norm is None else self.trunk.norm(stream_nd))
 
     def rewind(self, slot: int, position: int) -> int:
-        """Forgets a slot's tokens from `position` on; returns it, or the earlier one that the memory could go back to."""
+        """Forgets a slot's tokens from `position` on; returns it, or the earlier one that the memory could go back to. A host that lags
+        behind (a draft that has not read the last guesses) has nothing to forget, and keeps nobody else from going on."""
+        if self.lengths[slot] < position:
+            return position
         left = self.state.rewind(slot, position)
         self.lengths[slot] = min(self.lengths[slot], left)
         return left

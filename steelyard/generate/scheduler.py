@@ -44,7 +44,7 @@ class Scheduler:
         self.drafting = (self.companions[guesses.host] if guesses.host else self.host) if guesses else None
         sites = frozenset(site for readout in spec.readouts for site in readout.sites)
         self.program = replace(spec.program or SiteProgram(), read=sites) if spec.program or sites else None
-        self.slots = Slots(spec.slots, self.hosts, spec.prefix_bytes)
+        self.slots = Slots(spec.slots, self.hosts, spec.prefix_bytes, spec.deterministic)
         self.turns = 0
         self.waiting: collections.deque[Sequence] = collections.deque()
         self.running: list[Sequence] = []

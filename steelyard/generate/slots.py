@@ -6,6 +6,7 @@ is in use, or from the beginnings kept beside the slots (`prefixes.py`), it is c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -25,10 +26,18 @@ class Text(NamedTuple):
 
 
 class Slots:
-    """The slots of some hosts, which are the same in each."""
+    """The slots of some hosts, which are the same in each.
 
-    def __init__(self, count: int, hosts: list[Host], room: int = 0):
+    Args:
+        count: of slots.
+        hosts: see there.
+        room: for beginnings beside the slots, bytes.
+        exact: whether a text must have the same bits wherever its beginning comes from.
+    """
+
+    def __init__(self, count: int, hosts: list[Host], room: int = 0, exact: bool = False):
         self.hosts = hosts
+        self.grid = math.lcm(*(host.state.grid for host in hosts)) if exact else 1
         self.free = list(range(count))
         self.held: dict[int, Text] = {}  # what free slots hold, the one released longest ago first
         self.copies = all(host.state.in_parts for host in hosts)
@@ -42,7 +51,7 @@ class Slots:
             slot = self._least_useful()
         reuse = here.get(slot, 0)
         others = [other for other in running if other.width == 1 and other.slot is not None] if self.copies else []
-        shared = [self._shared(sequence, Text(other.reader, other.tokens[: other.cached])) for other in others]
+        shared = [self._shared(sequence, self._read(other)) for other in others]
         kept = self.prefixes.find(sequence.reader, sequence.tokens, sequence.reusable) if self.prefixes else []
         best = max([len(kept) * BLOCK, *shared])
         if best < reuse + WORTH:
@@ -71,9 +80,14 @@ class Slots:
     def give_back(self, sequence: Sequence) -> None:
         """A sequence has ended; what its slot holds may serve others."""
         assert sequence.slot is not None
-        self.held[sequence.slot] = Text(sequence.reader, sequence.tokens[: sequence.cached])
+        self.held[sequence.slot] = self._read(sequence)
         self.free += [sequence.slot, *sequence.others]
         sequence.slot, sequence.others = None, []
+
+    def _read(self, sequence: Sequence) -> Text:
+        """What of a sequence's slot others may go on from: all of it, or what was read of its prompt on the hosts' grid, as they would."""
+        count = sequence.cached if self.grid == 1 else min(sequence.cached, sequence.read_until) // self.grid * self.grid
+        return Text(sequence.reader, sequence.tokens[:count])
 
     def rewind(self, slot: int, position: int) -> int:
         """Takes every host back to a position, or to the earlier one that all can go back to, and returns it."""
@@ -104,6 +118,7 @@ class Slots:
 
         self.prefixes.keep(text.reader, text.tokens[:length], export)
 
-    @staticmethod
-    def _shared(sequence: Sequence, text: Text) -> int:
-        return common_prefix(text.tokens, sequence.tokens, sequence.reusable) if text.reader == sequence.reader else 0
+    def _shared(self, sequence: Sequence, text: Text) -> int:
+        if text.reader != sequence.reader:
+            return 0
+        return common_prefix(text.tokens, sequence.tokens, sequence.reusable) // self.grid * self.grid

@@ -32,6 +32,7 @@ class RecurrentPool:
     """The states of one recurrent part, for all slots."""
 
     in_parts = True
+    grid = SNAPSHOT
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], slots: int, horizon: int, device: torch.device):
         self.horizon, self.device = horizon, device

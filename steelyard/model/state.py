@@ -76,6 +76,12 @@ class Pool(Protocol):
         """Whether `fork`, `export` and `load` can do with a part of a slot's tokens."""
         ...
 
+    @property
+    def grid(self) -> int:
+        """A text gone on from at a multiple of this many tokens has the same bits as one read anew: 1 where no token's numbers depend on
+        which are read together with it, more where they do (a recurrence computes stretches at once)."""
+        ...
+
     def fork(self, source: int, target: int, length: int | None = None) -> None:
         """The target holds what the source holds, or its first `length` tokens."""
         ...
@@ -206,6 +212,8 @@ class Dense:
 class KeyValuePool:
     """Attention's memory: keys and values of every token, and how many a slot holds in this layer."""
 
+    grid = 1
+
     def __init__(self, keys: TokenStore, values: TokenStore, slots: int):
         self.keys, self.values = keys, values
         self.lengths = [0] * slots
@@ -285,6 +293,11 @@ class State:
     def in_parts(self) -> bool:
         """Whether `fork`, `export` and `load` can do with a part of a slot's tokens."""
         return all(pool.in_parts for pool in self.pools.values())
+
+    @property
+    def grid(self) -> int:
+        """Tokens at whose multiples a text can be gone on from to the bit in every part."""
+        return math.lcm(*(getattr(pool, "grid", 1) for pool in self.pools.values()))
 
     def fork(self, source: int, target: int, length: int | None = None) -> None:
         for pool in self.pools.values():

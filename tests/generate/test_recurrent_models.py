@@ -12,10 +12,12 @@ from plan_talkers import plan_talker
 from tiny_engines import Heard, alone, generation, scheduler
 
 from steelyard.core.protocols import AnswerSettings
+from steelyard.core.references import ModelRef
 from steelyard.generate.engine import Engine
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import PromptLookup
+from steelyard.generate.speculation.speculative import Speculative
 from steelyard.model.model import Model
 
 PLANS = {
@@ -127,3 +129,41 @@ def test_guesses_from_what_stood_before_save_passes_and_change_nothing(name):
     alone(turns, request)
     alone(scheduler(spec), generation(model, prompt, wanted, plain, 1024))
     assert alike(name, heard, plain) and request.guessed
+
+
+def drafted(name: str, **changes) -> EngineSpec:
+    """An engine that has another model of the same kind guess, which is sometimes a token behind."""
+    draft = plan_talker(PLANS[name], seed=5, max_position_embeddings=1024)
+    spec = EngineSpec(MODELS[name], deterministic=True, slots=3, dtype="float32", context=CONTEXT, **changes)
+    return Speculative(draft=ModelRef("draft", draft), tokens=3, verify="coupled").decode(spec)
+
+
+@pytest.mark.parametrize("name", ["mamba", "mixture"])
+def test_with_a_companion_that_lags_behind_every_answer_is_its_solo_run_s(name):
+    crowded = scheduler(drafted(name, prefix_bytes=1 << 20))
+    draft = {key: host.trunk for key, host in crowded.companions.items()}
+    lonely = Scheduler(crowded.trunk, dataclasses.replace(crowded.spec, prefix_bytes=0), crowded.context, draft)
+    prompts = [text(40), text(64), text(64) + text(30, 1), text(290, 2), text(280, 2), text(7)]
+    requests = [(prompt, AnswerSettings(max_tokens=9, temperature=1.0, seed=3, token_events=True, ignore_eos=True)) for prompt in prompts]
+    heard = take_turns(crowded, MODELS[name], [(*asked, turn, None) for asked, turn in zip(requests, [0, 1, 2, 3, 9, 10], strict=True)])
+    for (prompt, wanted), beside in zip(requests, heard, strict=True):
+        solo = Heard()
+        alone(lonely, generation(MODELS[name], prompt, wanted, solo, lonely.context))
+        assert beside.said == solo.said
+    assert sorted(crowded.slots.free) == [0, 1, 2]
+
+
+@every_model
+def test_exact_answers_go_on_from_where_prompts_are_cut_and_from_nowhere_else(name):
+    """What was read in one stretch, or was generated, has other last bits than the same text read in other stretches."""
+    turns = scheduler(EngineSpec(MODELS[name], deterministic=True, slots=2, dtype="float32"))
+    wanted = AnswerSettings(max_tokens=4, ignore_eos=True, token_events=True)
+    reused = []
+    for prompt in (text(64), text(64) + text(9, 1), text(300, 2), text(300, 2) + text(9, 1)):
+        request = generation(MODELS[name], prompt, wanted, Heard(), 1024)
+        turns.add(request)
+        with torch.inference_mode():
+            while turns.busy:
+                turns.turn()
+        reused.append(request.reused)
+    assert reused == [0, 0, 0, 256]
