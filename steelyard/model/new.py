@@ -29,6 +29,9 @@ DEFAULTS: Mapping[str, str] = {"mixer": "attention", "channel": "gated", "stack"
 
 NONE = "none"
 
+VOCABULARY = 4096
+"""Tokens that a new tokenizer learns, unless told otherwise."""
+
 
 class TokenizerSettings(pydantic.BaseModel):
     """The tokenizer of a new model: trained on a corpus, or another model's."""
@@ -40,6 +43,13 @@ class TokenizerSettings(pydantic.BaseModel):
     data: str | None = Field(None, description="what it is trained on; bytes need none")
     special: tuple[str, ...] = Field((), description="special tokens besides the end of text")
     model: str | None = Field(None, description="take this model's tokenizer instead")
+
+    @property
+    def least_size(self) -> int | None:
+        """Tokens it will have at least, as far as that is known before it is learned; special ones beside the end of text not counted."""
+        if self.model is not None or self.kind == "characters":
+            return None
+        return 257 if self.kind == "bytes" else self.vocabulary or VOCABULARY
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -143,7 +153,7 @@ class DecoderPlan(pydantic.BaseModel):
             RecipeError: see `trunk`.
         """
         with torch.device("meta"):
-            self.trunk(min(self.vocabulary or 512, 512)).build()
+            self.trunk(self.tokenizer.least_size or min(self.vocabulary or 512, 512)).build()
 
     def written(self) -> dict[str, Any]:
         """The plan as a recipe would say it, every default filled in."""

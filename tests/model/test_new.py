@@ -81,6 +81,9 @@ def test_the_same_seed_draws_the_same_weights(tmp_path: Path) -> None:
         ({"tokenizer": {"model": "x", "vocabulary": 7}}, "leave the other keys out"),
         ({"tokenizer": {"kind": "words"}}, "kind"),
         ({"mixer": {"sft": {"data": "x"}}}, "`sft` is no mixer"),
+        ({"vocabulary": 100}, "the tokenizer has 257 tokens"),
+        ({"vocabulary": 4095, "tokenizer": {"kind": "bpe", "data": "python"}}, "the tokenizer has 4096 tokens"),
+        ({"vocabulary": 399, "tokenizer": {"kind": "unigram", "data": "python", "vocabulary": 400}}, "the tokenizer has 400 tokens"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused_when_the_recipe_is_read(plan: dict, told: str) -> None:
@@ -90,8 +93,11 @@ def test_a_plan_that_cannot_be_is_refused_when_the_recipe_is_read(plan: dict, to
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="the tokenizer has 257"):
-        made(tmp_path, vocabulary=100)
+    """Where its size is not known when the recipe is read."""
+    text = tmp_path / "text.txt"
+    text.write_text("abcdefgh")
+    with pytest.raises(RecipeError, match="the tokenizer has 10"):
+        made(tmp_path, vocabulary=9, tokenizer={"kind": "characters", "data": str(text)})
 
 
 def test_arms_shape_the_base_before_its_steps() -> None:

@@ -15,12 +15,11 @@ from steelyard.model.encoder_decoder import initialize_both
 from steelyard.model.families.steelyard import written, written_pair
 from steelyard.model.load import load_tokenizer, read_tokenizer, special_ids
 from steelyard.model.model import Model
-from steelyard.model.new import DecoderPlan, TokenizerSettings, initialize
+from steelyard.model.new import VOCABULARY, DecoderPlan, TokenizerSettings, initialize
 from steelyard.model.new_encoder_decoder import NewEncoderDecoder
 from steelyard.model.template import ChatTemplate
 from steelyard.model.tokenizer import Tokenizer
 
-VOCABULARY = 4096
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 """A new model has learned no roles: what it is told is the text that it goes on with."""
 
