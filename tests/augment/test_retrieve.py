@@ -16,7 +16,7 @@ from steelyard.augment.retrieve.opening import open_index
 from steelyard.augment.retrieve.retrieve import NOT_FOUND, Retrieve, inert
 from steelyard.core.errors import ContextLengthError, RecipeError, SteelyardError
 from steelyard.core.levers import Lever, parse, parse_try
-from steelyard.core.protocols import Answer, Answerer, AnswerSettings, Message, ScoringAnswerer, collect
+from steelyard.core.protocols import Answer, Answerer, AnswerSettings, Lookup, Message, ScoringAnswerer, collect
 from steelyard.generate.engine import Engine
 
 ARTICLES = {
@@ -87,6 +87,16 @@ def test_a_question_the_documents_do_not_speak_of_is_left_as_it_was(documents, a
     inner = Recording()
     answer = ask(bound(documents), inner, asked)
     assert inner.asked[0] == [Message("user", asked)] and not answer.citations and answer.text == "yes"
+
+
+def test_a_search_that_found_nothing_says_so(documents):
+    async def lookups(asked: str) -> list[Lookup]:
+        events = bound(documents).wrap(Recording()).answer([Message("user", asked)], AnswerSettings())
+        return [event async for event in events if isinstance(event, Lookup)]
+
+    (lookup,) = asyncio.run(lookups("Xyzzy plugh?"))
+    assert (lookup.query, lookup.considered, lookup.given) == ("Xyzzy plugh?", (), ())
+    assert asyncio.run(lookups("")) == []  # nothing was searched for
 
 
 def test_a_higher_threshold_gives_fewer_passages(documents):

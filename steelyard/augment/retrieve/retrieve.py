@@ -91,13 +91,13 @@ class Retrieve(Lever):
         """The passages that fit a conversation's last question, best first."""
         return self.looked_up(conversation)[0]
 
-    def looked_up(self, conversation: Conversation) -> tuple[list[Passage], tuple[Considered, ...]]:
-        """The same, and what else was weighed, where the index can tell why."""
+    def looked_up(self, conversation: Conversation) -> tuple[list[Passage], tuple[Considered, ...] | None]:
+        """The same, and what else was weighed; None where nothing was searched for, or the index cannot tell why."""
         query = question_of(conversation)
         if not query:
-            return [], ()
+            return [], None
         if (considered := getattr(self.index, "considered", None)) is None:
-            best, weighed = self.index.search(query, self.passages), ()
+            best, weighed = self.index.search(query, self.passages), None
         else:
             weighed = tuple(considered(query, self.passages + SHOWN))
             best = [one.passage for one in weighed[: self.passages]]
@@ -188,10 +188,10 @@ class Retrieved(Wrapped[Retrieve]):
                 if (close := getattr(events, "aclose", None)) is not None:
                     await close()
 
-    def _lookup(self, conversation: Conversation, weighed: tuple[Considered, ...], given: Sequence[Passage]) -> list[Lookup]:
-        """How the search went, where the index can tell."""
+    def _lookup(self, conversation: Conversation, weighed: tuple[Considered, ...] | None, given: Sequence[Passage]) -> list[Lookup]:
+        """How the search went, where the index can tell; one that found nothing says so."""
         lever, read = self.lever, tuple(passage.id for passage in given)
-        return [Lookup(question_of(conversation), lever.documents.name, lever.threshold, weighed, read)] if weighed else []
+        return [] if weighed is None else [Lookup(question_of(conversation), lever.documents.name, lever.threshold, weighed, read)]
 
     def _readings(self, conversation: Conversation, passages: Sequence[Passage], answer: int) -> list[_Reading]:
         """The conversation with all passages, then with fewer and fewer of the best; those known not to fit are left out.
