@@ -68,7 +68,7 @@ def remember(how: str, directory: str, texts: int, tokens: int) -> dict[str, Any
     memory.reset_peak()
     lever = Offload(keep=1.0 if how == "remembering" else 0.0, states=how != "remembering")
     model = dataclasses.replace(load(Path(directory) / "bare", keep=lever.keep), tokenizer=tokenizer)
-    spec = lever.decode(EngineSpec(model, dtype="float32", kernels="reference", slots=texts, context=tokens + 8))
+    spec = lever.decode(EngineSpec(model, dtype="float32", kernels="reference", slots=texts, context=tokens + 8, deterministic=True))
     prompts = [[(7919 * (place + text) * place) % 4_000 for place in range(tokens)] for text in range(texts)]
     read = DiskStates._read
 
@@ -203,11 +203,11 @@ def run(bench: Bench) -> Finding:
         return sum(one == other for one, other in pairs), len(pairs)
 
     equal, n = alike("streaming")
-    told = f"{len(long['remembering']['said'])} long texts"
+    texts = f"{len(long['remembering']['said'])} long texts"
     claims.append(
         Claim(
             "with keys and values on disk too, every token and its log-probability have the same bits",
-            counted("states", told, "same tokens", equal, n, "identical" if equal == n else "worse"),
+            counted("states", texts, "same tokens", equal, n, "identical" if equal == n else "worse"),
             ("identical",),
         )
     )
@@ -224,7 +224,7 @@ def run(bench: Bench) -> Finding:
     claims.append(
         Claim(
             "keys and values that were not read back are found out",
-            counted("forgetting", told, "same tokens", equal, n, "worse" if equal < n else "identical"),
+            counted("forgetting", texts, "same tokens", equal, n, "worse" if equal < n else "identical"),
             ("worse",),
             control=True,
         )
@@ -257,7 +257,7 @@ def run(bench: Bench) -> Finding:
             f"Tokens a second with {', '.join(map(str, BATCHES))} answers at once: {told['disk']} from disk, {told['memory']} in memory."
         )
         notes.append(
-            f"{told} of 700 tokens, 3 answered to each: keys and values {long['remembering']['states']:.0f} MB in memory, where the process "
+            f"{texts} of 700 tokens, 3 answered to each: keys and values {long['remembering']['states']:.0f} MB in memory, where the process "
             f"grew by {long['remembering']['memory']:.0f} MB; on disk, {long['streaming']['states']:.0f} MB of memory to read them into."
         )
     return Finding(claims, {"offload": [Offload()], "states": [Offload(states=True)]}, notes)
