@@ -90,12 +90,6 @@ CHALLENGES = (
             ),
             Figure("performer", "1024 features", "recalled", "recalled by a kernel of 1,024 random features, beside 64"),
             Figure(
-                "rwkv7",
-                "rwkv7",
-                "characters_right",
-                "latest of several values known (0.9 was the claim), by a memory that takes the old one out first",
-            ),
-            Figure(
                 "patches", "entropy patches", "bits_per_byte", "bits a byte of bytes in entropy patches, beside tokens at equal operations"
             ),
         ),
