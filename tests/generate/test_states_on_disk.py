@@ -50,7 +50,6 @@ def answers(spec: EngineSpec) -> tuple:
         (Offload(keep=1, states=True), {}),
         (Offload(keep=0, states=True), {"prefix_bytes": 1 << 20}),
         (Offload(keep=1, states=True), {"dtype": "bfloat16", "kernels": "pytorch"}),
-        (Offload(keep=1, states=True), {"deterministic": False, "prefill": 50}),
     ],
 )
 def test_an_engine_says_the_same_bits_as_with_states_in_memory(lever, changes):
