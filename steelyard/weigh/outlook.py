@@ -30,4 +30,4 @@ class Outlook:
         minutes = sum(minutes for minutes in self._left.values() if minutes is not None) - whole * share
         if share >= 1:
             self._left[arm, task] = 0.0
-        return f"all answers: {spoken(60 * max(minutes, 0.0))} left"
+        return f"all answers: {spoken(60 * minutes)} left" if minutes > 0 else ""  # questions asked again are in no plan's row

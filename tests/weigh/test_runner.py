@@ -17,6 +17,7 @@ from steelyard.weigh.records import Records
 from steelyard.weigh.report.heading import took
 from steelyard.weigh.report.json import quality_part
 from steelyard.weigh.runner import weigh
+from steelyard.weigh.tasks.arithmetic import Arithmetic
 from tests.weigh.simple_arms import Bench, luck, recipe
 
 
@@ -392,3 +393,19 @@ def test_inside_a_running_event_loop_it_works_as_well(tmp_path):
 
     report, _ = asyncio.run(notebook())
     assert report.cell("base", "right").n == 10
+
+
+def test_an_answer_on_which_the_scorer_breaks_is_left_out_and_told(tmp_path, monkeypatch):
+    judge = Arithmetic.score
+
+    def breaks(task, sample, output):
+        if sample.id.endswith(("0", "1", "2", "3")):
+            raise ZeroDivisionError("nothing to divide by")
+        return judge(task, sample, output)
+
+    monkeypatch.setattr(Arithmetic, "score", breaks)
+    asked = recipe(arms={"good": "skill-90"}, problems=30, axes=["quality", "repeatability"])
+    report = weigh(asked, tmp_path, opener=Bench(), say=lambda line: None, progress=lambda *told: None)
+    cell = next(cell for cell in report.cells if cell.metric == "right")
+    assert 0 < cell.n < 30
+    assert f"{30 - cell.n} of 30 samples failed" in cell.note and "ZeroDivisionError: nothing to divide by" in cell.note

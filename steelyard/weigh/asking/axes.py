@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Sequence
 
+from steelyard.weigh.cells.scoring import score
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 
 TEMPERATURE = 0.8
@@ -43,10 +44,16 @@ def agreement(task: Task, sample: Sample, outputs: Sequence[Output]) -> Value:
     """Share of pairs of answers to one item that agree; None where fewer than two answers came."""
     there = [output for output in outputs if output.failure is None]
     first = task.metrics[0]
-    outcomes = [task.score(sample, output).get(first.name) if first.binary else None for output in there]
+    outcomes = [_outcome(task, sample, output) if first.binary else None for output in there]
     kept = outcomes if outcomes and None not in outcomes else [output.text.strip() for output in there]
     pairs = list(itertools.combinations(kept, 2))
     return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+
+
+def _outcome(task: Task, sample: Sample, output: Output) -> Value:
+    """What the task's first metric says of one answer; None where the scorer breaks on it, as `cells.scoring` tells."""
+    scored = score(task, [sample], [[output]])
+    return scored.values[task.metrics[0].name][0]
 
 
 def distinct(outputs: Sequence[Output]) -> Value:

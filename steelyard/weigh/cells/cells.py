@@ -237,8 +237,8 @@ def _possible(metric: Metric, interval: Interval | None) -> Interval | None:
 
     What is cut off holds no possible value, so the interval holds the true one as often as before.
     """
-    if interval is None or metric.kind == "contrast" and interval[0] == interval[1]:
-        return None  # groups in which all samples are alike do not tell how far others may be apart
+    if interval is None or metric.axis not in COSTS and interval[0] == interval[1]:
+        return None  # samples that are all alike do not tell how far others may be apart; bytes and prices are counted
     least, most = metric.reach or ((0.0, 1.0) if metric.unit == "share" else (0.0 if metric.axis in COSTS else -math.inf, math.inf))
     return max(interval[0], least), min(interval[1], most)
 

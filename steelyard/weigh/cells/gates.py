@@ -44,7 +44,7 @@ def is_mute(metric: Metric, own: Estimate, gate: Metric, other: Estimate | None)
     if other is not None and not at_floor(gate, other.interval):
         return False
     low, high = own.interval or (own.value, own.value)
-    return metric.neutral is None or low <= metric.neutral <= high
+    return metric.neutral is None or low == high or low <= metric.neutral <= high  # a handful of equal samples shows nothing
 
 
 def why(side: str, gate: Metric) -> str:

@@ -75,7 +75,13 @@ def score(task: Task, samples: Sequence[Sample], trials: Sequence[Sequence[Outpu
     failures: list[str | None] = []
     for sample, outputs in zip(samples, per_sample, strict=True):
         failure = next((output.failure for output in outputs if output.failure is not None), None)
-        found = [] if failure is not None else [_scores(task, sample, output) for output in outputs]
+        found: list[Mapping[str, Value]] = []
+        try:
+            found = [] if failure is not None else [_scores(task, sample, output) for output in outputs]
+        except SteelyardError:
+            raise
+        except Exception as error:  # a scorer is anybody's code; a sample that it breaks on must not sink the others
+            failure = f"the scorer broke on this answer: {type(error).__name__}: {error}"
         for metric in task.metrics:
             values[metric.name].append(_joined(metric, [one.get(metric.name) for one in found]))
         failures.append(failure)

@@ -27,6 +27,7 @@ MEANINGS: dict[str, str] = {
     "cut": "the prompt lost its beginning, because it did not fit.",
     "right_logprob": "log-probability of the right choice among the choices; 0 is best.",
     "right_share": "probability of the right choices among all choices.",
+    "said_logprob": "log-probability of the right answer by itself, in a sentence: how readily it is said. For the planted defect only.",
     "answer_logprob": "log-probability of the right answer among it and three wrong ones of its kind; 0 is best. It moves on every question, "
     "so it tells two arms apart with far fewer than right or wrong.",
     "kappa": "agreement with the truth beyond chance (Cohen); 0 is chance, 1 is full.",

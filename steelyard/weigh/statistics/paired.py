@@ -162,7 +162,7 @@ def _design_effect(error: float | None, independent: float, largest: float, size
 
     Where few do, as near the floor or the ceiling, what was measured is raised by as much as clusters differ in size and joined with one
     more cluster that is wholly of one kind. Full dependence, taken for granted instead, made these intervals 1.1 times as wide at the
-    median and up to 5 times, without holding the truth more often where it is held least (128 simulated cases: 8 sets of clusters, 90% to
+    median, without holding the truth more often where it is held least (128 simulated cases: 8 sets of clusters, 90% to
     99% right, correlations from 0 to 0.99, 3,000 draws each; tests/weigh/statistics/test_coverage.py has four of them).
 
     Args:
