@@ -8,7 +8,8 @@ Both sides read the same rows of ../shared/data, the same model directory and th
 rolled texts within 1e-6 of their size, and equal acc, acc_norm, acc_bytes and perplexities.
 
 `--store` keeps lm-eval's figures of the short form in tests/parity, where CI compares with them and needs no lm-eval.
-`--speed` times both sides in turns, lm-eval at every batch size given, and reports the ratio to its fastest. Wait for a quiet machine, or
+`--speed` times both sides in turns, lm-eval at every batch size given, and reports the ratio to its fastest. Ours scores every pass with an engine
+of its own: the slots of one that scored the same set before still hold its texts' beginnings. Wait for a quiet machine, or
 count processor seconds (`--processor`, with `--threads 1`: threads that wait for one another count as busy).
 The last line printed is JSON.
 """
@@ -21,6 +22,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +104,16 @@ def main() -> None:
             out["versions"] = {**out["versions"], **theirs.versions}
             settings: dict[str, Any] = {"dtype": "float32", "deterministic": True, "context": window, "slots": given.slots}
             kept: dict[str, Any] = {}
-            with Engine(load(str(directory)), threads=given.threads, **settings) as engine:
+            model = load(str(directory))
+            with Engine(model, threads=given.threads, **settings) as engine:
                 for name in given.sets:
                     rows = write_rows(name, given.data, counts[name], folder)
                     kept[name] = theirs.run(name, rows, given.batches[-1])
                     row = {"family": family, **differences(name, ours(engine, name, given.data, counts[name], folder), kept[name])}
                     out["parity"].append(row)
                     print(line_of(row), flush=True)
-                if given.speed:
-                    out["speed"].append(race(given, family, engine, theirs, folder, counts))
+            if given.speed:
+                out["speed"].append(race(given, family, partial(Engine, model, threads=given.threads, **settings), theirs, folder, counts))
             theirs.close()
             if given.store:
                 keep(family, window, counts, kept, theirs.versions)
@@ -125,18 +129,21 @@ def line_of(row: dict[str, Any]) -> str:
     return f"{row['family']:8} {row['set']:17} {row['scores']:5} scores, apart at most {row['largest_difference']:.1e} {unit}: {verdict}; {figures}"
 
 
-def race(given: argparse.Namespace, family: str, engine: Engine, theirs: Theirs, folder: Path, counts: dict[str, int]) -> dict[str, Any]:
+def race(
+    given: argparse.Namespace, family: str, engine: Callable[[], Engine], theirs: Theirs, folder: Path, counts: dict[str, int]
+) -> dict[str, Any]:
     """Seconds of both sides on all sets, in turns; lm-eval's figure is that of its fastest batch size on each set."""
     rows = {name: write_rows(name, given.data, counts[name], folder) for name in given.sets}
     clock = "busy" if given.processor else "seconds"
     fastest: dict[str, tuple[float, int]] = {}
     for name in given.sets:
         fastest[name] = min((theirs.run(name, rows[name], batch)[clock], batch) for batch in given.batches)
-        ours(engine, name, given.data, counts[name], folder)
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in given.sets}
     for _ in range(given.repeats):
         for name in given.sets:
-            mine = ours(engine, name, given.data, counts[name], folder)[clock]
+            with engine() as fresh:
+                fresh.score([("", "Warm.")] * given.slots)  # threads and buffers are there, as lm-eval's are
+                mine = ours(fresh, name, given.data, counts[name], folder)[clock]
             pairs[name].append((mine, theirs.run(name, rows[name], fastest[name][1])[clock]))
     out: dict[str, Any] = {"family": family, "clock": "processor" if given.processor else "wall", "sets": {}}
     for name, timed in pairs.items():
