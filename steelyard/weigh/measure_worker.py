@@ -8,6 +8,7 @@ how the arm would run for people. Whatever libraries print goes to standard erro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from steelyard.augment.endpoint import EndpointAnswerer
-from steelyard.core.errors import SteelyardError
+from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.meters import Meter, memory, money
 from steelyard.core.meters.energy import Idle, idle_power
 from steelyard.core.protocols import Answerer, AnswerSettings, Done, Failure, Message, Text, Token, Usage
@@ -43,12 +44,24 @@ def as_it_comes(answerer: Answerer) -> None:
 
 
 async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: int) -> dict[str, Any]:
-    """One answer with its clock readings: seconds to the first token, gaps between tokens, tokens read and written.
+    """One answer with its clock readings: seconds to the first token, gaps between tokens, tokens read and written. A model of ours that
+    ends at once, as one trained for minutes may, is timed past the end it wanted.
 
     Raises:
         SteelyardError: the answer failed or was empty, so there is nothing to time.
     """
     settings = AnswerSettings(max_tokens=max_tokens, token_events="logprobs" in arm.answerer.capabilities)
+    timed = await _timed(arm, conversation, settings)
+    if timed is None and arm.engine is not None:
+        with contextlib.suppress(UnsupportedError):  # a constraint: where its form is complete nothing can follow
+            timed = await _timed(arm, conversation, dataclasses.replace(settings, ignore_eos=True))
+    if timed is None:
+        raise SteelyardError("the answer was empty, so it has no speed", where=f"arm `{arm.name}`")
+    return timed
+
+
+async def _timed(arm: OpenArm, conversation: list[Message], settings: AnswerSettings) -> dict[str, Any] | None:
+    """The same, or None of an answer that was empty."""
     begun, moments, texts, usage = time.perf_counter(), [], [], None
     async for event in arm.answerer.answer(conversation, settings):
         now = time.perf_counter() - begun
@@ -65,7 +78,7 @@ async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: in
                 break
     moments = moments or texts
     if not moments:
-        raise SteelyardError("the answer was empty, so it has no speed", where=f"arm `{arm.name}`")
+        return None
     tokens = usage.completion_tokens if usage else len(moments)
     if arm.engine is not None:
         at_once = arm.engine.spec.search is not None

@@ -1,15 +1,21 @@
-"""Answers that are told all at once, as a search tells them, are timed as a whole."""
+"""Answers that are told all at once, as a search tells them, are timed as a whole; a model that ends at once is timed past its end."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
+import pytest
+import torch
 from tiny_talker import tiny_talker
 
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
+from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
 from steelyard.generate.beams.beam import Beam
+from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine
+from steelyard.generate.processors.processor import FunctionProcessor
 from steelyard.generate.spec import EngineSpec
 from steelyard.weigh.asking.arms import OpenArm
 from steelyard.weigh.cells.costs import Measured, values
@@ -28,6 +34,29 @@ def test_the_speed_of_a_search_is_that_of_its_whole_answer():
     speed = Metric("tokens_per_second", "speed", "tokens/s", True, margin=0.05)
     assert values(speed, side) == [(float(timed["tokens"]), timed["decode_seconds"])]
     assert values(Metric("token_p50", "speed", "ms", False, margin=0.05), side) == [None]
+
+
+def ending_at_once(*processors):
+    """A talker that would rather end than say anything."""
+    spec = EngineSpec(tiny_talker())
+    (end,) = spec.model.tokenizer.eos_ids
+    ending = FunctionProcessor(lambda tokens, logits: logits.index_fill(0, torch.tensor([end]), 1e4))
+    return dataclasses.replace(spec, processors=(*processors, ending))
+
+
+def test_a_model_that_ends_at_once_is_timed_past_its_end():
+    with Engine.from_spec(ending_at_once()) as engine:
+        arm = OpenArm("brief", LocalAnswerer(engine), engine.fingerprint, engine=engine)
+        timed = asyncio.run(timed_answer(arm, [Message("user", "hello")], 12))
+    assert timed["tokens"] == 12 and timed["decoded"] == 11 and len(timed["gaps"]) == 11 and timed["decode_seconds"] > 0
+
+
+def test_an_empty_answer_that_a_form_ends_has_no_speed():
+    (form,) = Constraint(regex="a?").decode(EngineSpec(tiny_talker())).processors
+    with Engine.from_spec(ending_at_once(form)) as engine:
+        arm = OpenArm("brief", LocalAnswerer(engine), engine.fingerprint, engine=engine)
+        with pytest.raises(SteelyardError, match="the answer was empty"):
+            asyncio.run(timed_answer(arm, [Message("user", "hello")], 12))
 
 
 def timed_through(*replies):
