@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from steelyard.weigh.cells.drafts import Draft
 from steelyard.weigh.cells.verdicts import at_floor
-from steelyard.weigh.statistics.paired import Estimate
+from steelyard.weigh.statistics.paired import FEW, Estimate
 from steelyard.weigh.tasks.task import Metric
 
 
@@ -44,7 +44,8 @@ def is_mute(metric: Metric, own: Estimate, gate: Metric, other: Estimate | None)
     if other is not None and not at_floor(gate, other.interval):
         return False
     low, high = own.interval or (own.value, own.value)
-    return metric.neutral is None or low == high or low <= metric.neutral <= high  # a handful of equal samples shows nothing
+    handful = low == high and own.n < FEW  # that few samples which are all alike show nothing
+    return metric.neutral is None or handful or low <= metric.neutral <= high
 
 
 def why(side: str, gate: Metric) -> str:

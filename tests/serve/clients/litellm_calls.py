@@ -31,7 +31,7 @@ def refusal(**options):
 text = ask(temperature=0)
 chunks = ask(temperature=0, stream=True, stream_options={"include_usage": True})
 calls = ask(400, tools=[CLOCK], tool_choice="required").choices[0].message.tool_calls
-likelihoods = ask(logprobs=True, top_logprobs=2).choices[0].logprobs.content
+likelihoods = ask(temperature=0, logprobs=True, top_logprobs=2).choices[0].logprobs.content
 vectors = litellm.embedding(model="openai/encoder", input=["one", "two"], api_base=URL, api_key="none")
 print(
     json.dumps(
