@@ -66,6 +66,13 @@ MOST_FLIPS = 200
 TEXT_LIMITS = (8000, 4000, 2000, 1000, 500, 250, 120)  # characters shown of one text; the first at which all flips fit
 LONGEST_NAME, LONGEST_TEXT = 120, 40_000
 MOST_COLUMNS = 7  # of a table of results
+CELL_HEADS = (
+    *("Arm", "Axis", "Task", "Metric", "Verdict", "Unit", "Base", "Arm's value"),
+    *("Difference", "In % of base", "Margin", "n", "Remarks"),
+)
+"""Headings of the table of all cells, in the order of `templates/cell.html.j2`."""
+_LABELS = "".join(f'  .cells tbody tr > :nth-child({place})::before {{ content: "{head}"; }}\n' for place, head in enumerate(CELL_HEADS, 1))
+"""On narrow windows, where a row is a block: each figure says which it is."""
 _TEMPLATES = Path(__file__).parent / "templates"
 S = TypeVar("S")
 T = TypeVar("T")
@@ -90,6 +97,7 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
     """The page as text. `manifest` says what lies in `details` beside it."""
     templates = _environment()
     style, script = ((_TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    style += f"@media screen and (max-width: 880px) {{\n{_LABELS}}}\n"
     cells, spans, heads = grid(report), base_spans(report), headline(report)
     plots, plots_left = _drawn("plot", _by_weight(report), lambda column: interval_plot(report, column, cells), PLOT_BYTES)
     pictures, pictures_left = _drawn("picture", _pairs(report, spans), lambda pair: tradeoff(report, *pair, cells), PICTURE_BYTES)
@@ -108,6 +116,7 @@ def page(report: Report, manifest: Sequence[Mapping[str, Any]] = ()) -> str:
         "changes": {arm: change_text(report, arm) for arm in report.arms},
         "headline": heads,
         "cells": cells,
+        "cell_heads": CELL_HEADS,
         "spans": {column: from_to(*span, column.unit) for column, span in spans.items()},
         "by_arm": BY_ARM,
         "findings": findings(report),
