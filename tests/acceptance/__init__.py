@@ -37,6 +37,7 @@ NAMES = (
     "repair",
     "kv_cache",
     "offload",
+    "batching",
     "numerics",
     "moe",
     "ternary",
