@@ -22,7 +22,8 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from steelyard.core.errors import DataError, ModelFileError
-from steelyard.model.tokenizer import Tokenizer, library
+from steelyard.model.tokenizer import Tokenizer
+from steelyard.model.tokenizer_library import library
 from steelyard.model.tokenizer_stream import byte_of_character
 
 Kind = Literal["bpe", "unigram", "characters", "bytes"]

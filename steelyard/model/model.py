@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,12 +18,11 @@ from steelyard.core.protocols import Message
 from steelyard.model.families.family import Family
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.linears.packed import PackedStorage
+from steelyard.model.save import save
 from steelyard.model.step import Step
+from steelyard.model.template import ChatTemplate
+from steelyard.model.tokenizer import Tokenizer
 from steelyard.model.trunk import Trunk
-
-if TYPE_CHECKING:
-    from steelyard.model.template import ChatTemplate
-    from steelyard.model.tokenizer import Tokenizer
 
 
 @dataclass(eq=False)
@@ -187,6 +186,4 @@ class Model:
         Weights that are what they were when they were read keep the type of their file (bfloat16, float16); others are written in
         the type they have in memory.
         """
-        from steelyard.model.save import save
-
         return save(self, Path(directory))

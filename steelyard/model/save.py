@@ -7,16 +7,16 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.files import write_json, write_text
-from steelyard.model.families.family import Entry
+from steelyard.model.families.family import Entry, Family
 from steelyard.model.files import sentence_directory
 from steelyard.model.files.check import write_digests
 from steelyard.model.files.safetensors_file import write_safetensors
@@ -27,8 +27,10 @@ from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.streamed import readers
 from steelyard.model.linears.ternary import PackedTernaryStorage, TernaryPlan, TernaryStorage
-from steelyard.model.model import Model
 from steelyard.model.stored_types import as_stored, type_of
+from steelyard.model.template import ChatTemplate
+from steelyard.model.tokenizer import Tokenizer
+from steelyard.model.trunk import Trunk
 from steelyard.model.weights import find_parameter
 
 EIGHT_BITS = {"num_bits": 8, "type": "int", "symmetric": True}
@@ -66,7 +68,19 @@ DROPPED = ("quantization_config", "torch_dtype", "dtype", "auto_map", sentence_d
 """Keys that are not copied: said anew, kept in files of their own, or pointing to code that is never copied."""
 
 
-def save(model: Model, directory: Path) -> Path:
+class Saveable(Protocol):
+    """What a directory is written of: a `Model`, which says what each part is."""
+
+    trunk: Trunk
+    family: Family
+    config: Mapping[str, Any]
+    tokenizer: Tokenizer | None
+    template: ChatTemplate | None
+    record: dict[str, Any]
+    stored: Mapping[str, torch.dtype]
+
+
+def save(model: Saveable, directory: Path) -> Path:
     """Writes the directory whole or not at all; an existing model there is replaced only when the new one is complete.
 
     Raises:
@@ -122,7 +136,7 @@ def put_in_place(new: Path, directory: Path) -> None:
         shutil.rmtree(old)
 
 
-def write_files(model: Model, directory: Path) -> None:
+def write_files(model: Saveable, directory: Path) -> None:
     """Everything a model directory holds."""
     tensors = dict(their_tensors(model))
     changed = narrow(model, tensors)
@@ -141,7 +155,7 @@ def write_files(model: Model, directory: Path) -> None:
         write_text(directory / "README.md", card)
 
 
-def narrow(model: Model, tensors: dict[str, Tensor]) -> bool:
+def narrow(model: Saveable, tensors: dict[str, Tensor]) -> bool:
     """Puts tensors that are what they were into the type of the file they came from, in place.
 
     Returns:
@@ -157,7 +171,7 @@ def narrow(model: Model, tensors: dict[str, Tensor]) -> bool:
     return changed
 
 
-def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
+def config(model: Saveable, tensors: Iterable[Tensor]) -> dict[str, Any]:
     """config.json, saying how the tensors are stored."""
     stored = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.dim() >= 2 and tensor.shape[-1] > 1}
     dtype = str(stored.pop()).removeprefix("torch.") if len(stored) == 1 else "float32"
@@ -174,7 +188,7 @@ def config(model: Model, tensors: Iterable[Tensor]) -> dict[str, Any]:
     return out
 
 
-def their_tensors(model: Model):
+def their_tensors(model: Saveable):
     """(name, tensor) under the family's public names."""
     for name, module in model.trunk.named_modules():
         if isinstance(module, Linear) and module.branches:

@@ -6,19 +6,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from steelyard.core.errors import DataError, ModelFileError
+from steelyard.core.errors import DataError
 from steelyard.core.files import write_json, write_text
 from steelyard.core.fingerprint import digest
+from steelyard.model import tokenizer_directory, tokenizer_gguf
+from steelyard.model.tokenizer_library import library
 from steelyard.model.tokenizer_stream import StreamDecoder
 
 LONG = 10_000
@@ -59,9 +60,7 @@ class Tokenizer:
             ModelFileError: the files are missing, damaged or disagree.
             UnsupportedError: a kind of tokenizer that is not read here.
         """
-        from steelyard.model.tokenizer_directory import read
-
-        return cls(**read(Path(path)))
+        return cls(**tokenizer_directory.read(Path(path)))
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> Tokenizer:
@@ -71,9 +70,7 @@ class Tokenizer:
             ModelFileError: keys are missing or disagree.
             UnsupportedError: a kind of tokenizer or a splitting rule that is not known here, by name.
         """
-        from steelyard.model.tokenizer_gguf import read
-
-        return cls(**read(metadata))
+        return cls(**tokenizer_gguf.read(metadata))
 
     @property
     def add_bos(self) -> bool:
@@ -184,30 +181,6 @@ class Tokenizer:
             ids = {"bos_token_id": self.bos_id, "eos_token_id": list(self.eos_ids) or None, "pad_token_id": self.pad_id}
             generation = {name: id for name, id in ids.items() if id is not None} | dict(self.generation)
             write_json(folder / "generation_config.json", generation)
-
-
-@contextlib.contextmanager
-def library(where: str, *also: type[Exception]) -> Iterator[None]:
-    """Turns a failure inside `tokenizers` into one of ours.
-
-    The library raises bare `Exception` for everything in a file that it cannot use, and its panics are no `Exception` at
-    all, so here, and only here, both are caught by what they are. Python's own errors about arguments pass, unless named.
-
-    Args:
-        where: address for the error.
-        also: further errors that mean the file and not the caller.
-
-    Raises:
-        ModelFileError: the library's refusal, with its words.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if type(error) is Exception or type(error).__name__ == "PanicException" or isinstance(error, also):
-            raise ModelFileError(
-                f"the tokenizers library refuses it: {error}", where=where, do="Restore the published tokenizer files."
-            ) from None
-        raise
 
 
 def _not_text(text: object) -> DataError:

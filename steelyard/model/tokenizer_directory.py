@@ -24,8 +24,8 @@ from tokenizers import AddedToken, pre_tokenizers
 from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.model.files.extent import ExtentFile
 from steelyard.model.files.strict_json import read_object
-from steelyard.model.tokenizer import library
 from steelyard.model.tokenizer_gguf import add_tokens, byte_level, frame
+from steelyard.model.tokenizer_library import library
 from steelyard.model.tokenizer_sentencepiece import build as build_sentencepiece
 from steelyard.model.tokenizer_sentencepiece import read_file
 from steelyard.model.tokenizer_wordpiece import NAMES as WORD_PIECE_NAMES

@@ -14,7 +14,7 @@ import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
-from steelyard.model.tokenizer import library
+from steelyard.model.tokenizer_library import library
 from steelyard.model.tokenizer_sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, Pieces
 from steelyard.model.tokenizer_sentencepiece import build as build_sentencepiece
 from steelyard.model.tokenizer_wordpiece import NAMES, lowered, spelled_out

@@ -18,7 +18,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
-from steelyard.model.tokenizer import library
+from steelyard.model.tokenizer_library import library
 
 SPACE = "▁"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)

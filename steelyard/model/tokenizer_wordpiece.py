@@ -12,7 +12,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from steelyard.core.errors import ModelFileError
-from steelyard.model.tokenizer import library
+from steelyard.model.tokenizer_library import library
 
 PHANTOM, CONTINUES = "▁", "##"
 NAMES = {name: f"[{name.upper()}]" for name in ("unk", "sep", "cls", "pad", "mask")}
