@@ -12,19 +12,27 @@ import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.protocols import Conversation, Message, Score
-
-if TYPE_CHECKING:
-    from steelyard.augment.endpoint import EndpointAnswerer
 
 PROBE = "One and one is two"
 KEPT = 4096  # scores and written conversations that are remembered
 
 
-async def learned(endpoint: EndpointAnswerer, start: str = "") -> PromptScores | None:
+class Endpoint(Protocol):
+    """A server that can be asked."""
+
+    url: str
+    model: str
+
+    async def asked(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The JSON that a request is answered."""
+        ...
+
+
+async def learned(endpoint: Endpoint, start: str = "") -> PromptScores | None:
     """What reads a server's probabilities of given texts, or None where it tells none.
 
     Raises:
@@ -58,7 +66,7 @@ def _is_gone(error: SteelyardError) -> bool:
     return any(word in error.what for word in ("could not be reached", "no connection", "refused access", "environment variable"))
 
 
-async def _start_of(endpoint: EndpointAnswerer) -> str:
+async def _start_of(endpoint: Endpoint) -> str:
     """The text of the token that texts without context follow, as `steelyard serve` tells it; empty from other servers."""
     try:
         told = await endpoint.asked(f"/models/{endpoint.model}")
@@ -80,7 +88,7 @@ class PromptScores:
         renders: whether it writes conversations as text.
     """
 
-    endpoint: EndpointAnswerer
+    endpoint: Endpoint
     start: str = ""
     most: int = 0
     renders: bool = False

@@ -32,7 +32,7 @@ from steelyard.model.load import load
 from steelyard.model.model import Model
 from steelyard.model.save import put_in_place
 from steelyard.train.card import model_card
-from steelyard.train.parallel.company import company
+from steelyard.train.parallel.launched import company
 from steelyard.train.pretrain.new import new_model
 from steelyard.train.steps import pull
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,15 +13,13 @@ from steelyard.core.files import write_text
 from steelyard.data.batching import Place
 from steelyard.train import checkpoints
 from steelyard.train.settings import Progress
-
-if TYPE_CHECKING:
-    from steelyard.train.trainer import _Training
+from steelyard.train.training import Training
 
 MEAN = "mean"
 """What a weight's running mean is called beside the optimizer's moments of it."""
 
 
-def save(training: _Training) -> None:
+def save(training: Training) -> None:
     """Writes a checkpoint; with several processes, whole tensors by the first of them."""
     company, trained = training.company, training.trained
     training.energy.pay(training.progress)
@@ -49,7 +46,7 @@ def save(training: _Training) -> None:
     company.wait()
 
 
-def resume(training: _Training) -> None:
+def resume(training: Training) -> None:
     """Goes back to the last checkpoint, and the metrics with it."""
     checkpoint = checkpoints.load_latest(training.directory)
     if checkpoint is not None:
@@ -66,15 +63,15 @@ def resume(training: _Training) -> None:
     training.progress = Progress(**checkpoint.state["progress"])
     training.spikes.losses = list(checkpoint.state["losses"])
     if not training.budget.finished(training.progress):
-        training._say(f"{training.name}: going on from step {step}{_of(training)}")
+        training.say(f"{training.name}: going on from step {step}{_of(training)}")
 
 
-def _of(training: _Training) -> str:
+def _of(training: Training) -> str:
     steps = training.settings.steps
     return f" of {steps}" if steps is not None else f", {training.budget.share(training.progress):.0%} of {training.budget}"
 
 
-def _put_back(training: _Training, checkpoint: checkpoints.Checkpoint) -> None:
+def _put_back(training: Training, checkpoint: checkpoints.Checkpoint) -> None:
     owners = {id(parameter): optimizer for optimizer in training.optimizers for g in optimizer.param_groups for parameter in g["params"]}
     kept: dict[str, dict[str, Tensor]] = {}
     for key, value in checkpoint.optimizer.items():
@@ -93,7 +90,7 @@ def _put_back(training: _Training, checkpoint: checkpoints.Checkpoint) -> None:
                 owners[id(parameter)].state[parameter] = placed
 
 
-def _check_same(training: _Training, checkpoint: checkpoints.Checkpoint) -> None:
+def _check_same(training: Training, checkpoint: checkpoints.Checkpoint) -> None:
     """Refuses to go on from what other settings, data or parameters have made."""
     shapes = {name: tensor.shape for name, tensor in checkpoint.trained.items()}
     same = shapes == {name: parameter.shape for name, parameter in training.trained.items()}

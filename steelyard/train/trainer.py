@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,24 +24,14 @@ from steelyard.core.run import Run
 from steelyard.core.seeds import derive
 from steelyard.data.batching import Batch, Place
 from steelyard.train import checkpoints, resumption
-from steelyard.train.average import Average
-from steelyard.train.clock import Clock
-from steelyard.train.energy import TrainingEnergy
 from steelyard.train.interruption import TrainingStopped, enough_memory, named, stop_signals
 from steelyard.train.objectives import Objective
-from steelyard.train.optimizers import optimizers
 from steelyard.train.parallel.company import Alone, Company
 from steelyard.train.schedule import rate_share
 from steelyard.train.settings import Progress, TrainerSettings
-from steelyard.train.spikes import SpikeWatch
+from steelyard.train.training import Stream, Training
 
 __all__ = ["Progress", "Stream", "TrainerSettings", "TrainingStopped", "train"]
-
-
-class Stream(Protocol):
-    """Batches from a place on, each with the place of the one after it (`data.batching.Batches`, `data.windows.Windows`)."""
-
-    def iterate(self, place: Place = ...) -> Iterator[tuple[Batch, Place]]: ...
 
 
 def train(
@@ -79,49 +69,11 @@ def train(
             a full disk, too little memory, or a checkpoint that belongs to another training.
         TrainingStopped: stopped by Ctrl-C, SIGTERM or `run.cancelled`; a checkpoint was saved.
     """
-    return _Training(module, objective, batches, settings, run, validation, sample, flops, company or Alone(), name).run_to_the_end()
+    return _Loop(module, objective, batches, settings, run, validation, sample, flops, company or Alone(), name).run_to_the_end()
 
 
-@dataclass
-class _Training:
-    module: nn.Module
-    objective: Objective
-    batches: Stream
-    settings: TrainerSettings
-    run: Run
-    validation: Stream | None
-    sample: Callable[[], Sequence[str]] | None
-    flops: Callable[[Batch], int] | None
-    company: Company
-    name: str
-    progress: Progress = field(default_factory=Progress)
-    place: Place = field(default_factory=Place)
-    spikes: SpikeWatch = field(default_factory=SpikeWatch)
-    clock: Clock = field(default_factory=Clock)
-
-    def __post_init__(self) -> None:
-        settings = self.settings
-        self.energy = TrainingEnergy(self.company, torch.device(self.run.device))
-        self.budget = settings.budget
-        if self.budget.unit == "flops" and self.flops is None:
-            raise SteelyardError("a budget of FLOPs needs somebody who counts them", do="Give `flops`, or another budget.")
-        self.trained = {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
-        if not self.trained:
-            raise SteelyardError("there is nothing to train: no parameter takes a gradient")
-        self.optimizers = optimizers(
-            self.module,
-            self.trained,
-            settings.optimizer,
-            learning_rate=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            betas=settings.betas,
-            epsilon=settings.epsilon,
-        )
-        self.average = Average(self.trained, settings.average) if settings.average is not None else None
-
-    @property
-    def directory(self):
-        return self.run.directory / "checkpoints"
+class _Loop(Training):
+    """Takes a training's steps."""
 
     def run_to_the_end(self) -> Progress:
         resumption.resume(self)
@@ -198,7 +150,7 @@ class _Training:
         if spike:
             values |= {"spike": True, "skipped": skipped}
             taken = "the step was left out" if skipped else "the step was taken all the same"
-            self._say(f"{self.name}: the loss of step {number} is a spike ({loss:.3f}, batch of {named(found.rows)}); {taken}")
+            self.say(f"{self.name}: the loss of step {number} is a spike ({loss:.3f}, batch of {named(found.rows)}); {taken}")
         self._observe(values)
         return True
 
@@ -315,11 +267,6 @@ class _Training:
     def _random_devices(self) -> list[torch.device]:
         device = torch.device(self.run.device)
         return [] if device.type == "cpu" else [device]
-
-    def _say(self, line: str) -> None:
-        if self.company.first:
-            self.run.say(line)
-            self.run.log(line)
 
     def _report(self, last: bool) -> None:
         progress = self.progress

@@ -15,7 +15,7 @@ import torch.multiprocessing as multiprocessing
 from acceptance.experiment import Bench, Claim, Experiment, Finding, counted
 from acceptance.small_decoders import VOCABULARY, Exercises, new
 from steelyard.core.run import Run
-from steelyard.train import trainer
+from steelyard.train import training
 from steelyard.train.objectives import next_token_loss
 from steelyard.train.parallel.company import Company
 from steelyard.train.parallel.processes import Together
@@ -35,7 +35,7 @@ def trained(directory: Path, seed: int, steps: int, company: Company | None = No
     if company is not None:
         company.prepare(trunk, way)  # type: ignore[arg-type]
     made: list[torch.optim.Optimizer] = []
-    optimizers = trainer.optimizers
+    optimizers = training.optimizers
 
     def seen(*given: Any, **more: Any) -> Any:
         made.extend(optimizers(*given, **more))
@@ -44,7 +44,7 @@ def trained(directory: Path, seed: int, steps: int, company: Company | None = No
     # A batch of five lines is shared out unevenly.
     stream = Exercises("associative_recall", (3, 5), 5, seed)
     settings = TrainerSettings(steps=steps, learning_rate=2e-3, warmup=0.1, weight_decay=0.1)
-    with mock.patch.object(trainer, "optimizers", seen):
+    with mock.patch.object(training, "optimizers", seen):
         train(trunk, next_token_loss(trunk), stream, settings, Run(directory, seed, say=lambda line: None), company=company)
     whole = company.whole if company is not None else lambda tensor: tensor
     weights = {name: whole(value.detach()).clone() for name, value in trunk.state_dict().items()}
@@ -65,7 +65,7 @@ def one_of_two(number: int, directory: Path, seeds: tuple[int, ...], steps: int)
     """What each of the two processes does; what it found is left in a file."""
     import torch.distributed as dist
 
-    from steelyard.train.parallel.company import company
+    from steelyard.train.parallel.launched import company
 
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "RANK": str(number), "WORLD_SIZE": "2", "LOCAL_RANK": str(number)}
     torch.set_num_threads(1)

@@ -60,7 +60,7 @@ def one_of_two(number, directory):
     import torch.distributed as dist
 
     from steelyard.train.interruption import TrainingStopped
-    from steelyard.train.parallel.company import company
+    from steelyard.train.parallel.launched import company
 
     dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=number, world_size=2)
     crew = company(torch.device("cpu"))

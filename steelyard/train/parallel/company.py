@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from typing import Literal, Protocol, TypeVar
 
@@ -17,15 +16,6 @@ from steelyard.data.batching import Batch
 Way = Literal["data", "sharded"]
 """How processes share the work (train/parallel/processes.py)."""
 T = TypeVar("T", bound=nn.Module)
-
-
-def company(device: torch.device) -> Company:
-    """Who trains: the processes that torchrun has started, or this one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Alone()
-    from steelyard.train.parallel.processes import joined  # takes a second to import
-
-    return joined(device)
 
 
 class Company(Protocol):

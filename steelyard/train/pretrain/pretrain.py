@@ -36,7 +36,8 @@ from steelyard.train.budget import UNITS
 from steelyard.train.compilation import check_compiler, compiled, compiled_blocks
 from steelyard.train.objectives import next_token_loss
 from steelyard.train.optimizers import Kind
-from steelyard.train.parallel.company import Alone, Company, Way, company
+from steelyard.train.parallel.company import Alone, Company, Way
+from steelyard.train.parallel.launched import company
 from steelyard.train.recompute import recomputed
 from steelyard.train.schedule import Shape
 from steelyard.train.settings import Progress

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +27,8 @@ from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.model import Model
 from steelyard.model.tokenizer import Tokenizer
 from steelyard.train.objectives import Objective
+from steelyard.train.supervised.settings import SftSettings, Stream
 from steelyard.train.trainer import TrainerSettings, train
-
-if TYPE_CHECKING:
-    from steelyard.train.supervised.sft import Sft, Stream
 
 LEARNING_RATE = 1e-3
 """Peak, where the recipe says none: such models are trained from nothing."""
@@ -50,7 +48,7 @@ def pair_loss(model: EncoderDecoder) -> Objective:
     return objective
 
 
-def train_on_pairs(lever: Sft, model: Model, stream: Stream | None, run: Run) -> Model:
+def train_on_pairs(lever: SftSettings, model: Model, stream: Stream | None, run: Run) -> Model:
     """The trained encoder-decoder; the one given stays as it is.
 
     Args:
@@ -102,7 +100,7 @@ def train_on_pairs(lever: Sft, model: Model, stream: Stream | None, run: Run) ->
     return model.with_trunk(trunk.to(both.device).eval(), record=model.record | {"training": history})
 
 
-def check(lever: Sft) -> None:
+def check(lever: SftSettings) -> None:
     """Refuses settings that mean nothing for an encoder-decoder.
 
     Raises:

@@ -8,22 +8,18 @@ arXiv:2106.09685 (LoRA). Cost: forward and backward over every token, about 4 (L
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
 
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.core.fingerprint import digest
-from steelyard.core.levers import Lever
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
 from steelyard.data.batching import Batches
 from steelyard.data.encoding import Encoder, TokenRow, encode_all
-from steelyard.data.formats import Example
-from steelyard.data.sources import open_source
 from steelyard.generate.spec import native_type
 from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.linears.linear import DenseStorage, Linear
@@ -33,16 +29,12 @@ from steelyard.model.trunk import Trunk
 from steelyard.train.adapters.lora import LoraPlan, attach, transfer
 from steelyard.train.objectives import next_token_loss
 from steelyard.train.supervised.pairs import train_on_pairs
+from steelyard.train.supervised.settings import SftSettings, Stream
 from steelyard.train.trainer import TrainerSettings, train
 
-Stream = Callable[[Sequence[Example]], Sequence[Example]]
-"""What the recipe's `data` levers do to examples, in order."""
 
-
-class Sft(Lever):
+class Sft(SftSettings):
     """Fine-tunes on conversations, by low-rank adapters or in full."""
-
-    model_config = ConfigDict(allow_inf_nan=False)
 
     name: ClassVar[str] = "sft"
     idea: ClassVar[str] = (
@@ -57,45 +49,6 @@ class Sft(Lever):
     needs: ClassVar[frozenset[str]] = frozenset({"gradients"})
     identity: ClassVar[Any] = {"steps": 0}
     evidence: ClassVar[Any] = "real model"
-
-    data: str = Field(description="JSONL file, folder of them, or `generated:NAME`")
-    format: Literal["auto", "messages", "prompt_completion", "alpaca", "sharegpt"] = Field(
-        "auto", description="kind of rows; auto recognises it"
-    )
-    examples: int | None = Field(None, ge=1, description="at most so many rows; how many to generate (200 if unset)")
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
-    steps: int | None = Field(None, ge=0, description="optimizer steps, instead of epochs")
-    learning_rate: float | None = Field(None, gt=0, lt=1, description="peak; unset: 2e-4 with LoRA, 2e-5 in full")
-    batch: int = Field(8, ge=1, description="rows (lines, when packed) of a micro-batch")
-    accumulation: int = Field(1, ge=1, description="micro-batches of a step")
-    full: bool = Field(False, description="train all weights instead of adapters")
-    rank: int = Field(16, ge=1, le=4096, description="of the adapters")
-    alpha: float | None = Field(None, gt=0, description="adapters are scaled by alpha / rank; unset: twice the rank")
-    dropout: float = Field(0.0, ge=0, lt=1, description="share of an adapter's inputs dropped in training")
-    targets: Literal["all"] | tuple[str, ...] = Field("all", description="maps that get adapters: all, or names such as q_proj")
-    merge: bool = Field(True, description="take the adapters into the weights; false keeps them apart (an adapter directory)")
-    warmup: float = Field(0.03, ge=0, le=1, description="share of the steps in which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0, description="of matrices")
-    clip: float = Field(1.0, ge=0, description="greatest norm of the gradient; 0 = no clipping")
-    validation: float = Field(0.0, ge=0, le=0.5, description="share of the rows kept aside to measure the loss on")
-    validate_every: int | None = Field(None, ge=1, description="steps between validations; unset: a tenth of the training")
-    max_length: int | None = Field(None, ge=2, description="most tokens of a row; unset: the model's context")
-    too_long: Literal["refuse", "skip", "cut"] = Field("refuse", description="what becomes of longer rows")
-    bad_rows: Literal["stop", "skip"] = Field("stop", description="what becomes of rows that cannot be used")
-    learn: Literal["all", "last"] = Field("all", description="answers of a conversation that are learned")
-    plain: bool = Field(False, description="join the texts as they are, without the chat template")
-    pack: bool = Field(False, description="put several rows on one line of max_length tokens")
-    dtype: Literal["float32", "bfloat16"] | None = Field(
-        None, description="of products; unset: bfloat16 where the hardware multiplies it, else float32. Trained weights stay float32"
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Sft:
-        if self.pack and self.max_length is None:
-            raise ValueError("`pack` needs `max_length`, the tokens of a line")
-        if self.full and not self.merge:
-            raise ValueError("`merge: false` is about adapters; with `full` there are none")
-        return self
 
     def train(self, model: Model, stream: Stream | None, run: Run) -> Model:
         """The fine-tuned model; the one given stays as it is.
@@ -152,22 +105,6 @@ class Sft(Lever):
             raise RecipeError(
                 f"`max_length` is {self.max_length}, but {model.name} reads at most {model.context_length} tokens", where="sft"
             )
-
-    def opened(self, stream: Stream | None, run: Run) -> tuple[Sequence[Example], list[str]]:
-        """The examples, mapped by the stream, and what is to be said of them; rows that cannot be used go into the run's directory.
-
-        Raises:
-            DataError: see `open_source`.
-        """
-        source = open_source(
-            self.data,
-            kind=self.format,
-            count=self.examples,
-            seed=run.seed,
-            bad_rows=self.bad_rows,
-            quarantine=run.directory / "quarantine.jsonl",
-        )
-        return source.examples if stream is None else stream(source.examples), list(source.notes)
 
     def _rows(self, model: Model, stream: Stream | None, run: Run) -> tuple[list[TokenRow], dict[str, Any]]:
         examples, said = self.opened(stream, run)
