@@ -38,6 +38,8 @@ NAMES = (
     "kv_cache",
     "offload",
     "batching",
+    "attention",
+    "recompute",
     "numerics",
     "moe",
     "ternary",

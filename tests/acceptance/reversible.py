@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from acceptance.experiment import Bench, Claim, Experiment, Finding, compared, counted
-from acceptance.small_decoders import bits, library, new, reading, taught
+from acceptance.small_decoders import bits, library, new, reading, saved, taught
 from steelyard.model.depth.reversible import Reversible, ReversibleLever, block_inputs, parts
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
@@ -35,19 +35,9 @@ def keeping(trunk: Trunk) -> Trunk:
 
 def kept(trunk: Trunk, ids: torch.Tensor) -> float:
     """Megabytes that autograd keeps of a forward pass through the blocks, weights not counted."""
-    seen: dict[int, int] = {}
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
     trunk.train().requires_grad_(True)
     step = Step.whole(*ids.shape, ids.device)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        y = trunk.blocks(trunk.inputs(ids, step), step, None)
-    del y
-    return sum(seen.values()) / 1e6
+    return saved(lambda: trunk.blocks(trunk.inputs(ids, step), step, None)) / 1e6
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from acceptance.experiment import Bench
 from steelyard.core.run import Run
@@ -121,3 +122,18 @@ def bits(trunk: Trunk, tokens: TokenFile, windows: int, time: int = 96) -> list[
     step = Step.whole(*ids.shape, ids.device)
     logprobs = trunk.logits(ids, step).log_softmax(-1).gather(-1, targets[..., None])[..., 0]
     return (-logprobs.mean(1) / np.log(2)).tolist()
+
+
+def saved(forward: Callable[[], Tensor]) -> int:
+    """Bytes that autograd keeps of a forward pass, weights not counted; what is kept twice counts once."""
+    seen: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        out = forward()
+    del out
+    return sum(seen.values())
