@@ -65,6 +65,7 @@ class Training:
             weight_decay=settings.weight_decay,
             betas=settings.betas,
             epsilon=settings.epsilon,
+            products=torch.bfloat16 if settings.dtype == "bfloat16" else torch.float32,
         )
         self.average = Average(self.trained, settings.average) if settings.average is not None else None
 

@@ -50,6 +50,29 @@ def test_a_bank_of_matrices_moves_as_its_matrices_would_alone():
     assert torch.allclose(bank, torch.stack([matrix.detach() for matrix in single]), atol=1e-5)
 
 
+@pytest.mark.parametrize("products", [torch.float32, torch.bfloat16])
+def test_matrices_of_one_shape_move_as_each_would_alone(products, monkeypatch):
+    """Four of one shape (in groups of three at most), one of another, one without a gradient."""
+    monkeypatch.setattr("steelyard.train.optimizers.TOGETHER", 3 * 16 * 24)
+    torch.manual_seed(0)
+    shapes = [(16, 24), (24, 16), (16, 24), (16, 24), (16, 24), (16, 24)]
+    start, gradients = [torch.randn(shape) for shape in shapes], [torch.randn(shape) for shape in shapes]
+    moved = []
+    for all_of_them in (True, False):
+        weights = [nn.Parameter(matrix.clone()) for matrix in start]
+        groups = [weights] if all_of_them else [[weight] for weight in weights]
+        made = [Muon(group, lr=0.1, weight_decay=0.1, products=products) for group in groups]
+        for _ in range(3):
+            for weight, gradient in zip(weights[:-1], gradients, strict=False):
+                weight.grad = gradient.clone()
+            for optimizer in made:
+                optimizer.step()
+        moved.append(weights)
+    assert torch.equal(moved[0][-1], start[-1])
+    for together, apart, before in zip(*moved, start, strict=True):
+        assert float((together - apart).norm().detach()) <= 0.01 * float((apart - before).norm().detach())
+
+
 class Owner(nn.Module):
     vector_parameters = ("rates",)
 
