@@ -28,13 +28,14 @@ from steelyard.generate.beams.beam import Beam
 from steelyard.generate.beams.search import Beams
 from steelyard.generate.constraints import constraint
 from steelyard.generate.constraints.constraint import Constraint
+from steelyard.generate.guesses import Draft
+from steelyard.generate.processor import Processor
 from steelyard.generate.processors import logit_bias
 from steelyard.generate.processors.penalties import Penalties
-from steelyard.generate.processors.processor import Processor
 from steelyard.generate.processors.typical import Typical
 from steelyard.generate.processors.watermark import Watermark
 from steelyard.generate.sequences import Generation, said
-from steelyard.generate.spec import Draft, EngineSpec
+from steelyard.generate.spec import EngineSpec
 from steelyard.model.encoder_decoder import EncoderDecoder, Writing
 from steelyard.model.model import Model
 

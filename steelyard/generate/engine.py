@@ -26,9 +26,9 @@ from steelyard.core.threads import apart, compute_alone
 from steelyard.generate import sampling, scoring
 from steelyard.generate.constraints import constraint
 from steelyard.generate.hidden import Reading
+from steelyard.generate.processor import FunctionProcessor, Processor
 from steelyard.generate.processors import logit_bias
 from steelyard.generate.processors.penalties import Penalties
-from steelyard.generate.processors.processor import FunctionProcessor, Processor
 from steelyard.generate.prompt_tokens import PromptTokens, told
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.scoring import Scoring

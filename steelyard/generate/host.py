@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,8 @@ from torch import Tensor
 from steelyard.generate import candidates
 from steelyard.generate.candidates import Candidates, Wish
 from steelyard.generate.invariance import row_tile
-from steelyard.generate.spec import EngineSpec
+from steelyard.generate.state_plan import StatePlan
+from steelyard.kernels import native
 from steelyard.model.fused import fused, lack
 from steelyard.model.heads.lm import LMHead
 from steelyard.model.linears.native import NativeStorage
@@ -43,10 +44,68 @@ class Place(NamedTuple):
     time: int
 
 
+class Readout(Protocol):
+    """Changes what the model itself says, before any processor, in answers and in scores alike.
+
+    `sites` are places of the answering model that it reads (`model/sites.py`), `beside` companions that read the same tokens.
+    """
+
+    sites: frozenset[str]
+    beside: frozenset[str]
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def __call__(self, logits: Tensor, passage: Passage) -> Tensor:
+        """float32 [n, vocabulary] -> the same shape; row by row, and not in place."""
+        ...
+
+
+class Guesses(Protocol):
+    """Guesses of any kind, as far as they concern memory: `horizon` tokens at most are taken back."""
+
+    @property
+    def horizon(self) -> int: ...
+
+
+class HostSettings(Protocol):
+    """What a host reads of an engine's settings; `EngineSpec` says what each is."""
+
+    @property
+    def deterministic(self) -> bool: ...
+
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def prefill(self) -> int: ...
+
+    @property
+    def kernels(self) -> str: ...
+
+    @property
+    def speculation(self) -> Guesses | None: ...
+
+    @property
+    def readouts(self) -> Sequence[Readout]: ...
+
+    @property
+    def program(self) -> SiteProgram | None: ...
+
+    @property
+    def states(self) -> StatePlan | None: ...
+
+    @property
+    def cache_type(self) -> torch.dtype: ...
+
+    @property
+    def routines(self) -> native.Routines | None: ...
+
+
 class Host:
     """Runs pieces through one trunk. Not thread-safe: the engine's thread owns it."""
 
-    def __init__(self, trunk: Trunk, spec: EngineSpec, context: int):
+    def __init__(self, trunk: Trunk, spec: HostSettings, context: int):
         self.trunk, self.spec = trunk, spec
         self.tile = row_tile(trunk) if spec.deterministic else 1
         dtype = torch.float32 if trunk.device.type == "cpu" else trunk.inputs.weight.dtype
@@ -213,7 +272,7 @@ class Passage:
         return beside.host.head(beside.at(self.places))
 
 
-def _plain_storage(trunk: Trunk, spec: EngineSpec, horizon: int) -> Dense | Narrow:
+def _plain_storage(trunk: Trunk, spec: HostSettings, horizon: int) -> Dense | Narrow:
     """Tensors of the engine's type of cache, in the order that the C++ step reads where it runs. PyTorch's attention takes several
     times as long over bfloat16 on a CPU, so what it reads is rounded and kept in float32."""
     if trunk.device.type != "cpu" or spec.cache_type == torch.float32:

@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import Literal
 
 from steelyard.generate.beams.search import Beams
+from steelyard.generate.guesses import Draft
 from steelyard.generate.host import Host, Pass, Piece, Place, round_up
 from steelyard.generate.scoring import Part, Scoring, hear
 from steelyard.generate.sequences import Generation, Sequence, attempt
 from steelyard.generate.slots import Slots
-from steelyard.generate.spec import Draft, EngineSpec, HostedSpeculation
+from steelyard.generate.spec import EngineSpec, HostedSpeculation
 from steelyard.model.sites import SiteProgram
 from steelyard.model.step import DETERMINISTIC_EXTENT
 from steelyard.model.trunk import Trunk
@@ -41,6 +42,7 @@ class Scheduler:
         self.companions = {name: Host(companion, alone, context) for name, companion in (companions or {}).items()}
         self.beside = {name: self.companions[name] for readout in spec.readouts for name in sorted(readout.beside)}
         guesses = spec.speculation if isinstance(spec.speculation, HostedSpeculation) else None
+        self.guessing = None if guesses else spec.speculation
         self.drafting = (self.companions[guesses.host] if guesses.host else self.host) if guesses else None
         sites = frozenset(site for readout in spec.readouts for site in readout.sites)
         self.program = replace(spec.program or SiteProgram(), read=sites) if spec.program or sites else None
@@ -101,7 +103,7 @@ class Scheduler:
             if isinstance(sequence, Generation):
                 sequence.reused = reuse
                 pool = self.host.fused.pool if self.host.fused else None
-                attempt(sequence, sequence.begin, self.spec.processors, self.spec.speculation, pool)
+                attempt(sequence, sequence.begin, self.spec.processors, self.guessing, pool)
 
     def _read(self) -> None:
         budget = READ_PER_TURN

@@ -17,10 +17,10 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings, Done, Event, Failure, Text, Token, Usage
 from steelyard.generate.candidates import Candidates, Wish, wish
-from steelyard.generate.processors.processor import CheckingSession, Processor, RulingSession, Session, View
+from steelyard.generate.guesses import Draft, Speculation, SpeculationSession
+from steelyard.generate.processor import CheckingSession, Processor, RulingSession, Session, View
+from steelyard.generate.rejection import judge
 from steelyard.generate.sampling import AFTERWARDS, TRIES, Draw, confidence, draw, filtered, permitted
-from steelyard.generate.spec import Draft, HostedSpeculation, Speculation, SpeculationSession
-from steelyard.generate.speculation.rejection import judge
 from steelyard.kernels.native import Pool
 from steelyard.model.sites import SiteProgram
 
@@ -188,9 +188,7 @@ class Generation(Sequence):
         self.agreed = 0
         self.reused = 0
 
-    def begin(
-        self, processors: tuple[Processor, ...], speculation: Speculation | HostedSpeculation | None, pool: Pool | None = None
-    ) -> None:
+    def begin(self, processors: tuple[Processor, ...], speculation: Speculation | None, pool: Pool | None = None) -> None:
         """Starts the sessions that shape and guess this answer; `pool` computes its confidence where there is one."""
         self.pool = pool
         ordered = sorted((*processors, *self.own), key=lambda processor: processor.order)
@@ -200,7 +198,7 @@ class Generation(Sequence):
         shown = self.settings.alternatives if self.settings.token_events else 0
         shaped = bool(self.sessions) and self.ruling is None  # then the draw is not from what the model says
         self.wish = Wish(shown, sums=self.settings.token_events) if shaped else wish(self.settings, TRIES if self.ruling else 1)
-        self.guesses = speculation.start(self.prompt) if speculation and not isinstance(speculation, HostedSpeculation) else None
+        self.guesses = speculation.start(self.prompt) if speculation else None
 
     @property
     def read_until(self) -> int:

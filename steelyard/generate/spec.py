@@ -5,65 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
-from steelyard.generate.processors.processor import Processor
+from steelyard.core.protocols import AnswerSettings, Event
+from steelyard.generate.guesses import Draft, Speculation
+from steelyard.generate.host import Host, Readout
+from steelyard.generate.processor import Processor
+from steelyard.generate.sequences import Generation
+from steelyard.generate.state_plan import StatePlan
 from steelyard.kernels import native
 from steelyard.model.linears.blocks import block_types
 from steelyard.model.linears.streamed import readers
 from steelyard.model.model import Model
 from steelyard.model.sites import SiteProgram
-from steelyard.model.state import Storage
 from steelyard.model.template import ChatTemplate
-
-if TYPE_CHECKING:
-    from steelyard.core.protocols import AnswerSettings, Event
-    from steelyard.generate.beams.search import Beams
-    from steelyard.generate.host import Host, Passage
-    from steelyard.generate.sequences import Generation
-    from steelyard.model.tokenizer import Tokenizer
-
-
-class SpeculationSession(Protocol):
-    """Guesses for one sequence."""
-
-    def propose(self, most: int) -> list[int]:
-        """At most `most` tokens that may come next."""
-        ...
-
-    def advance(self, tokens: list[int]) -> None:
-        """These tokens have really come."""
-        ...
-
-
-class Speculation(Protocol):
-    """Makes guesses that the engine verifies in one pass. `horizon` is the longest guess."""
-
-    horizon: int
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def start(self, tokens: list[int]) -> SpeculationSession: ...
-
-
-@dataclass(frozen=True)
-class Draft:
-    """Guesses for one sequence.
-
-    Attributes:
-        tokens: the guess.
-        probabilities: where it was sampled, float32 [len(tokens), vocabulary]: what each token was drawn from, after processors and
-            filters; it is then judged by `speculation/rejection.py`. None: a guess counts if it is the token plain decoding draws.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    probabilities: Tensor | None = None
+from steelyard.model.tokenizer import Tokenizer
 
 
 @runtime_checkable
@@ -88,37 +48,6 @@ class HostedSpeculation(Protocol):
         ...
 
 
-class Readout(Protocol):
-    """Changes what the model itself says, before any processor, in answers and in scores alike.
-
-    `sites` are places of the answering model that it reads (`model/sites.py`), `beside` companions that read the same tokens.
-    """
-
-    sites: frozenset[str]
-    beside: frozenset[str]
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def __call__(self, logits: Tensor, passage: Passage) -> Tensor:
-        """float32 [n, vocabulary] -> the same shape; row by row, and not in place."""
-        ...
-
-
-class StatePlan(Protocol):
-    """How an engine keeps what its models remember, where not in plain tensors. `numerics` says so in a few words."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    @property
-    def numerics(self) -> str: ...
-
-    def storage(self, dtype: torch.dtype, device: torch.device, horizon: int) -> Storage:
-        """Storage from which every part's memory is made; `horizon` tokens one must be able to go back."""
-        ...
-
-
 class Search(Protocol):
     """Answers each request by several sequences that fork; `width` is how many, each with a slot of its own."""
 
@@ -134,7 +63,7 @@ class Search(Protocol):
 
     def request(
         self, prompt: list[int], settings: AnswerSettings, on_event: Callable[[Event], None], tokenizer: Tokenizer, limit: int
-    ) -> Beams: ...
+    ) -> Generation: ...
 
 
 @dataclass(frozen=True)

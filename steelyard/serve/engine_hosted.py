@@ -25,7 +25,7 @@ from steelyard.core.recipe_parts import LOCAL
 from steelyard.core.references import IndexRef, ModelRef, Reference
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine, Prompt, Request
-from steelyard.generate.processors.processor import Processor
+from steelyard.generate.processor import Processor
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.model import Model
 from steelyard.serve.engine_calibration import Calibrated, Told

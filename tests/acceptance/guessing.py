@@ -20,7 +20,7 @@ from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Done
 from steelyard.core.seeds import derive
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import FunctionProcessor
+from steelyard.generate.processor import FunctionProcessor
 from steelyard.generate.sampling import filtered
 from steelyard.generate.sequences import Generation
 from steelyard.generate.spec import EngineSpec

@@ -9,7 +9,7 @@ import torch
 from acceptance.experiment import Bench, Claim, Experiment, Finding, compared, counted
 from acceptance.stories import written
 from steelyard.generate.engine import Completion
-from steelyard.generate.processors.processor import SHAPE, FunctionProcessor
+from steelyard.generate.processor import SHAPE, FunctionProcessor
 from steelyard.generate.processors.typical import Typical
 from steelyard.generate.sampling import cutoff
 from steelyard.generate.spec import EngineSpec

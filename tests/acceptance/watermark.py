@@ -13,8 +13,8 @@ from scipy.stats import binom
 from acceptance.experiment import Bench, Claim, Experiment, Finding, compared, counted
 from acceptance.stories import questions, written
 from steelyard.core.protocols import AnswerSettings
+from steelyard.generate.processor import View
 from steelyard.generate.processors.green_lists import FALSE_POSITIVES, Detection, GreenLists, detect
-from steelyard.generate.processors.processor import View
 from steelyard.generate.processors.watermark import Mark, MarkSession, Watermark
 from steelyard.generate.spec import EngineSpec
 from steelyard.weigh.report.report import Cell

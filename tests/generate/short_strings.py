@@ -10,8 +10,8 @@ import torch
 from tiny_engines import Heard, run_all
 
 from steelyard.core.protocols import AnswerSettings
+from steelyard.generate.processor import View
 from steelyard.generate.processors.penalties import Penalties
-from steelyard.generate.processors.processor import View
 from steelyard.generate.sampling import filtered
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.sequences import Generation

@@ -16,7 +16,7 @@ from steelyard.core.references import ModelRef
 from steelyard.generate.beams.beam import Beam, BeamSearch
 from steelyard.generate.beams.search import Beams
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import FunctionProcessor
+from steelyard.generate.processor import FunctionProcessor
 from steelyard.generate.readouts.contrastive import Contrastive
 from steelyard.generate.readouts.plausible import contrasted
 from steelyard.generate.spec import EngineSpec

@@ -15,7 +15,7 @@ from steelyard.core import levers
 from steelyard.core.errors import RecipeError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import View
+from steelyard.generate.processor import View
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import PromptLookup
 from steelyard.model.model import Model

@@ -17,7 +17,7 @@ from steelyard.core.answer_form import AnswerForm
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Message, collect
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import View
+from steelyard.generate.processor import View
 from steelyard.generate.sequences import Generation
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import PromptLookup

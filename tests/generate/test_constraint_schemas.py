@@ -16,7 +16,7 @@ from tiny_talker import tiny_talker
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings
-from steelyard.generate.processors.processor import View
+from steelyard.generate.processor import View
 from steelyard.generate.spec import EngineSpec
 
 pytest.importorskip("llguidance", reason="the extra `constraint` is not installed")

@@ -17,7 +17,7 @@ from tiny_talker import tiny_tokenizer
 from steelyard.core.errors import UnsupportedError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import View
+from steelyard.generate.processor import View
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.load import load
 from steelyard.model.tokenizer import Tokenizer

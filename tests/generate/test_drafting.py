@@ -18,7 +18,7 @@ from steelyard.core.errors import RecipeError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.references import ModelRef
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import FunctionProcessor
+from steelyard.generate.processor import FunctionProcessor
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.sequences import Generation
 from steelyard.generate.spec import EngineSpec

@@ -13,8 +13,8 @@ from tiny_engines import talker
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
+from steelyard.generate.processor import View
 from steelyard.generate.processors.logit_bias import MOST, requested
-from steelyard.generate.processors.processor import View
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import PromptLookup
 from steelyard.model.model import Model

@@ -17,7 +17,7 @@ from steelyard.core.errors import RecipeError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate import sequences
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import FunctionProcessor
+from steelyard.generate.processor import FunctionProcessor
 from steelyard.generate.sampling import draw
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.sequences import Generation

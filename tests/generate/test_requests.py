@@ -23,7 +23,7 @@ from tiny_talker import tiny_tokenizer
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Done, Failure, Message, Text, Token
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import CONSTRAINT, SHAPE
+from steelyard.generate.processor import CONSTRAINT, SHAPE
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.model import Model
 from steelyard.model.template import ChatTemplate

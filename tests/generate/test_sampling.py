@@ -25,8 +25,8 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.candidates import found_in, wish
 from steelyard.generate.engine import Engine
+from steelyard.generate.processor import View
 from steelyard.generate.processors.penalties import Penalties
-from steelyard.generate.processors.processor import View
 from steelyard.generate.sampling import AFTERWARDS, confidence, draw, filtered, nucleus, permitted, uniform
 
 logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40)

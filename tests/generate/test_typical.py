@@ -16,7 +16,7 @@ from steelyard.core import levers
 from steelyard.core.errors import RecipeError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import FunctionProcessor, View
+from steelyard.generate.processor import FunctionProcessor, View
 from steelyard.generate.processors.typical import Typical, TypicalSet, typical
 from steelyard.generate.sampling import draw
 from steelyard.generate.spec import EngineSpec

@@ -19,9 +19,9 @@ from steelyard.core import levers
 from steelyard.core.errors import DataError, RecipeError, SteelyardError
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Engine
+from steelyard.generate.processor import FunctionProcessor, View
 from steelyard.generate.processors import green_lists
 from steelyard.generate.processors.green_lists import GreenLists, detect, detect_text
-from steelyard.generate.processors.processor import FunctionProcessor, View
 from steelyard.generate.processors.typical import Typical
 from steelyard.generate.processors.watermark import Mark, Watermark
 from steelyard.generate.spec import EngineSpec

@@ -15,7 +15,7 @@ from steelyard.core.protocols import Message
 from steelyard.generate.beams.beam import Beam
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.engine import Engine
-from steelyard.generate.processors.processor import FunctionProcessor
+from steelyard.generate.processor import FunctionProcessor
 from steelyard.generate.spec import EngineSpec
 from steelyard.weigh.asking.arms import OpenArm
 from steelyard.weigh.cells.costs import Measured, values

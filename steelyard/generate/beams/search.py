@@ -21,11 +21,11 @@ from torch import Tensor
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import AnswerSettings, Event, Token
 from steelyard.generate.candidates import Candidates, Wish
+from steelyard.generate.guesses import Speculation
 from steelyard.generate.host import Piece
-from steelyard.generate.processors.processor import Processor, Session, View
+from steelyard.generate.processor import Processor, Session, View
 from steelyard.generate.sampling import UNDRAWABLE, Confidence, confidence
 from steelyard.generate.sequences import Generation, StreamDecoder
-from steelyard.generate.spec import Speculation
 from steelyard.kernels.native import Pool
 from steelyard.model.tokenizer import Tokenizer
 

@@ -32,7 +32,7 @@ from steelyard.core.fingerprint import digest, source_digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.constraints.masks import bars, room
-from steelyard.generate.processors.processor import CONSTRAINT, Processor, View
+from steelyard.generate.processor import CONSTRAINT, Processor, View
 from steelyard.generate.spec import EngineSpec
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from torch import Tensor
 from steelyard.core.errors import SteelyardError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings
-from steelyard.generate.processors.processor import PENALTY, View
+from steelyard.generate.processor import PENALTY, View
 
 BAN = -100.0
 """The bias that rules a token out."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from steelyard.core.protocols import AnswerSettings
-from steelyard.generate.processors.processor import PENALTY, View
+from steelyard.generate.processor import PENALTY, View
 
 
 class Penalties:

@@ -27,7 +27,7 @@ from torch import Tensor
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
-from steelyard.generate.processors.processor import SHAPE, View
+from steelyard.generate.processor import SHAPE, View
 from steelyard.generate.sampling import COLDEST, cutoff
 from steelyard.generate.spec import EngineSpec
 

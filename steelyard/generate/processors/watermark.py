@@ -36,8 +36,8 @@ from torch import Tensor
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
+from steelyard.generate.processor import MARK, View
 from steelyard.generate.processors.green_lists import GreenLists
-from steelyard.generate.processors.processor import MARK, View
 from steelyard.generate.spec import EngineSpec
 
 

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from steelyard.core.fingerprint import digest
+from steelyard.generate.guesses import Draft
 from steelyard.generate.host import Host, Piece, Place
+from steelyard.generate.rejection import GUESS
 from steelyard.generate.sampling import filtered, invert, uniform
 from steelyard.generate.sequences import Generation, attempt
-from steelyard.generate.spec import Draft
-from steelyard.generate.speculation.rejection import GUESS
 from steelyard.model.sites import SiteProgram
 
 Verify = Literal["coupled", "rejection"]

@@ -19,9 +19,10 @@ from pydantic import Field
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.levers import Lever
+from steelyard.generate.guesses import Draft
 from steelyard.generate.host import Host, Place
 from steelyard.generate.sequences import Generation, attempt
-from steelyard.generate.spec import Draft, EngineSpec
+from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.drafting import Drafter, Guess, Verify
 
 if TYPE_CHECKING:
