@@ -19,12 +19,12 @@ from acceptance.prompt_lookup import PASSES, caught, differing, quoting
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Done
 from steelyard.core.seeds import derive
+from steelyard.generate import rejection
 from steelyard.generate.engine import Engine
 from steelyard.generate.processor import FunctionProcessor
 from steelyard.generate.sampling import filtered
 from steelyard.generate.sequences import Generation
 from steelyard.generate.spec import EngineSpec
-from steelyard.generate.speculation import rejection
 from steelyard.model.model import Model
 from steelyard.weigh.report.report import Cell
 
