@@ -13,9 +13,10 @@ from toy_recurrence import recurrent_talker
 
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.references import ModelRef
+from steelyard.generate import rejection
 from steelyard.generate.scheduler import Scheduler
 from steelyard.generate.spec import EngineSpec
-from steelyard.generate.speculation import drafting, rejection
+from steelyard.generate.speculation import drafting
 from steelyard.generate.speculation.drafting import Guess
 from steelyard.generate.speculation.early_exit import EarlyExit
 from steelyard.generate.speculation.self_speculative import SelfSpeculative
