@@ -16,6 +16,7 @@ from steelyard.core.errors import ContextLengthError, SteelyardError, Unsupporte
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Message
 from steelyard.model.families.family import Family
+from steelyard.model.linears.blocks import BlockStorage
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.linears.packed import PackedStorage
 from steelyard.model.save import save
@@ -58,9 +59,16 @@ class Model:
     def fingerprint(self) -> str:
         """Digest of all weights, how they are multiplied, plan, tokenizer and template. Computed once: a changed model is a new Model."""
         hasher = hashlib.sha256()
-        for name, tensor in sorted(self.trunk.state_dict().items()):
+        tensors = self.trunk.state_dict()
+        ordered = {
+            f"{name}.data": module
+            for name, module in self.trunk.named_modules(remove_duplicate=False)
+            if isinstance(module, BlockStorage) and module.order is not None
+        }
+        for name in sorted([*tensors, *ordered]):
+            tensor = ordered[name].ordered() if name in ordered else tensors[name]  # a copy, so one after the other
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            hasher.update(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy())
+            hasher.update(tensor.detach().cpu().contiguous().view(torch.uint8).reshape(-1).numpy().data)
         # What no tensor tells: in how many digits activations are rounded, how much a branch weighs.
         for name, module in self.trunk.named_modules():
             hasher.update(f"{name} {module.extra_repr()}".encode())

@@ -123,7 +123,7 @@ def build(
             for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
                 set_packed(trunk, ours, rows, row_scales, digits or 1)
             continue
-        if stored and keep_blocks(trunk, entry, source):
+        if stored and keep_blocks(trunk, entry, source, copied=filled is not None):
             continue
         kind = dtype if len(expected[entry.theirs]) >= 2 else torch.float32
         tensor = read_floats(checked, entry.theirs, where, kind)
@@ -145,16 +145,20 @@ def block_of(entry: Entry) -> int:
     return int(number) if first == "blocks" and number.isdigit() else -1
 
 
-def keep_blocks(trunk: Trunk, entry: Entry, source: Renamed) -> bool:
+def keep_blocks(trunk: Trunk, entry: Entry, source: Renamed, copied: bool) -> bool:
     """Puts an entry's tensor into the trunk as the source's blocks; False where it holds none or is something else than linears or
-    the token table."""
+    the token table. `copied`: rows that the source keeps in another order are brought into ours, as what is sent to disk must be."""
     linears = linears_of(trunk, entry)
     kept = source.blocks(entry.theirs) if linears or entry.ours == (TABLE,) else None
     if kept is None:
         return False
     data, type = kept
-    for linear, rows in zip(linears, entry.split(data), strict=False):
-        linear.storage = BlockStorage(rows, type, _placeholder(linear, rows.device))
+    indexes = list(entry.rows()) if entry.rows and not copied else []
+    if [len(index) for index in indexes] == [len(data)]:
+        linears[0].storage = BlockStorage(data, type, _placeholder(linears[0], data.device), indexes[0])
+    else:
+        for linear, rows in zip(linears, entry.split(data), strict=False):
+            linear.storage = BlockStorage(rows, type, _placeholder(linear, rows.device))
     if entry.ours == (TABLE,):
         set_parameter(trunk, TABLE, torch.empty(0, trunk.plan.width))
         table = linears[0].storage if linears else BlockStorage(data, type)

@@ -110,6 +110,31 @@ def test_what_only_floats_can_do_is_refused_with_the_way_out(tmp_path):
         load(path, "int3")
 
 
+def test_rows_in_the_order_of_a_file_say_what_rows_in_ours_say():
+    ours = storage_of("Q4_1", 48, 2)
+    places = torch.randperm(48, generator=torch.Generator().manual_seed(1))
+    data = torch.empty_like(ours.data)
+    data[places] = ours.data  # where the file keeps each of our rows
+    theirs = BlockStorage(data, ours.blocks_of, ours.bias, places)
+    ids, x = torch.tensor([47, 0, 3, 3]), torch.randn(5, 64, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(theirs.dense(), ours.dense()) and torch.equal(theirs.rows(ids), ours.rows(ids))
+    assert torch.equal(theirs(x), ours(x)) and theirs.bytes() == ours.bytes()
+    for one, other in zip(vars(theirs.blocks()).values(), vars(ours.blocks()).values(), strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_a_file_order_of_rows_costs_no_copy_and_changes_no_fingerprint(tmp_path):
+    path = write_gguf(reference(config_of("Llama", **WIDE)), tmp_path / "model.gguf", blocks="Q8_0")
+    lazy, copied = load(path, "stored"), load(path, "stored")
+    storages = [module for module in copied.trunk.modules() if isinstance(module, BlockStorage) and module.order is not None]
+    assert storages  # rotated queries and keys
+    for storage in storages:
+        storage.register_buffer("data", storage.ordered(), persistent=True)
+        storage.order = None
+    assert lazy.fingerprint == copied.fingerprint
+    assert any(module.order is not None for module in lazy.trunk.modules() if isinstance(module, BlockStorage))
+
+
 def test_scales_that_are_no_numbers_are_refused():
     data = torch.from_numpy(random_blocks("Q8_0", 6, 1)).view(3, -1).clone()
     data[1, 1] = 0x7C  # the high byte of the first scale: infinity

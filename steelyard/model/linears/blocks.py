@@ -27,19 +27,24 @@ LARGEST = 127
 
 
 class BlockStorage(nn.Module):
-    """`data` uint8 [out, bytes of a row] in blocks of type `type`."""
+    """`data` uint8 [out, bytes of a row] in blocks of type `type`.
+
+    `order` int64 [out]: the row of `data` that holds each output's weights, where that is another than its own: rows which a file keeps
+    in an order of its own (rotated queries and keys) stay on its mapped pages, instead of a copy in the process's own memory.
+    """
 
     kind = "blocks"
     data: Tensor
 
-    def __init__(self, data: Tensor, type: StorageType, bias: Tensor | None = None):
+    def __init__(self, data: Tensor, type: StorageType, bias: Tensor | None = None, order: Tensor | None = None):
         super().__init__()
         if data.dim() != 2 or data.dtype != torch.uint8 or data.shape[1] % type.bytes:
             raise UnsupportedError(
                 f"rows of {tuple(data.shape)} bytes of {data.dtype}", do=f"{type.name} has blocks of {type.bytes} bytes."
             )
         self.blocks_of = type
-        self.register_buffer("data", data.contiguous())
+        self.register_buffer("data", data.contiguous(), persistent=order is None)
+        self.order = order
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
     @property
@@ -50,6 +55,10 @@ class BlockStorage(nn.Module):
     @property
     def inputs(self) -> int:
         return self.data.shape[1] // self.blocks_of.bytes * self.blocks_of.elements
+
+    def ordered(self, outputs: slice | Tensor = slice(None)) -> Tensor:
+        """The rows of some outputs, uint8 [n, bytes of a row]; a view of `data` where it may be one."""
+        return self.data[outputs if self.order is None else self.order[outputs]]
 
     def blocks(self) -> Blocks:
         """The integers [out, in] and what they are scaled by [out, in / 16 or 32].
@@ -62,7 +71,8 @@ class BlockStorage(nn.Module):
         integers = zeros((len(self.data), self.inputs), torch.uint8, self.data.device)
         scales: list[Tensor] = []
         minima: list[Tensor] = []
-        for start, some in zip(range(0, len(self.data), rows), self.data.split(rows), strict=True):
+        for start in range(0, len(self.data), rows):
+            some = self.ordered(slice(start, start + rows))
             parts = routine(some.view(-1, self.blocks_of.bytes))
             integers[start : start + len(some)] = parts.integers.view(len(some), -1)
             scales.append(parts.scales.reshape(len(some), -1))
@@ -80,11 +90,11 @@ class BlockStorage(nn.Module):
 
     def dense(self) -> Tensor:
         """Float32 [out, in]."""
-        return dequantize(self.data.view(-1), self.blocks_of).view(len(self.data), -1)
+        return dequantize(self.ordered().view(-1), self.blocks_of).view(len(self.data), -1)
 
     def rows(self, ids: Tensor) -> Tensor:
         """The weights of some outputs, float32 [n, in]."""
-        return dequantize(self.data[ids].view(-1), self.blocks_of).view(len(ids), -1)
+        return dequantize(self.ordered(ids).view(-1), self.blocks_of).view(len(ids), -1)
 
     def bytes(self) -> int:
         return self.data.numel() + (0 if self.bias is None else self.bias.numel() * self.bias.element_size())
