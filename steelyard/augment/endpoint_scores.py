@@ -61,9 +61,15 @@ async def learned(endpoint: Endpoint, start: str = "") -> PromptScores | None:
     return found
 
 
+_GONE = (
+    "could not be reached", "no connection", "broke off the connection", "sent nothing", "no answer within", "refused access",
+    "environment variable", "answered 429", "answered 503", "answered 529",
+)  # fmt: skip
+
+
 def _is_gone(error: SteelyardError) -> bool:
-    """Whether nothing can be learned from a failure because there was no server, or no way in."""
-    return any(word in error.what for word in ("could not be reached", "no connection", "refused access", "environment variable"))
+    """Whether nothing can be learned from a failure because there was no server, no way in, or no time for us."""
+    return any(words in error.what for words in _GONE)
 
 
 async def _start_of(endpoint: Endpoint) -> str:

@@ -1,4 +1,7 @@
-"""How far long work is, with the time left, fed through `Run.progress`: bars on a terminal, a line every half minute elsewhere."""
+"""How far long work is, with the time left, fed through `Run.progress`: bars on a terminal, a line every half minute elsewhere.
+
+A note that ends in `LEFT` tells the time that everything takes; the time that this task alone takes is then not told beside it.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 EVERY = 30.0  # seconds between two lines
+LEFT = " left in all"
 
 
 class Lines:
@@ -34,16 +39,26 @@ class Lines:
             return
         self._last = now
         new, left = done - self._first, ""
-        if new > 0 and done < total:
-            left = f", {spoken((total - done) * (now - self._begun) / new)} left"
+        if new > 0 and done < total and not note.endswith(LEFT):
+            left = f", {about((total - done) * (now - self._begun) / new)} left"
         self._say(f"{task}: {done} of {total}{left}" + (f"; {note}" if note else ""))
 
 
-def spoken(seconds: float) -> str:
-    """A stretch of time as a person would say it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def about(seconds: float) -> str:
+    """A guess at a stretch of time as a person would say it, no finer than it is known."""
+    if seconds < 95:
+        return f"about {max(round(seconds / 10), 1) * 10} s"
+    return f"about {seconds / 60:.0f} min" if seconds < 5400 else f"about {seconds / 3600:.1f} h"
+
+
+class _Left(ProgressColumn):
+    """The time left: a task's own, or what its note tells of everything."""
+
+    def render(self, task: Task) -> Text:
+        note, seconds = task.fields["note"], task.time_remaining
+        if note.endswith(LEFT) or seconds is None or task.finished:
+            return Text("")
+        return Text(f"{about(seconds)} left")
 
 
 @contextlib.contextmanager
@@ -59,8 +74,7 @@ def shown(console: Console | None = None) -> Iterator[Callable[[str, int, int, s
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        _Left(),
     )
     tasks: dict[str, TaskID] = {}
     with Progress(*columns, console=console) as bar:
@@ -68,6 +82,7 @@ def shown(console: Console | None = None) -> Iterator[Callable[[str, int, int, s
         def update(task: str, done: int, total: int, note: str) -> None:
             if task not in tasks:
                 tasks[task] = bar.add_task(task, total=total, completed=done, note=note)
-            bar.update(tasks[task], completed=done, total=total, note=note)
+            over = done >= total and note.endswith(LEFT)  # a bar that stays must not go on telling what was left then
+            bar.update(tasks[task], completed=done, total=total, note="" if over else note)
 
         yield update

@@ -29,7 +29,7 @@ from steelyard.core.progress import Lines, shown
 from steelyard.core.recipe import Arm, EndpointSource, Recipe
 from steelyard.core.run import Run
 from steelyard.weigh.asking import roster
-from steelyard.weigh.asking.answering import reason_of
+from steelyard.weigh.asking.answering import GoneError, reason_of
 from steelyard.weigh.asking.arms import ArmOpener, OpenArm, Opener, is_trained
 from steelyard.weigh.asking.axes import DIVERSITY, REPEATABILITY, agreement, distinct, repeated_task
 from steelyard.weigh.asking.budget import Budget
@@ -141,6 +141,7 @@ class _Weighing:
         self.recipe, self.run, self.on_cell = recipe, run, on_cell
         self.budget, self.asks = budget, budget.seconds != 0
         self.left = 0  # parts of the sweep that still want some of the time
+        self.outlook: Outlook | None = None
         self.asked = questions(recipe)
         self.opener = opener or opener_for(recipe, run)
         self.primary = primaries(recipe, self.asked)
@@ -162,6 +163,9 @@ class _Weighing:
         try:
             with Records(self.run.path("records.sqlite")) as records:
                 earlier = len(records) if goes_on else 0
+                if not (self.asks or len(records) or not self.asked):
+                    do = f"Run `steelyard weigh {self.run.path(RECIPE)} -o {self.run.directory}`: it asks anew. The report stays as it is."
+                    raise SteelyardError("there are no records to score", where=str(records.path), do=do)
                 speeds = Speeds.read(self.run.directory, self.recipe)
                 sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, speeds, budget=self.budget)
                 try:
@@ -203,7 +207,12 @@ class _Weighing:
                     sweep.refused = error
                 plan = planned(self.recipe, self.asked, sweep.speeds, self.run.directory)
                 self.run.say(_printed(plan))
-                sweep.outlook = Outlook(plan.rows).left
+
+                def spared(arm: str, task: str) -> bool:
+                    return task in sweep.floored and not sweep.asks_anyway(self.recipe.arms[arm])
+
+                self.outlook = Outlook(plan.rows, spared, self.budget.left)
+                sweep.outlook = self.outlook.left
             with self._part():
                 for question in self._tasks():
                     self._base(sweep, base, question)
@@ -215,7 +224,7 @@ class _Weighing:
             self._arm(sweep, arm)
         if self.asked:
             with self._part():
-                self._checks(sweep)
+                self._checked(sweep)
 
     def _opened(self, arm: Arm, seed: int | None) -> OpenArm:
         """An arm, and its entry among those who answered here."""
@@ -246,6 +255,7 @@ class _Weighing:
         found = base_cell(question.name, metric, scored.values[metric.name], clusters_of(scored.samples))
         failed = [reason for reason in scored.failures if reason is not None]
         without = f"no value ({len(failed)} of {len(scored.samples)} samples failed; the first: {failed[0]})" if failed else "no value"
+        without = f"no value ({scored.obstacle})" if scored.obstacle else without
         floored = "at floor; the arms are not asked" if question.name in sweep.floored else _own(found) or without
         self.run.say(f"{BASE} · {question.name}: {floored}")
 
@@ -264,6 +274,8 @@ class _Weighing:
         for number, seed in enumerate(seeds):
             try:
                 open_arm = self._opened(arm, seed)
+            except GoneError:  # no arm is to blame for it
+                raise
             except Exception as error:  # made of anybody's levers: one arm that breaks must not cost the others their answers
                 return self._give_up(sweep, arm, error)
             try:
@@ -330,6 +342,20 @@ class _Weighing:
             self.run.say(_line(cell))
 
     # Checks and repeats: the base once more
+
+    def _checked(self, sweep: Sweep) -> None:
+        """The checks; where whoever answers them is gone by now, what was answered until then is told all the same."""
+        try:
+            self._checks(sweep)
+        except SpendError as error:
+            sweep.refused = sweep.refused or error
+        except SteelyardError as error:
+            sweep.unchecked = reason = error.what
+            self.run.log(f"the checks could not be finished: {error}")
+            if self.repeated and BASE not in sweep.repeats:
+                metrics = [metric for metric in (REPEATABILITY, DIVERSITY) if metric.axis in self.recipe.axes]
+                for arm in self.others:
+                    self.drafts[arm.name] += [unmeasured(arm.name, self.repeated.name, metric, reason) for metric in metrics]
 
     def _checks(self, sweep: Sweep) -> None:
         again, tried = self.repeated or self.asked[0], self._tried(sweep)
@@ -440,7 +466,7 @@ class _Weighing:
             self.run.directory,
             names,
             prompts_of([question.samples for question in self.asked]),
-            lambda done, total: self.run.progress("timing", done, total, ""),
+            lambda done, total: self.run.progress("timing", done, total, self.outlook.timing(done, total) if self.outlook else ""),
         )
         costs.keep(self.run.directory, found)
         sweep.speeds.note("all", "", "measuring", time.perf_counter() - begun)
@@ -473,7 +499,9 @@ class _Weighing:
         ]
         notes = [f"The arm {name} could not be weighed: {reason}" for name, reason in sweep.failed.items()]
         notes += checks.complaints(self.checks["a_a"], self.checks["planted_defect"])
-        if self.asked and not self.checks["planted_defect"]:
+        if sweep.unchecked:
+            notes.append(f"The checks could not be finished: {sweep.unchecked}. The same command goes on with them.")
+        elif self.asked and not self.checks["planted_defect"]:
             notes.append("No planted defect was tried: it needs a task that puts questions and is not at floor.")
         notes += _cut_short(sweep)
         if sweep.floored:

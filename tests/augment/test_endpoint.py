@@ -44,6 +44,31 @@ def test_events_are_those_every_answerer_gives():
     assert isinstance(answerer, Answerer) and answerer.capabilities == {"remote"}
 
 
+class Ticks:
+    """A clock that moves by a second whenever somebody looks."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        self.now += 1.0
+        return self.now
+
+
+def test_a_server_that_drips_without_an_end_is_left_at_half_the_deadline_and_asked_again(monkeypatch):
+    monkeypatch.setattr("steelyard.augment.endpoint.time", Ticks())
+    enough = threading.Event()
+
+    def drips(handler):
+        stream(*[b": still thinking\n\n"] * 100_000, pause=0.001)(handler)
+        enough.set()
+
+    with serving(drips, stream(says("Hello"), says("", "stop"), USAGE)) as fake:
+        answer = asked(fake, whole=True, deadline=100.0, timeout=60.0)
+    assert (answer.text, answer.failure, len(fake.bodies)) == ("Hello", None, 2)
+    assert not enough.is_set(), "it was not waited for to the end"
+
+
 def test_a_server_that_does_not_stream_is_read_all_the_same():
     whole = {
         "choices": [{"message": {"content": "Hello"}, "finish_reason": "length"}],

@@ -30,6 +30,10 @@ RAW = (Continue, Read)
 """Requests that the engine answers below whatever wraps it."""
 
 
+class GoneError(SteelyardError):
+    """Whoever answers is gone. No sample is to blame for it, so none is recorded as failed."""
+
+
 def obstacle(arm: OpenArm, samples: Sequence[Sample]) -> str | None:
     """Why an arm cannot be asked these samples at all, or None."""
     kinds = {type(sample.request) for sample in samples}
@@ -147,7 +151,7 @@ def _read(arm: OpenArm, samples: Sequence[Sample]) -> list[Output]:
     begun = time.perf_counter()
     try:
         scores = _scored(arm, [sample.request for sample in samples])  # type: ignore[misc]
-    except SpendError:
+    except (SpendError, GoneError):
         raise
     except Exception as error:  # see `answer_one`
         if len(samples) > 1:

@@ -9,6 +9,7 @@ with budget.share(3):          # of three that are still to be asked, the first;
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -53,6 +54,10 @@ class Budget:
         finally:
             took = self.clock() - begun
             self._ends = [end + took for end in self._ends]
+
+    def left(self) -> float:
+        """Seconds of the whole that are left; infinitely many where there is no end."""
+        return max(self._ends[0] - self.clock(), 0.0) if self._ends else math.inf
 
     def over(self) -> bool:
         """Whether nothing more may be asked in this part."""

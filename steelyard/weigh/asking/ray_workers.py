@@ -27,6 +27,7 @@ from steelyard.core.recipe import Arm
 from steelyard.core.recipe_parts import EndpointSource, Where
 from steelyard.core.run import Run
 from steelyard.weigh.asking import roster
+from steelyard.weigh.asking.answering import GoneError, answer_one, reason_of
 from steelyard.weigh.asking.arms import ArmOpener, OpenArm
 from steelyard.weigh.tasks.task import Output, Sample, Task
 
@@ -75,8 +76,6 @@ class Worker:
 
     async def answer(self, sample: Sample, seed: int, trial: int) -> Output:
         """One sample put to the arm."""
-        from steelyard.weigh.asking.answering import answer_one
-
         assert self.arm is not None
         return await answer_one(self.arm, sample, seed, trial)
 
@@ -91,8 +90,6 @@ class Worker:
         return await self._told(self.arm.roll, texts, {})
 
     async def _told(self, scores: Callable[..., list[Score]], texts: Sequence[Any], how: dict[str, Any]) -> list[Score] | str:
-        from steelyard.weigh.asking.answering import reason_of
-
         try:
             return await asyncio.to_thread(scores, texts, **how)
         except Exception as error:  # as in `answering`: told as the reason of a failure
@@ -217,9 +214,7 @@ class RayOpener:
         try:
             return self.ray.get(list(calls))
         except self.ray.exceptions.RayError as error:
-            raise SteelyardError(
-                f"a worker failed: {_short(error)}", where="Ray", do="See `ray status`; what was recorded stays."
-            ) from error
+            raise _gone(error) from error
 
     def _asks(self) -> Callable[[Sample, int, int], Any]:
         busy = dict.fromkeys(range(len(self.workers)), 0)
@@ -230,7 +225,7 @@ class RayOpener:
             try:
                 return await self.workers[place].answer.remote(sample, seed, trial)
             except self.ray.exceptions.RayError as error:
-                raise SteelyardError(f"a worker failed: {_short(error)}", where="Ray") from error
+                raise _gone(error) from error
             finally:
                 busy[place] -= 1
 
@@ -252,7 +247,10 @@ class RayOpener:
         return read
 
     def _shut(self) -> None:
-        self._heard([worker.shut.remote() for worker in self.workers])
+        try:
+            self.ray.get([worker.shut.remote() for worker in self.workers])
+        except self.ray.exceptions.RayError as error:  # a worker that is gone holds no arm; the next question to it fails
+            self.run.log(f"a worker failed: {_short(error)}")
 
     def _leave(self) -> None:
         if self.mine:
@@ -281,6 +279,11 @@ def _see(address: str) -> None:
     except (OSError, ValueError) as error:
         do = "See that it runs (`ray status`), or write `ray: auto` for one of this machine's own."
         raise SteelyardError(f"no Ray cluster answers: {error}", where=f"run.ray: {address}", do=do) from error
+
+
+def _gone(error: Exception) -> GoneError:
+    do = "See `ray status`, then run the same command again: what was recorded stays."
+    return GoneError(f"a worker failed: {_short(error)}", where="Ray", do=do)
 
 
 def _short(error: Exception) -> str:

@@ -40,6 +40,7 @@ from steelyard.weigh.tasks.task import Metric, Output, Sample
 FLOOR_SAMPLES = 50
 ONE_SEED = "this run: one training seed"
 NOT_ASKED = "not asked: the time or money for asking had ended"
+NOT_RECORDED = "no answer is recorded"
 
 
 @dataclass
@@ -72,7 +73,8 @@ class Sweep:
         budget: how long may be asked.
         cut: what was asked -> (answers, samples), where asking ended early.
         refused: the first request that was not sent because of what it might cost.
-        outlook: tells how long all that is still to be asked may take, in words; given (arm, task, share of it that is done).
+        unchecked: why the checks could not be finished; "" where they could.
+        outlook: tells how long the whole weighing still takes, in words; given (arm, task, answers that are new, 0 to begin with).
     """
 
     recipe: Recipe
@@ -92,7 +94,8 @@ class Sweep:
     budget: Budget = field(default_factory=Budget)
     cut: dict[str, tuple[int, int]] = field(default_factory=dict)
     refused: SpendError | None = None
-    outlook: Callable[[str, str, float], str] = lambda arm, task, share: ""
+    unchecked: str = ""
+    outlook: Callable[[str, str, int], str] = lambda arm, task, new: ""
 
     def ask(self, arm: OpenArm, question: Question, count: int | None = None, *, trial: int = 0, trials: int = 1) -> Scored:
         """An arm's values on the first `count` samples of a task."""
@@ -109,14 +112,18 @@ class Sweep:
             self.run.metric(kind="answers", arm=arm.name, task=question.name, answers=new, seconds=round(seconds, 3))
         there = self._shortest(outputs, label, len(samples))
         if not there:
-            return unable(question.task, samples, f"not asked: {self.refused.what}" if self.refused else NOT_ASKED)
+            return unable(question.task, samples, f"not asked: {self.refused.what}" if self.refused else self._silence)
         return score(question.task, samples[:there], [each[:there] for each in outputs])
 
     def _answers(self, arm: OpenArm, question: Question, samples: Sequence[Sample], trial: int, label: str) -> list[Output]:
         """One trial of an arm's answers; the first ones alone, where the time or the money has ended."""
 
+        there: list[int] = []
+
         def told(done: int, total: int) -> None:
-            self.run.progress(label, done, total, self.outlook(arm.name, question.name, done / max(total, 1)))
+            note = self.outlook(arm.name, question.name, done - there[-1] if there else 0)
+            there.append(done)
+            self.run.progress(label, done, total, note)
 
         def answered(stop: Callable[[], bool]) -> list[Output]:
             return answer_all(arm, question.name, samples, self.records, seed=self.recipe.seed, trial=trial, progress=told, stop=stop)
@@ -126,6 +133,11 @@ class Sweep:
         except SpendError as error:
             self.refused = self.refused or error
             return answered(lambda: True)
+
+    @property
+    def _silence(self) -> str:
+        """Why there is no answer at all, where nothing failed."""
+        return NOT_RECORDED if self.budget.seconds == 0 else NOT_ASKED
 
     def _shortest(self, trials: Sequence[Sequence[Output]], label: str, wanted: int) -> int:
         """How many of the first samples every trial has answered; noted where these are not all."""
@@ -158,8 +170,8 @@ class Sweep:
     def weigh_arm(self, arm: OpenArm, question: Question) -> Scored:
         """An arm on one task, as many samples as the base answered."""
         base = self.base[question.name]
-        if base.obstacle == NOT_ASKED:
-            scored = unable(question.task, base.samples, NOT_ASKED)
+        if base.obstacle == self._silence:
+            scored = unable(question.task, base.samples, self._silence)
         else:
             scored = self.ask(arm, question, len(base.samples), trials=question.trials(self.recipe))
         self.arms.setdefault(arm.name, {}).setdefault(question.name, []).append(scored)

@@ -65,6 +65,28 @@ def test_two_workers_give_the_records_and_the_report_of_one_process(written, tmp
 
 
 @needs_ray
+def test_a_worker_killed_in_the_middle_is_told_and_the_same_command_finishes(written, tmp_path):
+    alone = quiet(written, tmp_path / "alone")
+    where = Where(ray="auto", workers=2, threads=1)
+    opener, killed = RayOpener(Run(tmp_path / "spread"), where), []
+
+    def kill(task, done, total, note):
+        if not killed and task == "base: choices" and done:
+            killed.append(opener.workers[1])
+            opener.ray.kill(opener.workers[1])
+
+    one = recipes.from_mapping(written, name="both")
+    with pytest.raises(SteelyardError, match="a worker failed") as told:
+        weigh(one, tmp_path / "spread", say=lambda line: None, progress=kill, opener=opener)
+    assert killed and "run the same command again" in str(told.value)
+    finished = {address["key"] for address, output in kept(tmp_path / "spread") if output["failure"] is None}
+    assert finished and all(output["failure"] is None for _, output in kept(tmp_path / "spread")), "the samples are not to blame"
+    quiet(written | {"run": {"ray": "auto", "workers": 2, "threads": 1}}, tmp_path / "spread")
+    assert kept(tmp_path / "spread") == kept(tmp_path / "alone")
+    assert quality_part(alone)
+
+
+@needs_ray
 def test_a_cluster_that_does_not_answer_is_told(written, tmp_path):
     for address in ("127.0.0.1:9", "nonsense", "ray://127.0.0.1:9"):
         with pytest.raises(SteelyardError, match="no Ray cluster answers"):
