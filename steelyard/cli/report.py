@@ -204,9 +204,19 @@ def _show(found: Between) -> None:
             )
     line("")
     line(legend(ascii_only, {cell.verdict for cell in found.cells}), "dim")
-    remarks = (f"{cell.arm}, {measure(cell)}: {cell.note}" for cell in found.cells if cell.note)
-    for text in dict.fromkeys([*found.notes, *remarks]):
+    for text in dict.fromkeys([*found.notes, *_remarks(found)]):
         line(text, "dim")
+
+
+def _remarks(found: Between) -> list[str]:
+    """What is noted beside figures: each remark once, with the arms and the measures that it is about."""
+    from steelyard.weigh.report.columns import measure
+
+    about: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for cell in (cell for cell in found.cells if cell.note):
+        arms, measures = about.setdefault(cell.note, ({}, {}))
+        arms[cell.arm] = measures[measure(cell)] = None
+    return [f"{', '.join(arms)} · {', '.join(measures)}: {note}" for note, (arms, measures) in about.items()]
 
 
 def _put(text: str, out: Path | None) -> None:

@@ -296,7 +296,7 @@ class Records:
                     do="See that the disk, its quota and the limit on a file's size (`ulimit -f`) leave room, then run the same command "
                     "again; what was recorded stays.",
                 ) from error
-            raise SteelyardError(f"the records are damaged: {text}", where=where, do=_REMEDY) from error
+            raise SteelyardError(f"the records are damaged: {' '.join(text.split())}", where=where, do=_REMEDY) from error
         except OSError as error:
             raise SteelyardError(
                 f"the records cannot be opened: {error.strerror}", where=where, do="Choose a directory you may write to."

@@ -12,6 +12,7 @@ from steelyard.weigh.statistics.selective import KINDS
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Metric, Output, Read, Sample, Task, Value
 
 MOST = 200  # of a report
+SURE = ("auroc", "aurc", "ece")  # kinds of metrics that go by an answer's confidence
 EXPECTED_KEYS = ("expected", "answer", "answers", "target", "value")
 
 
@@ -74,9 +75,11 @@ def number(value: Value) -> float | None:
     return float(value)
 
 
-def _shown(metric: Metric, value: Value) -> float | None:
-    """A sample's value in the details; of a metric over the whole set, the confidence that it goes by."""
-    return number(value[0] if metric.kind in KINDS and isinstance(value, tuple) else value)
+def _values(metrics: Sequence[Metric], values: Mapping[str, Value]) -> dict[str, float | None]:
+    """A sample's values in the details. Metrics over the whole set have none there: what they go by is told once, as `confidence`."""
+    sure = [value[0] for metric in metrics if metric.kind in SURE and isinstance(value := values[metric.name], tuple)]
+    shown = {metric.name: number(values[metric.name]) for metric in metrics if metric.kind not in KINDS}
+    return shown | ({"confidence": number(sure[0])} if sure else {})
 
 
 def flips_of(arm: str, task: Task, base: Scored, run: Scored) -> list[Flip]:
@@ -120,7 +123,7 @@ def detail_rows(scored: Scored, metrics: Sequence[Metric]) -> list[dict[str, Any
             "question": question(sample),
             "expected": expected(sample),
             "text": answer(sample, scored.outputs[position]),
-            "values": {metric.name: _shown(metric, scored.values[metric.name][position]) for metric in metrics},
+            "values": _values(metrics, {metric.name: scored.values[metric.name][position] for metric in metrics}),
         }
         for position, sample in enumerate(scored.samples)
     ]

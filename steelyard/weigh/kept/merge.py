@@ -54,6 +54,8 @@ def merge(runs: Sequence[str | Path], directory: str | Path) -> dict[str, int]:
         arms: dict[str, dict[str, dict[str, Any]]] = {}
         for run in every:
             _join(arms, roster.read(run), run)
+        for run in every:
+            Records(run / STORE, reading=True).close()  # damage is found before anything is written
         with Records(out / STORE) as records:
             taken = sum(records.merge(run / STORE) for run in every if run != out)
             count = len(records)

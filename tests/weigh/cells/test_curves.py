@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.weigh.cells.curves import all_curves, curves_of
+from steelyard.weigh.cells.flips import detail_rows
 from steelyard.weigh.cells.scoring import Scored, unable
 from steelyard.weigh.scorers.calibration import AUROC, BRIER
 from steelyard.weigh.statistics.intervals import wilson
 from steelyard.weigh.statistics.selective import risk_coverage
-from steelyard.weigh.tasks.task import Metric, Read, Sample, Task
+from steelyard.weigh.tasks.task import Ask, Metric, Output, Read, Sample, Task
 
 RIGHT = Metric("right", "quality", "share", True, margin=0.03, binary=True)
 
@@ -121,3 +123,14 @@ def test_the_bases_curves_come_first_under_its_own_name():
     assert [(curve.arm, curve.kind) for curve in curves] == [
         ("base", "risk_coverage"), ("base", "reliability"), ("int8", "risk_coverage"), ("int8", "reliability"),
     ]  # fmt: skip
+
+
+def test_details_give_no_answer_a_value_that_only_the_whole_set_has():
+    metrics = [
+        Metric("right", "quality", "share", True),
+        *(Metric(kind, "calibration", "share", True, kind=kind) for kind in ("auroc", "aurc", "kappa")),
+    ]
+    values = {"right": [1.0], "auroc": [(0.7, 1.0)], "aurc": [(0.7, 1.0)], "kappa": [(0.0, 1.0)]}
+    sample = Sample("one", Ask((Message("user", "2 + 2?"),), AnswerSettings()), reference={"expected": "4"})
+    (row,) = detail_rows(Scored([sample], [[Output(text="4")]], values, [None]), metrics)
+    assert row["values"] == {"right": 1.0, "confidence": 0.7}

@@ -105,6 +105,28 @@ def test_what_is_no_run_cannot_be_merged(parts, tmp_path):
     (tmp_path / "damaged" / "records.sqlite").write_bytes(b"not a database, but long enough to be taken for one " * 40)
     with pytest.raises(SteelyardError, match="damaged"):
         merge([parts[1], tmp_path / "damaged"], tmp_path / "out")
+    assert not (tmp_path / "out" / "records.sqlite").exists(), "damage is found before anything is written"
+
+
+def test_a_store_without_records_is_not_scored_and_the_report_stays(parts, tmp_path):
+    """A file of no bytes is an empty database to SQLite."""
+    shutil.copytree(parts[0], tmp_path / "all")
+    rescore(tmp_path / "all", say=lambda line: None)
+    before = (tmp_path / "all" / "report.json").read_bytes()
+    (tmp_path / "all" / "records.sqlite").write_bytes(b"")
+    with pytest.raises(SteelyardError, match="there are no records to score"):
+        rescore(tmp_path / "all", say=lambda line: None)
+    assert (tmp_path / "all" / "report.json").read_bytes() == before
+
+
+def test_what_was_never_recorded_is_told_as_that(parts, tmp_path):
+    shutil.copytree(parts[0], tmp_path / "all")
+    with Records(tmp_path / "all" / "records.sqlite") as records:
+        gone = json.loads((tmp_path / "all" / "arms.json").read_text())["better"][""]["fingerprint"]
+        records._database.execute("DELETE FROM records WHERE arm = ?", (gone,))
+    report = rescore(tmp_path / "all", say=lambda line: None)
+    notes = {cell.note for cell in report.cells if cell.arm == "better" and cell.axis == "quality"}
+    assert notes == {"no answer is recorded"}
 
 
 def test_parts_are_counted_from_one():

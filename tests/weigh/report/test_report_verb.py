@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 from example_report import ARMS, example_details, example_report
 from typer.testing import CliRunner, Result
 
 from steelyard.cli.main import app
+from steelyard.cli.report import _show
+from steelyard.weigh.kept.between import Between
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
 
@@ -75,3 +79,14 @@ def test_what_is_no_run_is_refused_in_words(place, tmp_path):
     assert "there is no report here" in run(tmp_path).stderr
     assert run(place, place).exit_code == 2 and "recipe.resolved.yaml" in run(place, place).stderr
     assert "3 runs are named" in run(place, place, place).stderr
+
+
+def test_between_two_runs_a_remark_stands_once_with_the_measures_it_is_about(capsys):
+    """Costs were not measured in turn: said of every arm and every measure, it is one sentence."""
+    cells = [dataclasses.replace(cell, note="not measured in turn" if cell.task == "" else cell.note) for cell in example_report().cells]
+    first, second = ("here", example_report()), ("there", example_report())
+    sides = [SimpleNamespace(directory=name, report=report) for name, report in (first, second)]
+    _show(Between(*sides, tuple((arm, arm) for arm in ARMS), cells, [], [], []))
+    lines = " ".join(capsys.readouterr().out.split())
+    assert sum(cell.note == "not measured in turn" for cell in cells) > 10
+    assert lines.count("not measured in turn") == 1 and "tokens per second" in lines
