@@ -127,8 +127,8 @@ def test_the_bases_curves_come_first_under_its_own_name():
 
 def test_details_give_no_answer_a_value_that_only_the_whole_set_has():
     metrics = [
-        Metric("right", "quality", "share", True),
-        *(Metric(kind, "calibration", "share", True, kind=kind) for kind in ("auroc", "aurc", "kappa")),
+        Metric("right", "quality", "share", True, margin=0.03),
+        *(Metric(kind, "calibration", "share", True, margin=0.03, kind=kind) for kind in ("auroc", "aurc", "kappa")),
     ]
     values = {"right": [1.0], "auroc": [(0.7, 1.0)], "aurc": [(0.7, 1.0)], "kappa": [(0.0, 1.0)]}
     sample = Sample("one", Ask((Message("user", "2 + 2?"),), AnswerSettings()), reference={"expected": "4"})
