@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 
 from steelyard.core.protocols import Token
-from steelyard.weigh.tasks.task import Metric, Output, Value
+from steelyard.weigh.samples import Metric, Output, Value
 
 LEAST = 1e-4
 BRIER = Metric("brier", "calibration", "squared error", False, margin=0.02, reach=(0.0, 1.0))

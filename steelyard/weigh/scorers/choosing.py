@@ -19,8 +19,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from steelyard.core.protocols import Score
+from steelyard.weigh.samples import Metric, Value
 from steelyard.weigh.scorers.calibration import AURC, AUROC, ECE
-from steelyard.weigh.tasks.task import Metric, Value
 
 ACC = Metric("acc", "quality", "share", True, margin=0.03, binary=True)
 ACC_NORM = Metric("acc_norm", "quality", "share", True, margin=0.03, binary=True)

@@ -22,7 +22,7 @@ from typing import Any
 
 from steelyard.core.errors import UnsupportedError
 from steelyard.data.checks.patterns import LONGEST_TEXT, PatternTimeout, search_within
-from steelyard.weigh.tasks.rows import BadValue
+from steelyard.weigh.bad_value import BadValue
 
 Checker = Callable[[str, Mapping[str, Any]], bool]
 YES_NO_MAYBE = tuple(f"My answer is {one}." for one in ("yes", "no", "maybe"))

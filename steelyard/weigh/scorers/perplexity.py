@@ -15,7 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from steelyard.core.protocols import Score
-from steelyard.weigh.tasks.task import Metric, Value
+from steelyard.weigh.samples import Metric, Value
 
 BITS_PER_BYTE = Metric("bits_per_byte", "quality", "bits/byte", False, margin=0.01, relative=True, kind="ratio")
 PER_WORD = Metric("word_log_perplexity", "quality", "nats/word", False, margin=0.01, relative=True, kind="ratio")

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steelyard.weigh.samples import Metric, Value
 from steelyard.weigh.statistics.whole_set import SILENT
-from steelyard.weigh.tasks.task import Metric, Value
 
 UNSURE = 0.0  # the confidence of an answer that comes without one: equal answers count in equal parts
 

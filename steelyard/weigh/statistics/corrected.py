@@ -17,7 +17,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-from steelyard.weigh.statistics.detector import Detector
+from steelyard.weigh.detector import Detector
 from steelyard.weigh.statistics.intervals import Interval, normal_quantile, wilson
 from steelyard.weigh.statistics.paired import ALPHA, Comparison, Estimate
 

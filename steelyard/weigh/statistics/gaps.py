@@ -15,9 +15,9 @@ from collections.abc import Sequence
 
 import numpy
 
+from steelyard.weigh.samples import Value
 from steelyard.weigh.statistics.intervals import wilson
 from steelyard.weigh.statistics.paired import ALPHA, Estimate
-from steelyard.weigh.tasks.task import Value
 
 
 def signed_gap(values: Sequence[Value]) -> float | None:

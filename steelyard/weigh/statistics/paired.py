@@ -32,8 +32,8 @@ from dataclasses import dataclass
 import numpy
 from scipy import stats
 
+from steelyard.weigh.samples import Value
 from steelyard.weigh.statistics.intervals import Interval, normal_quantile, sign_flip, student_quantile, studentised, tango, wilson
-from steelyard.weigh.tasks.task import Value
 
 ALPHA = 0.05  # two-sided error rate of every interval before adjustment
 FEW = 10

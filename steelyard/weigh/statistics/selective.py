@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy
 
+from steelyard.weigh.samples import Metric, Value
 from steelyard.weigh.statistics import gaps, whole_set
-from steelyard.weigh.tasks.task import Metric, Value
 
 KINDS = ("auroc", "aurc", "ece", "equal_coverage", "kappa", "contrast", "gap")
 """Kinds of metrics that exist only over a whole set; a sample's value is a pair, (confidence, right) for most (see `Metric.kind`)."""

@@ -28,10 +28,10 @@ from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.core.seeds import derive
 from steelyard.data.generated.attacks import KINDS, Attempt, Kind, make_attempt
 from steelyard.data.words import words
+from steelyard.weigh.detector import Detector
 from steelyard.weigh.scorers import leaks, refusals
 from steelyard.weigh.scorers.leaks import leaks as gives_away
 from steelyard.weigh.scorers.refusals import refuses
-from steelyard.weigh.statistics.detector import Detector
 from steelyard.weigh.tasks.rows import BadValue, encodable, read_rows, text_of
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value
 

@@ -16,7 +16,7 @@ from steelyard.core.errors import RecipeError
 from steelyard.model import template_sandbox as sandbox
 from steelyard.model.template import FAILURES, MOST_SOURCE
 from steelyard.model.template_budget import metered
-from steelyard.weigh.tasks.rows import BadValue
+from steelyard.weigh.bad_value import BadValue
 
 
 @functools.cache

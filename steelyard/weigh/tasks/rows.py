@@ -16,14 +16,11 @@ from steelyard.core.fingerprint import digest
 from steelyard.core.seeds import derive
 from steelyard.data.checks.json_answers import read_json
 from steelyard.data.formats import BadRow, describe
+from steelyard.weigh.bad_value import BadValue
 
 LARGEST_FILE = 512 * 2**20  # bytes
 LARGEST_ROW = 2**20  # bytes
 T = TypeVar("T")
-
-
-class BadValue(ValueError):
-    """Why one row cannot be used, in a few words for a person."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ import pytest
 from steelyard.core.protocols import Message
 from steelyard.weigh.cells.cells import base_cells, contrast, draft_cells, finish
 from steelyard.weigh.cells.scoring import Scored, score
+from steelyard.weigh.detector import Detector
 from steelyard.weigh.report.report import Cell
 from steelyard.weigh.statistics.corrected import correct_share, useless, youden_interval
-from steelyard.weigh.statistics.detector import Detector
 from steelyard.weigh.statistics.gaps import gap_column, signed_gap
 from steelyard.weigh.statistics.intervals import wilson
 from steelyard.weigh.tasks.task import Ask, Metric, Output, Sample, Task, Value

@@ -27,8 +27,8 @@ from steelyard.core.errors import DataError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import AnswerSettings, Message
 from steelyard.data.words import words
+from steelyard.weigh.detector import Detector
 from steelyard.weigh.scorers.refusals import LABELLED, SOURCE, refuses
-from steelyard.weigh.statistics.detector import Detector
 from steelyard.weigh.tasks.preferences import conversation_of
 from steelyard.weigh.tasks.rows import BadValue, Row, encodable, in_turns, read_rows, take
 from steelyard.weigh.tasks.sets.asked import text_at
