@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from steelyard.serve.api.errors import ApiError, response_of
+from steelyard.serve.http_errors import ApiError, response_of
 
 ASKED_ALWAYS = frozenset({"/health", "/ready", "/metrics"})
 """Answered to the end, and never waited for."""

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from steelyard.core.errors import SteelyardError
-from steelyard.serve.api.errors import ApiError, as_api_error, response_of
+from steelyard.serve.http_errors import ApiError, as_api_error, response_of
 from steelyard.serve.report_sessions import ReportSessions, opens
 from steelyard.serve.settings import ServeSettings
 from steelyard.serve.users import LOCAL

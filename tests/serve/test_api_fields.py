@@ -13,9 +13,9 @@ from steelyard.serve.api.bodies import Body
 from steelyard.serve.api.chat import ChatRequest, Function
 from steelyard.serve.api.completions import CompletionRequest
 from steelyard.serve.api.embeddings import EmbeddingRequest
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.fields import StreamOptions
 from steelyard.serve.api.responses import FunctionTool, ResponseRequest, TextFormat
+from steelyard.serve.http_errors import ApiError
 from tests.serve.live_server import LiveServer
 
 HI = [{"role": "user", "content": "hi"}]

@@ -12,10 +12,10 @@ from steelyard.serve.api.bodies import DEEPEST, MOST, depth
 from steelyard.serve.api.chat import ChatRequest
 from steelyard.serve.api.completions import CompletionRequest
 from steelyard.serve.api.conversations import NewMessage
-from steelyard.serve.api.errors import ApiError, as_api_error
 from steelyard.serve.api.places import Pointing
 from steelyard.serve.api.responses import ResponseRequest
 from steelyard.serve.api.tokens import DetokenizeRequest
+from steelyard.serve.http_errors import ApiError, as_api_error
 from steelyard.serve.store import import_lines
 from steelyard.serve.store.errors import StoreError
 from tests.serve.live_server import LiveServer

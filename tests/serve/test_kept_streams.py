@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from steelyard.serve.api import resumption
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.resumption import Kept, Streams
 from steelyard.serve.api.streams import Frame
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.settings import ServeSettings
 
 

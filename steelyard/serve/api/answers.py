@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steelyard.core.protocols import Citation, Confidence, Done, Energy, Failure, Text, Token, Usage
-from steelyard.serve.api.errors import failed
 from steelyard.serve.api.streams import Frame, closing
 from steelyard.serve.api.tool_calls import CallPart, Piece
 from steelyard.serve.arrivals import Arrivals, each
+from steelyard.serve.http_errors import failed
 from steelyard.serve.service import Service
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 import steelyard
-from steelyard.serve import page
-from steelyard.serve.api import chat, completions, embeddings, errors, health, levers, models, reports, responses, tokens
+from steelyard.serve import http_errors, page
+from steelyard.serve.api import chat, completions, embeddings, health, levers, models, reports, responses, tokens
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.draining import Drain, Draining
 from steelyard.serve.indexing import Indexing, index_folder
@@ -61,7 +61,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    errors.install(app, settings)
+    http_errors.install(app, settings)
     for one in (models, embeddings, tokens, levers, reports):
         app.include_router(one.router(service))
     for one in (chat, completions, responses):

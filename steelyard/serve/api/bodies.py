@@ -12,8 +12,8 @@ from fastapi.routing import APIRoute
 
 from steelyard.core.errors import nearest
 from steelyard.core.json_hooks import no_constant, unique
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.bounded import Bounded
+from steelyard.serve.http_errors import ApiError
 
 DEEPEST = 64
 """Levels of nesting of a JSON body; a schema within it may be as deep as that leaves."""

@@ -18,12 +18,12 @@ from steelyard.core.protocols import AnswerSettings, Citation, Confidence, Done,
 from steelyard.model.tools.offering import shown, spelled_out
 from steelyard.serve.api import answers, fields, levers, tool_calls
 from steelyard.serve.api.bodies import Part, StrictRoute
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.messages import Turn, conversation_of
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, ChatCompletion
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.api.streams import Alike, Frame, closing, while_connected
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.service import Service
 
 

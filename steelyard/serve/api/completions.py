@@ -16,12 +16,12 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Text, Token, U
 from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import StrictRoute
 from steelyard.serve.api.chat import Head, checked_alternatives, replied
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, TextCompletion
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.api.streams import Alike, Frame, closing
 from steelyard.serve.api.tool_calls import Piece
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.served import ServedInfo
 from steelyard.serve.service import Service
 

@@ -40,11 +40,11 @@ from steelyard.core.protocols import (
 )
 from steelyard.serve.api.answers import add_confidence
 from steelyard.serve.api.bodies import Body, Part, StrictRoute
-from steelyard.serve.api.errors import ApiError, one_line
 from steelyard.serve.api.fields import limit, stops
 from steelyard.serve.api.levers import names_of, requested
 from steelyard.serve.api.reading import read_all
 from steelyard.serve.api.streams import begun, sse, while_connected
+from steelyard.serve.http_errors import ApiError, one_line
 from steelyard.serve.places.place import quoting
 from steelyard.serve.service import Service
 from steelyard.serve.store.answers import Generation

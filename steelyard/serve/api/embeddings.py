@@ -13,11 +13,11 @@ from pydantic import Field
 
 from steelyard.core.errors import ContextLengthError
 from steelyard.serve.api.bodies import Body, StrictRoute
-from steelyard.serve.api.errors import ApiError, one_line
 from steelyard.serve.api.fields import NOT_KEPT
 from steelyard.serve.api.models import model_of
 from steelyard.serve.api.replies import ERRORS, Vectors
 from steelyard.serve.api.streams import while_connected
+from steelyard.serve.http_errors import ApiError, one_line
 from steelyard.serve.service import Service
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from steelyard.core.answer_form import AnswerForm
 from steelyard.core.protocols import AnswerSettings
 from steelyard.serve.api.bodies import Body, Part
-from steelyard.serve.api.errors import ApiError
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.service import Service
 from steelyard.serve.users import LOCAL
 

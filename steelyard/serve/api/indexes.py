@@ -16,8 +16,8 @@ from pydantic import Field
 
 from steelyard.serve.api.bodies import Body, StrictRoute
 from steelyard.serve.api.conversations import stored
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.reading import read_attachment
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.indexing import Indexing
 from steelyard.serve.service import Service
 from steelyard.serve.shared_documents import SharedDocuments

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from steelyard.core.protocols import Message, ToolCall
 from steelyard.serve.api.bodies import Part
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.tool_calls import replayed
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.service import Service
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from steelyard.core.errors import nearest
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.replies import ERRORS, ModelList, ModelReply
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.served import EngineGone, ServedInfo
 from steelyard.serve.service import Service
 

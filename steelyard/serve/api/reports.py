@@ -9,8 +9,8 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.replies import ERRORS
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.report_sessions import NAME, PATH
 from steelyard.serve.service import Service
 

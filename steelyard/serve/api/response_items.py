@@ -11,9 +11,9 @@ from pydantic import Discriminator, Field, Tag
 
 from steelyard.core.protocols import Message, ToolCall
 from steelyard.serve.api.bodies import Part
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.messages import text_of
 from steelyard.serve.api.tool_calls import CallPart, replayed
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.service import Service
 
 

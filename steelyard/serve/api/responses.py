@@ -15,13 +15,13 @@ from steelyard.core.protocols import Citation, Confidence, Done, Energy, Failure
 from steelyard.serve.api import answers, fields, levers
 from steelyard.serve.api.bodies import Body, Part, StrictRoute
 from steelyard.serve.api.chat import Asked, Offer, ask
-from steelyard.serve.api.errors import as_api_error, failed
 from steelyard.serve.api.models import chat_model
 from steelyard.serve.api.replies import STREAMED, ResponseReply
 from steelyard.serve.api.response_items import Item, Output, conversation_of
 from steelyard.serve.api.resumption import Streams
 from steelyard.serve.api.streams import Frame, Named, closing, while_connected
 from steelyard.serve.api.tool_calls import CallPart
+from steelyard.serve.http_errors import as_api_error, failed
 from steelyard.serve.service import Service
 
 

@@ -18,9 +18,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from steelyard.serve.api import streams as wire
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.replies import ERRORS
 from steelyard.serve.api.streams import EventStream, Frame
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.settings import ServeSettings
 
 ID = "X-Steelyard-Stream"

@@ -15,7 +15,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from steelyard.serve import short_way
-from steelyard.serve.api.errors import ApiError, as_api_error, body_of
+from steelyard.serve.http_errors import ApiError, as_api_error, body_of
 from steelyard.serve.short_way import SendPiece
 
 T = TypeVar("T")

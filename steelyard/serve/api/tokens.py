@@ -8,10 +8,10 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from steelyard.serve.api.bodies import Body, StrictRoute
-from steelyard.serve.api.errors import ApiError
 from steelyard.serve.api.messages import Turn, conversation_of
 from steelyard.serve.api.models import chat_model, model_of
 from steelyard.serve.api.replies import ERRORS, Detokenized, Tokens
+from steelyard.serve.http_errors import ApiError
 from steelyard.serve.service import Service
 
 
