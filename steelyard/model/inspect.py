@@ -11,11 +11,11 @@ import torch
 
 from steelyard.core.errors import SteelyardError
 from steelyard.core.protocols import Message
+from steelyard.model import adapters
 from steelyard.model.encoder_decoder import EncoderDecoder
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
 from steelyard.model.families.steelyard import PLAN
-from steelyard.model.files import adapters
 from steelyard.model.files.check import RECORD, finite_problem, verify_digests
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile

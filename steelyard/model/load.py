@@ -14,10 +14,11 @@ from steelyard.core.errors import ModelFileError, SteelyardError, UnsupportedErr
 from steelyard.core.get import locate
 from steelyard.core.meters.memory import trim
 from steelyard.core.threads import apart
+from steelyard.model import adapters
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import Family, find, find_gguf
 from steelyard.model.families.gguf import Description
-from steelyard.model.files import adapters, sentence_directory
+from steelyard.model.files import sentence_directory
 from steelyard.model.files.directory import open_directory
 from steelyard.model.files.gguf_file import GgufFile
 from steelyard.model.files.strict_json import read_object

@@ -10,7 +10,7 @@ turns them into the exact plan that a trunk is built from. Parts of other packag
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import pydantic
 import torch
@@ -100,7 +100,7 @@ class DecoderPlan(pydantic.BaseModel):
     def _part(cls, value: Any, info: pydantic.ValidationInfo) -> PartLever | None:
         return None if value is None else part_of(value, str(info.field_name))
 
-    def with_part(self, part: PartLever) -> DecoderPlan:
+    def with_part(self, part: PartLever) -> Self:
         """The plan with one part replaced, in every block."""
         return self.model_copy(update={part.place: (part,) if part.place in ("mixer", "channel") else part})
 
@@ -144,7 +144,7 @@ class DecoderPlan(pydantic.BaseModel):
             self.context,
             sized.linears.plan(sized, 0) if sized.linears else None,
         )
-        return sized.inputs.around(sized, trunk)
+        return sized.inputs.around(sized, trunk) if isinstance(sized.inputs, Joining) else trunk
 
     def check(self) -> None:
         """Builds the whole without memory, so that what does not fit is told before anything is spent.
@@ -169,6 +169,15 @@ class DecoderPlan(pydantic.BaseModel):
             elif value is not None:
                 out[key] = value
         return out
+
+
+@runtime_checkable
+class Joining(Protocol):
+    """Inputs that take tokens together before the blocks see them."""
+
+    def around(self, decoder: DecoderPlan, trunk: TrunkPlan) -> TrunkPlan:
+        """The plan of the whole, changed to that end."""
+        ...
 
 
 def part_of(entry: Any, place: str) -> PartLever:

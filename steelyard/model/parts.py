@@ -7,15 +7,45 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 from steelyard.core.levers import Lever
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
-    from steelyard.model.trunk import TrunkPlan
+from steelyard.model.norms import NormPlan
 
 Place = Literal["mixer", "channel", "linears", "stack", "inputs", "head"]
+
+
+class Decoder(Protocol):
+    """What a part may ask of the decoder it is planned for (`new.DecoderPlan`, which says what each is)."""
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def context(self) -> int: ...
+
+    @property
+    def vocabulary(self) -> int | None: ...
+
+    @property
+    def tied(self) -> bool: ...
+
+    @property
+    def norm_plan(self) -> NormPlan: ...
+
+    def mixer_of(self, layer: int) -> PartLever: ...
+
+    def block(self, layer: int) -> Any:
+        """The exact plan of one block."""
+        ...
+
+    def with_part(self, part: PartLever) -> Self: ...
+
+
+D = TypeVar("D", bound=Decoder)
 
 
 class PartLever(Lever):
@@ -32,21 +62,17 @@ class PartLever(Lever):
     evidence: ClassVar[Any] = "mechanism"
     cost: ClassVar[str] = "trained from scratch"
 
-    def build(self, plan: DecoderPlan) -> DecoderPlan:
+    def build(self, plan: D) -> D:
         """The plan with this part in the place of what stood there (in every block)."""
         return plan.with_part(self)
 
     @abc.abstractmethod
-    def plan(self, decoder: DecoderPlan, layer: int) -> Any:
+    def plan(self, decoder: Decoder, layer: int) -> Any:
         """The exact plan of this part in one layer of a decoder.
 
         Raises:
             RecipeError: it does not fit the decoder's sizes.
         """
-
-    def around(self, decoder: DecoderPlan, trunk: TrunkPlan) -> TrunkPlan:
-        """Asked of inputs alone: the plan of the whole, changed where they take tokens together before the blocks see them."""
-        return trunk
 
     @property
     def learns_from(self) -> str | None:

@@ -13,10 +13,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from steelyard.model.depth.stacked import StackedPlan
-from steelyard.model.heads.lm import LMHeadPlan
-from steelyard.model.heads.pool import PoolPlan
-from steelyard.model.inputs.tokens import TokensPlan
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.linears.packed import PackedStorage
@@ -24,6 +20,30 @@ from steelyard.model.linears.streamed import StreamedStorage, readers
 from steelyard.model.norms import NormPlan
 from steelyard.model.state import State, Storage
 from steelyard.model.step import Step
+
+
+class InputsPlan(Protocol):
+    """Settings of inputs: token ids of a vocabulary to the residual stream."""
+
+    @property
+    def vocabulary(self) -> int: ...
+
+    def build(self, width: int) -> Any: ...
+
+
+class DepthPlan(Protocol):
+    """Settings of a depth: the residual stream through blocks."""
+
+    @property
+    def blocks(self) -> Any: ...
+
+    def build(self, width: int) -> Any: ...
+
+
+class HeadPlan(Protocol):
+    """Settings of a head, which may share the inputs' table."""
+
+    def build(self, width: int, table: nn.Parameter) -> Any: ...
 
 
 class LinearsPlan(Protocol):
@@ -38,18 +58,18 @@ class TrunkPlan:
 
     Attributes:
         width: of the residual stream.
-        inputs: token ids to vectors.
-        depth: the blocks.
-        heads: by name (`lm`, `pool`).
+        inputs: token ids to vectors (`inputs/`).
+        depth: the blocks (`depth/`).
+        heads: by name, `lm` or `pool` (`heads/`).
         norm: the final norm, or None.
         context: most tokens of a text the model was made for.
         linears: how the blocks' maps keep their weights, or None for floats.
     """
 
     width: int
-    inputs: TokensPlan | Any
-    depth: StackedPlan | Any
-    heads: Mapping[str, LMHeadPlan | PoolPlan | Any]
+    inputs: InputsPlan | Any
+    depth: DepthPlan | Any
+    heads: Mapping[str, HeadPlan | Any]
     norm: NormPlan | None = field(default_factory=NormPlan)
     context: int = 2048
     linears: LinearsPlan | None = None
@@ -71,10 +91,7 @@ class Trunk(nn.Module):
         self.inputs = plan.inputs.build(plan.width)
         self.blocks = plan.depth.build(plan.width)
         self.norm = plan.norm.build(plan.width) if plan.norm else None
-        heads = {}
-        for name, head in plan.heads.items():
-            heads[name] = head.build(plan.width) if isinstance(head, PoolPlan) else head.build(plan.width, self.inputs.weight)
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict({name: head.build(plan.width, self.inputs.weight) for name, head in plan.heads.items()})
         if plan.linears is not None:
             for module in self.blocks.modules():
                 if isinstance(module, Linear):

@@ -26,7 +26,7 @@ from steelyard.core.recipe import EndpointSource, ModelSource, NewSource, Recipe
 from steelyard.core.recipe_parts import written_lever
 from steelyard.core.references import ModelRef, Reference
 from steelyard.core.run import Run
-from steelyard.model.files.adapters import save_adapter
+from steelyard.model.adapters import save_adapter
 from steelyard.model.linears.lora import branches
 from steelyard.model.load import load
 from steelyard.model.model import Model

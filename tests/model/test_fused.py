@@ -11,7 +11,7 @@ import torch
 from random_models import GROUPED, SMALL, VOCABULARY, config_of, reference, saved
 
 from steelyard.kernels import native
-from steelyard.model.channels.activations import ACTIVATIONS
+from steelyard.model.activations import ACTIVATIONS
 from steelyard.model.channels.feed_forward import FeedForwardPlan
 from steelyard.model.depth.stacked import BlockPlan, StackedPlan
 from steelyard.model.fused import FusedTrunk, fused, lack

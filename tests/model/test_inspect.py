@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import steelyard
 from steelyard.cli.main import app
 from steelyard.compress.quantize.quantize import Quantize
-from steelyard.model.files.adapters import save_adapter
+from steelyard.model.adapters import save_adapter
 from steelyard.model.inspect import inspect, problems
 from steelyard.model.linears.lora import BRANCH, LowRank
 

@@ -12,9 +12,9 @@ from steelyard.core.errors import ModelFileError, RecipeError, SteelyardError, U
 from steelyard.core.run import Run
 from steelyard.data.batching import NOT_LEARNED, Batches
 from steelyard.data.encoding import TokenRow
+from steelyard.model.adapters import load_adapter, save_adapter
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import find
-from steelyard.model.files.adapters import load_adapter, save_adapter
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.lora import branches, merge, view
 from steelyard.model.model import Model

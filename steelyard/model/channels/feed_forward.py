@@ -6,18 +6,15 @@ y = down(activation(up(x)))   (Transformer, arXiv:1706.03762, eq. 2). Cost: 2 * 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.activations import ACTIVATIONS, activate
 from steelyard.model.linears.linear import Linear
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -61,5 +58,5 @@ class FeedForwardLever(PartLever):
     activation: Literal["gelu", "relu", "silu"] = Field("gelu", description="nonlinearity")
     bias: bool = Field(True, description="add a learned constant to each map")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> FeedForwardPlan:
+    def plan(self, decoder: Decoder, layer: int) -> FeedForwardPlan:
         return FeedForwardPlan(self.hidden or 4 * decoder.width, self.activation, self.bias)

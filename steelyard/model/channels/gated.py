@@ -6,20 +6,17 @@ y = down(activation(gate(x)) * up(x))   (GLU variants, arXiv:2002.05202). Cost: 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.activations import ACTIVATIONS, activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.norms import NormPlan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -71,6 +68,6 @@ class GatedLever(PartLever):
     activation: Literal["silu", "gelu", "relu", "relu2"] = Field("silu", description="nonlinearity of the gate")
     inner_norm: bool = Field(False, description="normalise what the last map reads (BitNet)")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> GatedPlan:
+    def plan(self, decoder: Decoder, layer: int) -> GatedPlan:
         norm = decoder.norm_plan if self.inner_norm else None
         return GatedPlan(self.hidden or -(-decoder.width * 8 // 3 // 32) * 32, self.activation, inner_norm=norm)

@@ -16,7 +16,7 @@ Shapes: b rows, t time, n tokens, d width, e experts, k chosen.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -26,11 +26,8 @@ from torch import Tensor, nn
 from steelyard.model.channels.gated import GatedPlan
 from steelyard.model.cost import flops
 from steelyard.model.linears.linear import Linear
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 EXPERT_TILE = 32
 """Rows of an expert's products are filled up to multiples of this in deterministic calls: of every tile that row invariance may want
@@ -154,7 +151,7 @@ class MoeLever(PartLever):
             raise ValueError("with one active expert the softmax over the chosen is always 1 and the router learns nothing: at least 2")
         return self
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> MoePlan:
+    def plan(self, decoder: Decoder, layer: int) -> MoePlan:
         whole = -(-decoder.width * 8 // 3 // 32) * 32
         hidden = self.hidden or -(-whole // self.active // 8) * 8
         return MoePlan(self.experts, self.active, hidden, self.activation, self.balance, self.router_z)

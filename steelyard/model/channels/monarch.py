@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class MonarchChannelLever(PartLever):
 
     hidden: int | None = Field(None, ge=1, le=2**20, description="inner width; unset: four times the width")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> MonarchChannelPlan:
+    def plan(self, decoder: Decoder, layer: int) -> MonarchChannelPlan:
         hidden = self.hidden or 4 * decoder.width
         for what, size in (("width", decoder.width), ("hidden width", hidden)):
             if size > 3 and blocks_of(size) == 1:

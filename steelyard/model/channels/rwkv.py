@@ -10,23 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from steelyard.model.channels.activations import activate
+from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.recurrence import Recurrence, earlier, last_inputs
 from steelyard.model.mixers.rwkv import channel_shares, layer_shares, shifted
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -98,5 +95,5 @@ class RwkvChannelLever(PartLever):
     hidden: int | None = Field(None, ge=1, le=2**20, description="inner width; unset: 4 times the width")
     receptance: bool = Field(True, description="a gate decides what passes, as in version 4; version 7 has none")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> RwkvChannelPlan:
+    def plan(self, decoder: Decoder, layer: int) -> RwkvChannelPlan:
         return RwkvChannelPlan(self.hidden or 4 * decoder.width, self.receptance, layer, decoder.depth)

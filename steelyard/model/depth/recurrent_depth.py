@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -27,13 +27,10 @@ from steelyard.model.cost import flops
 from steelyard.model.depth.stacked import BlockPlan
 from steelyard.model.depth.turns import Numbered
 from steelyard.model.norms import NormPlan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.state import State
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
-    from steelyard.model.trunk import Trunk
+from steelyard.model.trunk import Trunk
 
 SPREAD = 0.5
 """Standard deviation of the logarithm of the mean that a training step's number of loops is drawn around."""
@@ -141,7 +138,7 @@ class RecurrentDepthLever(PartLever):
     random: bool = Field(True, description="training draws the number of loops for every step; without, it is always the same")
     backward: int = Field(8, ge=1, le=256, description="loops that gradients go back through, the last ones")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> RecurrentDepthPlan:
+    def plan(self, decoder: Decoder, layer: int) -> RecurrentDepthPlan:
         if self.prelude + self.coda >= decoder.depth:
             raise RecipeError(
                 f"`recurrent_depth`: {self.prelude} blocks before and {self.coda} after leave none of {decoder.depth} to loop",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,9 @@ from torch import Tensor, nn
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.model.depth.stacked import BlockPlan, Stacked, StackedPlan
 from steelyard.model.depth.turns import refuse_leaving_out
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.state import State
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 Part = Callable[[Tensor], Tensor]
 
@@ -190,7 +187,7 @@ class ReversibleLever(PartLever):
     identity: ClassVar[Any] = "there is none: another way to stack blocks; gradients are those of the same stack with all activations kept"
     place: ClassVar[Any] = "stack"
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> ReversiblePlan:
+    def plan(self, decoder: Decoder, layer: int) -> ReversiblePlan:
         blocks = tuple(decoder.block(index) for index in range(decoder.depth))
         if bare := [index for index, block in enumerate(blocks) if block.channel is None]:
             raise RecipeError(

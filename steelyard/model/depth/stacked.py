@@ -9,17 +9,14 @@ after the residual:   x = norm(x + mixer(x));  x = norm(x + channel(x))      (BE
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
 from steelyard.model.norms import NormPlan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.state import State
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 class PartPlan(Protocol):
@@ -133,5 +130,5 @@ class StackedLever(PartLever):
     identity: ClassVar[Any] = "there is none: it is what new decoders have unless they say otherwise"
     place: ClassVar[Any] = "stack"
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> StackedPlan:
+    def plan(self, decoder: Decoder, layer: int) -> StackedPlan:
         return StackedPlan(tuple(decoder.block(index) for index in range(decoder.depth)))

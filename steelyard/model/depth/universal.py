@@ -14,22 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from steelyard.model.channels.activations import activate
+from steelyard.model.activations import activate
 from steelyard.model.cost import flops
 from steelyard.model.depth.stacked import BlockPlan
 from steelyard.model.depth.turns import Numbered
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.state import State
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 TAKEN = "turns"
 """Under this name a call's `carry` holds how many turns each token took, int64 [b, t]."""
@@ -147,6 +144,6 @@ class UniversalLever(PartLever):
     ponder: float = Field(0.01, ge=0, le=10, description="weight of the cost of turns in training, in nats a turn; 0 = none")
     epsilon: float = Field(0.01, gt=0, lt=1, description="share of halting probability that may be left")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> UniversalPlan:
+    def plan(self, decoder: Decoder, layer: int) -> UniversalPlan:
         blocks = tuple(decoder.block(index) for index in range(decoder.depth))
         return UniversalPlan(blocks, self.turns, self.halting, self.ponder, self.epsilon)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from steelyard.core.errors import ModelFileError
-from steelyard.model.channels.activations import ACTIVATIONS
+from steelyard.model.activations import ACTIVATIONS
 from steelyard.model.mixers.rotary import Rotary, RotaryScaling
 
 MOST = {"hidden_size": 2**17, "num_hidden_layers": 1024, "vocab_size": 2**24, "max_position_embeddings": 2**26}

@@ -6,7 +6,7 @@ logits = softcap * tanh((W h + b) * scale / softcap); the cap only where a famil
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.model.linears.linear import Linear
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,6 @@ class LMHeadLever(PartLever):
 
     softcap: float | None = Field(None, gt=0, description="logits stay within this; unset: they are free")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> LMHeadPlan:
+    def plan(self, decoder: Decoder, layer: int) -> LMHeadPlan:
         assert decoder.vocabulary is not None
         return LMHeadPlan(decoder.vocabulary, decoder.tied, self.softcap)

@@ -14,7 +14,7 @@ token in small models: they learn other things from it, induction among them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -23,11 +23,8 @@ from steelyard.model.channels.gated import GatedPlan
 from steelyard.model.cost import flops
 from steelyard.model.heads.lm import LMHead, LMHeadPlan
 from steelyard.model.norms import NormPlan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 NOT_LEARNED = -100
 """What stands for a target that is not learned, as in batches."""
@@ -115,7 +112,7 @@ class MultiTokenLever(PartLever):
     tokens: int = Field(4, ge=1, le=64, description="tokens predicted at each place")
     hidden: int | None = Field(None, ge=1, le=2**20, description="inner width of a further head; unset: twice the width")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> LMHeadPlan:
+    def plan(self, decoder: Decoder, layer: int) -> LMHeadPlan:
         assert decoder.vocabulary is not None
         if self.tokens == 1:
             return LMHeadPlan(decoder.vocabulary, decoder.tied)

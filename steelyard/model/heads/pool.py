@@ -22,7 +22,8 @@ class PoolPlan:
     mode: Literal["mean", "first", "last"] = "mean"
     normalize: bool = True
 
-    def build(self, width: int) -> Pool:
+    def build(self, width: int, table: nn.Parameter | None = None) -> Pool:
+        """The token table is not looked at: there is nothing to predict."""
         return Pool(self)
 
 

@@ -27,7 +27,7 @@ import bisect
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import pydantic
 import torch
@@ -42,14 +42,12 @@ from steelyard.model.inputs.byte_pairs import hardest
 from steelyard.model.inputs.tokens import Tokens, TokensPlan
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import AttentionLever
+from steelyard.model.new import DecoderPlan
 from steelyard.model.norms import NormPlan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.state import State, Storage, zeros
 from steelyard.model.step import Step
 from steelyard.model.trunk import TrunkPlan
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 READ = "bytes"
 """Under this name a call's `carry` holds the bytes read, int64 [b, t], and what makes vectors of bytes."""
@@ -461,7 +459,7 @@ class PatchesLever(PartLever):
         assert self.mean is not None
         return self.model_copy(update={"ends": hardest(texts, self.mean, self.size)})
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> BytesPlan:
+    def plan(self, decoder: Decoder, layer: int) -> BytesPlan:
         assert decoder.vocabulary is not None
         if self.size > decoder.context:
             raise RecipeError(

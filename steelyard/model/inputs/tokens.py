@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from steelyard.core.errors import ContextLengthError
 from steelyard.model.norms import NormPlan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 class RowStorage(Protocol):
@@ -109,7 +106,7 @@ class TokensLever(PartLever):
     positions: Literal["none", "learned"] = Field("none", description="learned positions; none where the mixer tells them")
     norm: bool = Field(False, description="normalise token vectors before the first block (RWKV)")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> TokensPlan:
+    def plan(self, decoder: Decoder, layer: int) -> TokensPlan:
         assert decoder.vocabulary is not None
         positions = decoder.context if self.positions == "learned" else 0
         return TokensPlan(decoder.vocabulary, positions=positions, norm=decoder.norm_plan if self.norm else None)

@@ -8,18 +8,13 @@ every product, which is slow and says the same.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
 from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.model.files.gguf_blocks import CHUNK, Blocks, StorageType, dequantize, routine_for
-from steelyard.model.linears.linear import DenseStorage, Linear
+from steelyard.model.linears.linear import DenseStorage, Linear, Network
 from steelyard.model.state import zeros
-
-if TYPE_CHECKING:
-    from steelyard.model.trunk import Trunk
 
 BLOCK = 32
 """Activations that share a scale."""
@@ -111,7 +106,7 @@ def eight_bits(x: Tensor) -> Tensor:
     return (torch.round(blocks * inverse) * (most / LARGEST)).flatten(1)
 
 
-def unpack_blocks(trunk: Trunk, dtype: torch.dtype) -> None:
+def unpack_blocks(trunk: Network, dtype: torch.dtype) -> None:
     """Turns every linear kept in blocks into plain floats, and the token table."""
     table = trunk.inputs.kept
     if isinstance(table, BlockStorage):

@@ -6,13 +6,23 @@ y = storage(x) + sum of branch(x). Every architecture's maps are of this class, 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelyard.model.step import Step
+
+
+class Network(Protocol):
+    """A trunk (`trunk.py`), as those see it who change how its linears and its token table are kept."""
+
+    inputs: Any
+    heads: Any
+
+    def modules(self) -> Iterator[nn.Module]: ...
 
 
 class Branch(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.step import Step
-from steelyard.model.trunk import Trunk
+
+M = TypeVar("M", bound=nn.Module)
 
 BRANCH = "lora"
 """What the branch is called on its linear."""
@@ -62,7 +64,7 @@ class LowRank(nn.Module):
         return f"rank {self.rank}, alpha {self.alpha}, scale {self.scale}"
 
 
-def view(trunk: Trunk) -> Trunk:
+def view(trunk: M) -> M:
     """The same trunk over the same weights, frozen, whose modules can be changed without touching the original's."""
     memo: dict[int, object] = {id(parameter): nn.Parameter(parameter.detach(), requires_grad=False) for parameter in trunk.parameters()}
     memo |= {id(buffer): buffer for buffer in trunk.buffers()}
@@ -78,7 +80,7 @@ def branches(trunk: nn.Module) -> dict[str, tuple[Linear, LowRank]]:
     }
 
 
-def merge(trunk: Trunk) -> Trunk:
+def merge(trunk: M) -> M:
     """A trunk whose weights have taken the branches in: the same function (up to rounding), at no cost per token.
 
     Maps without a branch keep their tensors; merged ones get new tensors of their own type.

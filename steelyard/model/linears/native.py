@@ -7,7 +7,7 @@ The readable twins are the storages they are made from: `DenseStorage`, `Int8Sto
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,7 @@ from steelyard.kernels.native import Matrix, Pool, matrix_blocks, matrix_channel
 from steelyard.model.linears.blocks import BLOCK, BlockStorage
 from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
-from steelyard.model.linears.linear import DenseStorage, Linear
-
-if TYPE_CHECKING:
-    from steelyard.model.trunk import Trunk
-
+from steelyard.model.linears.linear import DenseStorage, Linear, Network
 
 ROWS = 4096
 """Outputs whose weights are unpacked at a time."""
@@ -74,7 +70,7 @@ class NativeStorage(nn.Module):
         return self.matrix.bytes
 
 
-def go_native(trunk: Trunk, pool: Pool) -> None:
+def go_native(trunk: Network, pool: Pool) -> None:
     """Brings every linear of a trunk that the routines can multiply into their order; others are left as they are.
 
     The head comes first: it takes most memory while it is packed, and what that leaves free serves the others.

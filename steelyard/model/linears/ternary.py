@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import ModelFileError
-from steelyard.model.parts import PartLever
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
+from steelyard.model.parts import Decoder, PartLever
 
 SMALLEST = 1e-5
 """Least mean of weights and greatest activation that scales are made of, so that zeros have one too."""
@@ -193,7 +190,7 @@ class TernaryLever(PartLever):
         "2 bits", description="what is saved: what answers need, or the floats that a later training can go on from"
     )
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> TernaryPlan:
+    def plan(self, decoder: Decoder, layer: int) -> TernaryPlan:
         return TernaryPlan(self.stored == "2 bits")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,9 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.rotary import Rotary
 from steelyard.model.mixers.tiles import LONGEST, attend_in_tiles
 from steelyard.model.norms import NormPlan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.state import KeyValuePool, Storage
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 QUERY_TILE = 8
 """Matrix libraries treat the last few rows of a product apart, with another order of summation; deterministic calls therefore fill
@@ -211,7 +208,7 @@ class AttentionLever(PartLever):
     window: int | None = Field(None, ge=1, description="tokens a query may look back, itself included; unset: all")
     output_norm: bool = Field(False, description="normalise what the heads found before the output map (BitNet)")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> AttentionPlan:
+    def plan(self, decoder: Decoder, layer: int) -> AttentionPlan:
         heads = self.heads or fitting_heads(decoder.width)
         head_width = self.head_width or decoder.width // heads
         if self.head_width is None and decoder.width % heads:

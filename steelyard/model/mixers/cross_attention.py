@@ -11,7 +11,7 @@ Shapes: b rows, t time, s source time, h heads, d head width.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,8 @@ from torch import Tensor, nn
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import fitting_heads
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 SIDE = "encoded"
 """Under this name a call's side inputs hold the source of each row."""
@@ -124,13 +121,13 @@ class CrossAttentionLever(PartLever):
     heads: int | None = Field(None, ge=1, le=4096, description="heads; unset: one for 64 of the width, at least 2")
     sees: Literal["all", "last"] = Field("all", description="all of the source, or its last vector alone")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> CrossAttentionPlan:
+    def plan(self, decoder: Decoder, layer: int) -> CrossAttentionPlan:
         raise RecipeError(
             "`cross_attention` looks at a second text, which a decoder by itself does not have",
             do="Use `attention`; cross-attention is for the decoder of an encoder-decoder (`model/encoder_decoder.py`).",
         )
 
-    def beside(self, decoder: DecoderPlan, source: int) -> CrossAttentionPlan:
+    def beside(self, decoder: Decoder, source: int) -> CrossAttentionPlan:
         """The plan in a decoder whose encoder's vectors are `source` wide.
 
         Raises:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,12 +25,9 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.recurrence import Recurrence
 from steelyard.model.mixers.rotary import Rotary
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 CHUNK = 64
 """Tokens whose scores are computed as a matrix; more cost time that grows with their number, fewer cost passes."""
@@ -192,7 +189,7 @@ class LinearAttentionLever(PartLever):
     heads: int | None = Field(None, ge=1, le=4096, description="heads; unset: one for 64 of the width, at least 2")
     rotary: bool = Field(True, description="turn features by their positions; without, order is only told by what is summed")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> LinearAttentionPlan:
+    def plan(self, decoder: Decoder, layer: int) -> LinearAttentionPlan:
         heads = self.heads or fitting_heads(decoder.width)
         if decoder.width % heads or self.rotary and (decoder.width // heads) % 2:
             raise RecipeError(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +24,9 @@ from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.documents import each_document
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,7 @@ class LinformerLever(PartLever):
 
     rows: int = Field(64, ge=1, le=65_536, description="rows that keys and values are projected to")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> LinformerPlan:
+    def plan(self, decoder: Decoder, layer: int) -> LinformerPlan:
         raise RecipeError(
             "`linformer` mixes every token with later ones, so what it predicted it would have seen: a decoder cannot use it",
             do="Use `performer`, `linear_attention` or `sparse_attention`; `linformer` is for encoders (LinformerPlan in a TrunkPlan).",

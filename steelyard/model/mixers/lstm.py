@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -24,12 +24,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.recurrence import Recurrence
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -149,5 +146,5 @@ class LstmLever(PartLever):
 
     hidden: int | None = Field(None, ge=1, le=2**17, description="cells; unset: the width")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> LstmPlan:
+    def plan(self, decoder: Decoder, layer: int) -> LstmPlan:
         return LstmPlan(self.hidden or decoder.width)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +24,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.channels.activations import activate
+from steelyard.model.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import native_scan
 from steelyard.model.mixers.recurrence import Recurrence, last_inputs, last_states
 from steelyard.model.mixers.scan import linear_scan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 SHORTEST, LONGEST, LEAST = 1e-3, 1e-1, 1e-4
 """Steps of a new model are drawn between the first two, evenly by their logarithm, and are at least the third (section 3.6)."""
@@ -209,7 +206,7 @@ class MambaLever(PartLever):
     norms: bool = Field(False, description="norm B, C and the step's inputs, as FalconMamba does")
     selective: bool = Field(True, description="step, B and C depend on the token; without, the recurrence is time-invariant")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> MambaPlan:
+    def plan(self, decoder: Decoder, layer: int) -> MambaPlan:
         inner = inner_width("mamba", decoder.width, self.expand)
         rank = self.rank or -(-decoder.width // 16)
         return MambaPlan(inner, self.state, rank, self.taps, parameter_norm=1e-6 if self.norms else None, selective=self.selective)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,19 +20,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.channels.activations import activate
+from steelyard.model.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import native_scan
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.mamba import even, inner_width, step_bias
 from steelyard.model.mixers.recurrence import Recurrence, last_inputs
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 CHUNK = 64
 """Tokens whose scores are computed as a matrix."""
@@ -226,7 +223,7 @@ class Mamba2Lever(PartLever):
     expand: float = Field(2.0, gt=0, le=64, description="inner channels, in multiples of the width")
     taps: int = Field(4, ge=1, le=64, description="tokens the short convolution sees")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> Mamba2Plan:
+    def plan(self, decoder: Decoder, layer: int) -> Mamba2Plan:
         inner = inner_width("mamba2", decoder.width, self.expand)
         heads = self.heads or fitting_heads(inner)
         if inner % heads or heads % self.groups:

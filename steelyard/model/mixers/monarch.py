@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +27,10 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.kept import Kept, bucket
 from steelyard.model.mixers.recurrence import causal_convolution
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.state import KeyValuePool, Storage
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 FREQUENCY = 10.0
 """Of the filter network's sines at the start; without it filters begin smooth and stay so (arXiv:2302.10866, appendix)."""
@@ -251,5 +248,5 @@ class MonarchLever(PartLever):
     features: int = Field(16, ge=1, le=1024, description="sines of the place that the filters are made of")
     inner: int = Field(64, ge=1, le=4096, description="units of the network that makes the filters")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> MonarchPlan:
+    def plan(self, decoder: Decoder, layer: int) -> MonarchPlan:
         return MonarchPlan(decoder.context, self.taps, self.features, self.inner)

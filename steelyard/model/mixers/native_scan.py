@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from steelyard.kernels import native, recurrent
-from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.activations import ACTIVATIONS, activate
 from steelyard.model.mixers.recurrence import causal_convolution
 from steelyard.model.step import Step
 
@@ -41,7 +41,7 @@ def marks_of(step: Step) -> Tensor | None:
 def _marks(step: Step) -> Tensor | None:
     if step.begins is None and step.real is None:
         return None
-    marks = torch.zeros(step.rows, step.time, dtype=torch.uint8)
+    marks = torch.zeros(step.rows, step.time, dtype=torch.uint8, device=step.device)
     real = torch.ones_like(marks, dtype=torch.bool) if step.real is None else step.real
     if step.begins is not None:
         marks |= (step.begins & real).to(torch.uint8) * recurrent.BEGINS

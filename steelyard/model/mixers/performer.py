@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -30,12 +30,9 @@ from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.linear_attention import CHUNK, NO_LEVEL, Levels, causal_sums
 from steelyard.model.mixers.recurrence import Recurrence
 from steelyard.model.mixers.rotary import Rotary
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 APART = 1e6
 """Added to levels per document, in float64, so that one running maximum serves all documents of a line."""
@@ -147,7 +144,7 @@ class PerformerLever(PartLever):
     seed: int = Field(0, ge=0, lt=2**62, description="of the features")
     rotary: bool = Field(True, description="turn queries and keys by their positions, as attention does")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> PerformerPlan:
+    def plan(self, decoder: Decoder, layer: int) -> PerformerPlan:
         heads = self.heads or fitting_heads(decoder.width)
         if decoder.width % heads or self.rotary and (decoder.width // heads) % 2:
             raise RecipeError(f"`performer`: {heads} heads do not cut the width {decoder.width} into even parts", do="Change one of them.")

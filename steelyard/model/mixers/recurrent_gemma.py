@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.channels.activations import ACTIVATIONS, activate
+from steelyard.model.activations import ACTIVATIONS, activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import native_scan
@@ -30,12 +30,9 @@ from steelyard.model.mixers.attention import QUERY_TILE, fitting_heads
 from steelyard.model.mixers.mamba import even
 from steelyard.model.mixers.recurrence import Recurrence, causal_convolution, last_inputs, last_states
 from steelyard.model.mixers.scan import linear_scan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 SHARPNESS = 8.0
 """c: how far an open recurrence gate reaches (section 2.4)."""
@@ -176,7 +173,7 @@ class RecurrentGemmaLever(PartLever):
     taps: int = Field(4, ge=1, le=64, description="tokens the short convolution sees")
     selective: bool = Field(True, description="gates depend on the token; without, each channel forgets at a constant rate")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> RecurrentGemmaPlan:
+    def plan(self, decoder: Decoder, layer: int) -> RecurrentGemmaPlan:
         inner = int(decoder.width * self.expand)
         heads = self.heads or fitting_heads(max(inner, 1))
         if inner < 1 or inner % heads:

@@ -16,22 +16,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from steelyard.model.channels.activations import activate
+from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.recurrence import Recurrence, earlier, last_inputs, last_states
 from steelyard.model.mixers.scan import linear_scan
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 NO_LEVEL = -1e30
 """The level of no text at all: its exponential is 0 beside any key's."""
@@ -182,5 +179,5 @@ class RwkvLever(PartLever):
 
     inner: int | None = Field(None, ge=1, le=2**20, description="channels of keys and values; unset: the width")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> RwkvPlan:
+    def plan(self, decoder: Decoder, layer: int) -> RwkvPlan:
         return RwkvPlan(self.inner or decoder.width, layer, decoder.depth)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,17 +26,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.channels.activations import activate
+from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.recurrence import Recurrence, earlier, last_inputs
 from steelyard.model.mixers.rwkv import channel_shares, layer_shares
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory, RecurrentPool
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 CHUNK = 32
 """Tokens of one triangular system."""
@@ -261,7 +258,7 @@ class Rwkv7Lever(PartLever):
     heads: int | None = Field(None, ge=1, le=4096, description="heads; unset: one for 64 of the width, at least 2")
     rank: int | None = Field(None, ge=1, le=2**16, description="of the maps to decays, rates and gates; unset: width / 16, at least 8")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> Rwkv7Plan:
+    def plan(self, decoder: Decoder, layer: int) -> Rwkv7Plan:
         heads = self.heads or fitting_heads(decoder.width)
         if decoder.width % heads:
             raise RecipeError(f"`rwkv7`: {heads} heads do not divide the width {decoder.width}", do="Change one of them.")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,9 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.kept import Kept, bucket
 from steelyard.model.mixers.recurrence import Recurrence
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory, RecurrentPool
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 Kind = Literal["diagonal", "low_rank"]
 Start = Literal["hippo", "random"]
@@ -272,6 +269,6 @@ class S4Lever(PartLever):
     least_step: float = Field(0.001, gt=0, le=10, description="smallest step at the start; its inverse is a memory in tokens")
     most_step: float = Field(0.1, gt=0, le=10, description="largest step at the start")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> S4Plan:
+    def plan(self, decoder: Decoder, layer: int) -> S4Plan:
         low, high = sorted((self.least_step, self.most_step))
         return S4Plan(self.kind, self.state, self.start, low, high)

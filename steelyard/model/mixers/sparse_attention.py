@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,12 +29,9 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.own_keys import from_memory, gathered
 from steelyard.model.mixers.rotary import Rotary
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.state import KeyValuePool, Storage
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -264,7 +261,7 @@ class SparseAttentionLever(PartLever):
     globals: int = Field(4, ge=0, description="first tokens of a text that all see")
     base: float = Field(10000.0, gt=1, description="slowest wavelength of rotary positions, in tokens / 2 pi")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> SparseAttentionPlan:
+    def plan(self, decoder: Decoder, layer: int) -> SparseAttentionPlan:
         heads = self.heads or fitting_heads(decoder.width)
         if decoder.width % heads or (decoder.width // heads) % 2:
             raise RecipeError(

@@ -17,7 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +30,10 @@ from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.own_keys import from_memory, gathered
-from steelyard.model.parts import PartLever
+from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
 from steelyard.model.state import KeyValuePool, Storage
 from steelyard.model.step import Step
-
-if TYPE_CHECKING:
-    from steelyard.model.new import DecoderPlan
 
 
 @dataclass(frozen=True)
@@ -175,7 +172,7 @@ class TransformerXLLever(PartLever):
     segment: int = Field(64, ge=1, le=65_536, description="tokens of a segment")
     memory: int = Field(1, ge=0, le=64, description="segments before a token's own that it sees; 0 leaves each segment to itself")
 
-    def plan(self, decoder: DecoderPlan, layer: int) -> TransformerXLPlan:
+    def plan(self, decoder: Decoder, layer: int) -> TransformerXLPlan:
         heads = self.heads or fitting_heads(decoder.width)
         if decoder.width % heads:
             raise RecipeError(f"`transformer_xl`: {heads} heads do not divide the width {decoder.width}", do="Change one of them.")

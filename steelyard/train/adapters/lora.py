@@ -13,7 +13,7 @@ import torch
 
 from steelyard.core.errors import RecipeError, nearest
 from steelyard.core.seeds import derive
-from steelyard.model.files.adapters import maps, put
+from steelyard.model.adapters import maps, put
 from steelyard.model.linears.linear import Linear
 from steelyard.model.linears.lora import LowRank, branches, view
 from steelyard.model.model import Model
