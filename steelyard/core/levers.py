@@ -28,6 +28,7 @@ import pydantic
 from steelyard.core import plugins
 from steelyard.core.errors import RecipeError, SteelyardError, nearest
 from steelyard.core.fingerprint import digest, source_digest
+from steelyard.core.numbers import Numbers
 from steelyard.core.references import Reference
 
 HOOKS = ("build", "data", "train", "compress", "decode", "wrap")
@@ -36,7 +37,7 @@ STAGES = ("new", "weights", "decode", "wrap")
 ENTRY_POINTS = "steelyard.levers"
 
 
-class Lever(pydantic.BaseModel):
+class Lever(Numbers):
     """Base of all levers. Subclasses set the class variables, declare settings as fields and implement hooks.
 
     Class variables:
@@ -77,6 +78,13 @@ class Lever(pydantic.BaseModel):
     def hooks(cls) -> tuple[str, ...]:
         """The hooks this lever implements, in stage order."""
         return tuple(hook for hook in HOOKS if callable(getattr(cls, hook, None)))
+
+    def fits(self, plan: Any) -> None:
+        """Asked, when a recipe is read, about the plan of the new model that this lever will be pulled on.
+
+        Raises:
+            RecipeError: settings that do not fit it.
+        """
 
     @classmethod
     def stages(cls) -> tuple[str, ...]:

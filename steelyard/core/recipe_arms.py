@@ -143,7 +143,10 @@ def chain(pulled: tuple[Lever, ...], start: Source, path: KeyPath, problems: Pro
     try:
         registry.check_chain(pulled, start.capabilities, "")
         if isinstance(start, NewSource):
-            start.shaped(pulled).check()
+            plan = start.shaped(pulled)
+            plan.check()
+            for each in pulled:
+                each.fits(plan)
     except SteelyardError as error:
         problems.add(path, error.what, error.do)
 

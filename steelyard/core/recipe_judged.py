@@ -14,12 +14,13 @@ import pydantic
 import pydantic_core
 from pydantic import Field
 
+from steelyard.core.numbers import Numbers
 from steelyard.core.recipe_parts import EndpointSource, ModelSource
 
 QUESTION = "Which of the two answers is better?"
 
 
-class JudgeSpec(pydantic.BaseModel):
+class JudgeSpec(Numbers):
     """Who judges the arms' answers beside the base's, and on what it is calibrated first."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")

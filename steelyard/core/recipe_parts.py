@@ -14,13 +14,14 @@ import pydantic_core
 from steelyard.core import plugins
 from steelyard.core.errors import RecipeError, nearest
 from steelyard.core.levers import Lever, explain
+from steelyard.core.numbers import Numbers
 
 TASKS = "steelyard.tasks"
 PLANS = "steelyard.plans"
 LOCAL = frozenset({"weights", "gradients", "logprobs", "sites"})
 
 
-class _Part(pydantic.BaseModel):
+class _Part(Numbers):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 

@@ -81,7 +81,7 @@ def two_trunks(
     Raises:
         RecipeError: parts that do not fit the sizes.
     """
-    reading, writing = source.trunk(vocabularies[0]), target.trunk(vocabularies[1])
+    reading, writing = source.trunk(vocabularies[0], both_ways=True), target.trunk(vocabularies[1])
     if type(reading.depth) is not StackedPlan or type(writing.depth) is not StackedPlan:
         raise UnsupportedError("encoder and decoder are plain stacks of blocks", do="Leave `stack` and `inputs` as they are.")
     both_ways = [

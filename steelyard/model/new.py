@@ -19,6 +19,7 @@ from pydantic import Field
 from steelyard.core import levers as registry
 from steelyard.core.errors import RecipeError, SteelyardError, nearest
 from steelyard.core.levers import Lever
+from steelyard.core.numbers import Numbers
 from steelyard.model.depth.stacked import BlockPlan
 from steelyard.model.norms import NormPlan
 from steelyard.model.parts import PartLever
@@ -29,11 +30,13 @@ DEFAULTS: Mapping[str, str] = {"mixer": "attention", "channel": "gated", "stack"
 
 NONE = "none"
 
+END = "<|endoftext|>"
+"""The special token that every trained tokenizer has."""
 VOCABULARY = 4096
 """Tokens that a new tokenizer learns, unless told otherwise."""
 
 
-class TokenizerSettings(pydantic.BaseModel):
+class TokenizerSettings(Numbers):
     """The tokenizer of a new model: trained on a corpus, or another model's."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
@@ -57,10 +60,15 @@ class TokenizerSettings(pydantic.BaseModel):
             raise ValueError("`model` names a tokenizer that is there; leave the other keys out")
         if self.model is None and self.kind != "bytes" and self.data is None:
             raise ValueError(f"a tokenizer of kind {self.kind} is trained: name its `data`")
+        if self.vocabulary is not None and self.kind in ("bytes", "characters"):
+            raise ValueError(f"the tokens of kind {self.kind} follow by themselves: leave `vocabulary` out")
+        least = 256 + len({END, *self.special})
+        if self.vocabulary is not None and self.vocabulary <= least:
+            raise ValueError(f"256 bytes and the special tokens are {least} already: ask for a `vocabulary` above that, or for kind bytes")
         return self
 
 
-class DecoderPlan(pydantic.BaseModel):
+class DecoderPlan(Numbers):
     """What a new decoder is to be."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
@@ -121,11 +129,12 @@ class DecoderPlan(pydantic.BaseModel):
         channel = self.channel_of(layer)
         return BlockPlan(self.mixer_of(layer).plan(self, layer), channel.plan(self, layer) if channel else None, before=self.norm_plan)
 
-    def trunk(self, vocabulary: int) -> TrunkPlan:
+    def trunk(self, vocabulary: int, *, both_ways: bool = False) -> TrunkPlan:
         """The exact plan of the whole.
 
         Args:
             vocabulary: the tokenizer's tokens.
+            both_ways: it is to be an encoder, whose mixers may see later tokens.
 
         Raises:
             RecipeError: parts that do not fit each other or the sizes.
@@ -133,6 +142,11 @@ class DecoderPlan(pydantic.BaseModel):
         if self.vocabulary is not None and self.vocabulary < vocabulary:
             raise RecipeError(
                 f"`vocabulary` is {self.vocabulary}, but the tokenizer has {vocabulary} tokens", do="Raise it, or leave it out."
+            )
+        if not both_ways and (seeing := next((part.name for part in self.mixer if not part.causal), None)):
+            raise RecipeError(
+                f"`{seeing}` mixes every token with later ones, so what it predicted it would have seen: a decoder cannot use it",
+                do=f"Use `performer`, `linear_attention` or `sparse_attention`; `{seeing}` is for the encoder of an encoder-decoder.",
             )
         sized = self.model_copy(update={"vocabulary": self.vocabulary or vocabulary})
         trunk = TrunkPlan(

@@ -54,10 +54,12 @@ class PartLever(Lever):
     Class variables:
         place: which part of the plan it is.
         alone: a mixer whose blocks have no channel unless the plan names one (Mamba).
+        causal: false of a mixer that sees later tokens whatever its settings: encoders take it, decoders refuse it.
     """
 
     place: ClassVar[Place]
     alone: ClassVar[bool] = False
+    causal: ClassVar[bool] = True
     needs: ClassVar[frozenset[str]] = frozenset()
     evidence: ClassVar[Any] = "mechanism"
     cost: ClassVar[str] = "trained from scratch"

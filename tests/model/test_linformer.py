@@ -9,11 +9,13 @@ from new_parts import ids
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.model.channels.gated import GatedPlan
 from steelyard.model.depth.stacked import BlockPlan, StackedPlan
+from steelyard.model.encoder_decoder import initialize_both
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.inputs.tokens import TokensPlan
 from steelyard.model.mixers.attention import AttentionPlan
 from steelyard.model.mixers.linformer import Linformer, LinformerPlan
 from steelyard.model.new import DecoderPlan
+from steelyard.model.new_encoder_decoder import NewEncoderDecoder
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk, TrunkPlan
 
@@ -80,6 +82,35 @@ def test_a_decoder_refuses_it_and_says_what_to_use():
     with pytest.raises(RecipeError, match="later ones") as found:
         DecoderPlan.model_validate({"mixer": ["attention", "linformer"]}).check()
     assert "performer" in str(found.value.do)
+
+
+PAIR = {"kind": "encoder_decoder", "width": 32, "depth": 2, "context": 24, "encoder": {"mixer": {"linformer": {"rows": 6}}}, "decoder": {}}
+
+
+def test_the_encoder_of_an_encoder_decoder_takes_it_and_reads_no_padding():
+    plan = NewEncoderDecoder.model_validate(PAIR)
+    model = plan.plan(61, 0).build()
+    model = initialize_both(model, plan.encoder, plan.decoder, 3).eval().requires_grad_(False)
+    assert {type(block.mixer) for block in model.encoder.blocks} == {Linformer}
+    sources, targets = ids(2, 20, 1), ids(2, 6, 2)
+    together, alone = model(sources, (20, 9), targets), model(sources[1:, :9], (9,), targets[1:])
+    assert (together[1] - alone[0]).abs().max() < 1e-4
+    changed = sources.clone()
+    changed[0, 19] = (changed[0, 19] + 1) % 61  # the first target hears the source's last token
+    assert (model(changed, (20, 9), targets) - together)[0, 0].abs().max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"decoder": {"mixer": "linformer"}}, "later ones"),
+        ({"mixer": {"linformer": {"rows": 6}}}, "later ones"),
+        ({"encoder": {"mixer": {"linformer": {"rows": 25}}}}, "25 rows for texts of at most 24 tokens"),
+    ],
+)
+def test_a_pair_refuses_it_where_it_cannot_be(changes, told):
+    with pytest.raises(RecipeError, match=told):
+        NewEncoderDecoder.model_validate(PAIR | changes).check()
 
 
 def test_a_text_longer_than_the_projections_is_refused():

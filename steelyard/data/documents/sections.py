@@ -9,6 +9,7 @@ import pydantic
 from pydantic import Field
 
 from steelyard.core.errors import DataError
+from steelyard.core.numbers import Numbers
 
 MEBIBYTE = 1024 * 1024
 PDF = "application/pdf"
@@ -18,7 +19,7 @@ OFFICE = "application/vnd.openxmlformats-officedocument."
 WORD, SHEETS, SLIDES = f"{OFFICE}wordprocessingml.document", f"{OFFICE}spreadsheetml.sheet", f"{OFFICE}presentationml.presentation"
 
 
-class ReadLimits(pydantic.BaseModel):
+class ReadLimits(Numbers):
     """How much a document may be. What goes beyond is refused, never cut."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid")

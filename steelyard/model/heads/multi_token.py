@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 from torch import Tensor, nn
 
+from steelyard.core.errors import RecipeError
 from steelyard.model.channels.gated import GatedPlan
 from steelyard.model.cost import flops
 from steelyard.model.heads.lm import LMHead, LMHeadPlan
@@ -114,6 +115,11 @@ class MultiTokenLever(PartLever):
 
     def plan(self, decoder: Decoder, layer: int) -> LMHeadPlan:
         assert decoder.vocabulary is not None
+        if self.tokens > decoder.context:
+            raise RecipeError(
+                f"`multi_token`: {self.tokens} tokens ahead are more than the context of {decoder.context}, so the last are never learned",
+                do=f"Ask for at most {decoder.context} `tokens`.",
+            )
         if self.tokens == 1:
             return LMHeadPlan(decoder.vocabulary, decoder.tied)
         hidden = self.hidden or 2 * decoder.width

@@ -468,6 +468,11 @@ class PatchesLever(PartLever):
         return BytesPlan(decoder.vocabulary, norm=decoder.norm_plan)
 
     def around(self, decoder: DecoderPlan, trunk: TrunkPlan) -> TrunkPlan:
+        if (self.mean is not None or self.ends) and (decoder.tokenizer.model is not None or decoder.tokenizer.kind != "bytes"):
+            raise RecipeError(
+                "`patches`: which bytes end a patch by entropy is counted in bytes, but the tokenizer gives other tokens",
+                do="Leave `tokenizer` out (or say `kind: bytes`), or leave out `mean` and `data`.",
+            )
         width = self.width or max(2, decoder.width // 2)
         small = decoder.model_copy(update={"width": width, "depth": self.depth, "context": max(self.size, 2)})
         block = BlockPlan(AttentionLever().plan(small, 0), GatedLever().plan(small, 0), before=decoder.norm_plan)  # type: ignore[call-arg]

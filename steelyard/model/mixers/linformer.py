@@ -3,7 +3,8 @@
 y = softmax(Q (E K)^T / sqrt(d)) (F V),  E, F in R^{k x longest}   (arXiv:2006.04768, eq. 7; a shorter text uses their first columns)
 
 Attention matrices are nearly of low rank, so a few rows hold most of what they mix; the error falls as k grows and is nothing where
-k is the length and E and F are the identity. Every row holds later tokens too: this is a mixer for encoders, and a decoder refuses it.
+k is the length and E and F are the identity. Every row holds later tokens too: this is a mixer for encoders (that of an encoder-decoder,
+say), and a decoder refuses it.
 Cost: O(t k width); nothing is remembered.
 
 Shapes: b rows, h heads, t time, d head width, k projected rows, l longest text.
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from steelyard.core.errors import RecipeError, UnsupportedError
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
@@ -93,7 +95,7 @@ class Linformer(nn.Module):
 
 
 class LinformerLever(PartLever):
-    """Linformer; a new decoder refuses it."""
+    """Linformer in a new encoder; a decoder refuses it."""
 
     name: ClassVar[str] = "linformer"
     idea: ClassVar[str] = (
@@ -106,11 +108,15 @@ class LinformerLever(PartLever):
     identity: ClassVar[Any] = "k as long as the text, with E and F the identity, is attention"
     place: ClassVar[Any] = "mixer"
     main: ClassVar[str | None] = "rows"
+    causal: ClassVar[bool] = False
 
     rows: int = Field(64, ge=1, le=65_536, description="rows that keys and values are projected to")
 
     def plan(self, decoder: Decoder, layer: int) -> LinformerPlan:
-        raise RecipeError(
-            "`linformer` mixes every token with later ones, so what it predicted it would have seen: a decoder cannot use it",
-            do="Use `performer`, `linear_attention` or `sparse_attention`; `linformer` is for encoders (LinformerPlan in a TrunkPlan).",
-        )
+        if self.rows > decoder.context:
+            raise RecipeError(
+                f"`linformer`: {self.rows} rows for texts of at most {decoder.context} tokens project nothing together",
+                do=f"Ask for at most {decoder.context} `rows`, or use `attention`.",
+            )
+        heads = fitting_heads(decoder.width)
+        return LinformerPlan(heads, decoder.width // heads, self.rows, decoder.context)

@@ -122,7 +122,25 @@ class Pretrain(Lever):
             raise ValueError("`rates` are two or more learning rates between 0 and 1, judged by a `validation` share above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"`betas` are {list(self.betas)}, but both must be from 0 to below 1")
+        if self.validate_every and not self.validation:
+            raise ValueError("`validate_every` needs a `validation` share above 0 to measure the loss on")
+        if self.schedule == "wsd" and self.warmup + self.decay > 1:
+            raise ValueError(f"warm-up ({self.warmup:g}) and decay ({self.decay:g}) take more than the whole budget: lower one of them")
         return self
+
+    def fits(self, plan: Any) -> None:
+        """Refuses windows that the new model cannot read, or that some of its heads could learn nothing from."""
+        sides = [plan.encoder, plan.decoder] if hasattr(plan, "encoder") else [plan]
+        context = min(side.context for side in sides)
+        if self.time is not None and self.time > context:
+            raise RecipeError(
+                f"`time` is {self.time}, but the new model reads at most {context} tokens", do="Lower it, or raise `context`."
+            )
+        ahead = getattr(sides[-1].head, "tokens", 1)
+        if self.time is not None and ahead > self.time:
+            raise RecipeError(
+                f"{ahead} tokens ahead cannot be learned in windows of {self.time} tokens", do=f"Ask the head for at most {self.time}."
+            )
 
     def train(self, model: Model, stream: Callable[[Any], Any] | None, run: Run) -> Model:
         """The trained model; the one given stays as it is.

@@ -12,12 +12,13 @@ from typing import ClassVar
 
 import pydantic
 
+from steelyard.core.numbers import Numbers
 from steelyard.weigh.samples import Ask, Choose, Continue, Metric, Output, Read, Sample, Value
 
 __all__ = ["Ask", "Choose", "Continue", "Metric", "Output", "Read", "Sample", "Task", "Value"]
 
 
-class Task(pydantic.BaseModel):
+class Task(Numbers):
     """Base of all tasks: settings as fields, samples by seed, a scorer over outputs.
 
     Class variables: `name` as recipes call it, `summary` one sentence, `metrics` in order (the first is the primary one), `evidence` how far
