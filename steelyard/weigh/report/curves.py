@@ -37,8 +37,8 @@ KINDS = {
     ),
     "position": (
         "By position",
-        "depth in the text, % (0 is its beginning)",
-        "One line for each length. What is found at the ends and missed in the middle shows as a trough.",
+        "depth in the text, %",
+        "One line for each length; 0 is the text's beginning. What is found at the ends and missed in the middle shows as a trough.",
     ),
 }
 """Title, what x is, how to read it."""

@@ -100,12 +100,15 @@ def test_without_details_beside_it_the_page_says_so_and_works(opened, tmp_path):
     assert [line for line in wrong if "ERR_FILE_NOT_FOUND" not in line] == []
 
 
-@pytest.mark.parametrize("width", [340, 768, 1280])
-def test_the_page_never_scrolls_sideways(opened, tmp_path, width):
+@pytest.mark.parametrize("width", [340, 390, 768, 920, 1280])
+def test_neither_the_page_nor_a_table_scrolls_sideways(opened, tmp_path, width):
     open_page, _ = opened
     write_html(example_report(), tmp_path / "report.html")
     tab = open_page(tmp_path / "report.html", viewport={"width": width, "height": 800})
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    wide = "[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth + 1).map(one => one.ariaLabel)"
+    assert tab.evaluate(wide) == []
 
 
 def test_all_is_there_without_scripts(chromium, tmp_path):
@@ -131,6 +134,11 @@ def test_nothing_is_cut_off_on_paper(opened, tmp_path):
     assert tab.evaluate("document.documentElement.scrollWidth") <= 688
     assert tab.evaluate("[...document.querySelectorAll('.main td')].every(cell => cell.getBoundingClientRect().right <= 689)")
     assert tab.locator(".main td:visible").count() > 12 * 5
+    beyond = """one => {
+      const chip = one.querySelector('.chip')
+      return chip && chip.getBoundingClientRect().right > one.getBoundingClientRect().right + 1
+    }"""
+    assert tab.evaluate(f"[...document.querySelectorAll('.plot td, .cells td')].filter({beyond}).length") == 0
 
 
 def test_the_curves_are_pictures_with_words_and_tables_that_open_by_keyboard(opened, tmp_path):
