@@ -1,11 +1,12 @@
 """Every mixer beside attention: training at one length, and what a token and the memory cost as a text grows.
 
-    python benchmarks/mixers.py [--mixers mamba mamba2 lstm] [--width 384] [--time 2048] [--rounds 7] [--threads 2]
+    python benchmarks/mixers.py [--mixers mamba mamba2 lstm] [--width 384] [--time 2048] [--rounds 7] [--threads 2] [--device cuda]
 
 Training is one forward and backward pass of one mixer over one text, maps included. Generation is the median of single steps of a decoder of
 one block after 64, 512, 2,048 and 8,192 tokens, whose texts were read before the clock runs; memory is what its pool takes for so many
 tokens; steps have one thread, because there is nothing in them worth sharing. Mixers take turns within every round (forwards and backwards), the first round is not counted, and ratios to attention are medians
-over rounds. The last line printed is JSON.
+over rounds. The last line printed is JSON. On a GPU (`--device cuda`) the clock is read when it has done its work, and `triton` in the
+JSON says whether the scans had Triton kernels.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from torch import Tensor
 
 from steelyard.core.errors import RecipeError
 from steelyard.core.hardware import describe, versions
-from steelyard.kernels import native
+from steelyard.kernels import gpu, native
 from steelyard.model.new import DecoderPlan, initialize, known
-from steelyard.model.state import Dense
+from steelyard.model.state import Dense, State
 from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 
@@ -39,12 +40,13 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     trunks: dict[str, Trunk] = {}
     for name in dict.fromkeys(["attention", *options.mixers]):
         try:
-            trunks[name] = decoder(name, options.width)
+            trunks[name] = decoder(name, options.width).to(options.device)
         except RecipeError as error:
             print(f"{name}: left out, {error.what}", flush=True)
     training = in_turns({name: pass_over(trunk.blocks[0].mixer, options) for name, trunk in trunks.items()}, options.rounds)
@@ -57,11 +59,12 @@ def main() -> None:
     for position in POSITIONS:
         steps = in_turns({name: step_after(trunk, position) for name, trunk in trunks.items()}, STEPS)
         for name, seconds in steps.items():
-            own = {"step_ms": statistics.median(seconds) * 1e3, "memory_bytes": trunks[name].new_state(1, position, Dense()).bytes()}
+            own = {"step_ms": statistics.median(seconds) * 1e3, "memory_bytes": empty(trunks[name], position).bytes()}
             results[name].setdefault("generation", {})[str(position)] = own
             print(f"{name} after {position}: {own['step_ms']:.2f} ms a token, {own['memory_bytes']} bytes", flush=True)
     routines = native.routines()
-    told = vars(options) | {"mixers": list(trunks), "routines": routines.name if routines else None}
+    by_triton = gpu.runs_on(torch.device(options.device))
+    told = vars(options) | {"mixers": list(trunks), "routines": routines.name if routines else None, "triton": by_triton}
     print(json.dumps({"mixers": results, "options": told, "machine": describe(), "versions": versions()}))
 
 
@@ -71,8 +74,13 @@ def decoder(name: str, width: int) -> Trunk:
     return initialize(plan.trunk(VOCABULARY).build(), plan, 0)
 
 
+def empty(trunk: Trunk, tokens: int) -> State:
+    """Memory for one text."""
+    return trunk.new_state(1, tokens, Dense(torch.float32, trunk.device))
+
+
 def pass_over(mixer: Any, options: argparse.Namespace) -> Callable[[], object]:
-    text = torch.randn(1, options.time, options.width, generator=torch.Generator().manual_seed(1))
+    text = torch.randn(1, options.time, options.width, generator=torch.Generator().manual_seed(1)).to(options.device)
 
     def run() -> None:
         x = text.clone().requires_grad_()
@@ -87,7 +95,7 @@ def pass_over(mixer: Any, options: argparse.Namespace) -> Callable[[], object]:
 def step_after(trunk: Trunk, position: int) -> Callable[[], object]:
     """A step that goes on from a text of `position` tokens, a token further each time."""
     capacity = position + 4 * STEPS
-    state, done = trunk.new_state(1, capacity, Dense()), 0
+    state, done = empty(trunk, capacity), 0
 
     def push(ids: Tensor) -> None:
         nonlocal done
@@ -95,7 +103,7 @@ def step_after(trunk: Trunk, position: int) -> Callable[[], object]:
         trunk.logits(ids, Step((0,), (done,), (count,), count, ids.device, capacity=capacity), state)
         done += count
 
-    text = torch.randint(0, VOCABULARY, (1, position), generator=torch.Generator().manual_seed(2))
+    text = torch.randint(0, VOCABULARY, (1, position), generator=torch.Generator().manual_seed(2)).to(trunk.device)
     for part in text.split(PREFILL, 1):
         push(part)
     return torch.inference_mode()(lambda: push(text[:, :1]))
@@ -108,6 +116,8 @@ def in_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, li
         for name in reversed(list(runs)) if number % 2 else runs:
             start = time.perf_counter()
             runs[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             if number:
                 taken[name].append(time.perf_counter() - start)
     return taken

@@ -27,7 +27,7 @@ from steelyard.core.errors import RecipeError
 from steelyard.model.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
-from steelyard.model.mixers import native_scan
+from steelyard.model.mixers import native_scan, triton_scan
 from steelyard.model.mixers.recurrence import Recurrence, last_inputs, last_states
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.parts import Decoder, PartLever
@@ -127,7 +127,10 @@ class Mamba(Recurrence):
             )
         decay, time_step = -self.log_decay.float().exp().t(), self.time_step(low, step).float()
         given = (x.float(), time_step, decay, write.float(), read.float(), self.skip.float(), gate.float(), memory["states"])
-        y, states = selective_scan(*given, step) if pool is None else native_scan.scan(pool, *given, step)  # type: ignore[call-arg]
+        if pool is not None:
+            y, states = native_scan.scan(pool, *given, step)  # type: ignore[call-arg]
+        else:
+            y, states = (triton_scan.selective_scan if triton_scan.fits(x_btd, step) else selective_scan)(*given, step)  # type: ignore[call-arg]
         return self.output(y.to(x_btd.dtype), step), {"inputs": last_inputs(memory["inputs"], into, step), "states": states}
 
     def mixing_flops(self, time: int) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers import triton_scan
 from steelyard.model.mixers.recurrence import Recurrence, earlier, last_inputs, last_states
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.parts import Decoder, PartLever
@@ -91,7 +92,8 @@ class Rwkv(Recurrence):
         value = self.value(shifted(x_btd, before, self.mix_value), step).float()
         receptance = activate(torch.sigmoid, self.receptance(shifted(x_btd, before, self.mix_receptance), step), step.deterministic)
         fade = self.decay.float().exp()
-        mixed, sums, level = weighted_mean(key, value, fade, self.bonus.float(), memory["sums"], memory["level"], step)
+        mean = triton_scan.weighted_mean if triton_scan.fits(x_btd, step) else weighted_mean
+        mixed, sums, level = mean(key, value, fade, self.bonus.float(), memory["sums"], memory["level"], step)  # type: ignore[call-arg]
         after = {"input": last_inputs(memory["input"], x_btd, step), "sums": sums, "level": level}
         return self.output(receptance * mixed.to(x_btd.dtype), step), after
 

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from steelyard.core.errors import RecipeError
 from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers import triton_scan
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.recurrence import Recurrence, earlier, last_inputs
 from steelyard.model.mixers.rwkv import channel_shares, layer_shares
@@ -153,9 +154,8 @@ class Rwkv7(Recurrence):
         asked = self.receptance(mixed["receptance"], step).float().unflatten(-1, heads)
         told = value.float().unflatten(-1, heads)
         with torch.autocast(x.device.type, enabled=False):
-            y, states = delta_rule(
-                asked, fall.unflatten(-1, heads), removed, rate.unflatten(-1, heads), written, told, memory["states"], step
-            )
+            rule: Any = triton_scan.delta_rule if triton_scan.fits(x, step) else delta_rule
+            y, states = rule(asked, fall.unflatten(-1, heads), removed, rate.unflatten(-1, heads), written, told, memory["states"], step)
         y = F.layer_norm(y, y.shape[-1:], eps=1e-5 * plan.head_width).flatten(2) * self.norm_weight.float() + self.norm_bias.float()
         own = (asked * written * self.bonus.float().unflatten(-1, heads)).sum(-1, keepdim=True) * told
         gate = self.gate(mixed["gate"], step, torch.sigmoid)
