@@ -578,7 +578,7 @@ def _own(cell: Cell | None) -> str:
     if cell is None or cell.value is None:
         return ""
     span = f" [{cell.value_interval[0]:.3g} to {cell.value_interval[1]:.3g}]" if cell.value_interval else ""
-    return f"{cell.metric} {cell.value:.3g}{span} over {cell.n} samples"
+    return f"{cell.metric} {cell.value:.3g}{span} over {cell.n} sample{'s' * (cell.n != 1)}"
 
 
 def _line(cell: Cell) -> str:
