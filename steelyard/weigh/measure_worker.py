@@ -40,7 +40,7 @@ def as_it_comes(answerer: Answerer) -> None:
     while inner is not None and not isinstance(inner, EndpointAnswerer):
         inner = getattr(inner, "inner", None)
     if inner is not None:
-        inner.whole = False
+        inner.requests.whole = False
 
 
 async def timed_answer(arm: OpenArm, conversation: list[Message], max_tokens: int) -> dict[str, Any]:

@@ -56,7 +56,9 @@ class Ticks:
 
 
 def test_a_server_that_drips_without_an_end_is_left_at_half_the_deadline_and_asked_again(monkeypatch):
-    monkeypatch.setattr("steelyard.augment.endpoint.time", Ticks())
+    ticks = Ticks()
+    for module in ("endpoint", "endpoint_requests"):
+        monkeypatch.setattr(f"steelyard.augment.{module}.time", ticks)
     enough = threading.Event()
 
     def drips(handler):
