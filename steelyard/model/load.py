@@ -218,12 +218,13 @@ def load_gguf(path: Path, name: str, dtype: torch.dtype, stored: bool = False, f
         assert family.gguf_entries is not None
         config = gguf_config(family, source, path)
         plan = family.plan(Config(config, str(path)))
-        entries, renamed = family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored)
-        trunk = build(plan, entries, renamed, str(path), dtype, None, stored, filled)
-        types = stored_types(renamed, entries)
         tokenizer = Tokenizer.from_gguf(source.metadata)
         check_frame(tokenizer, plan.inputs.vocabulary, str(path))
         template = ChatTemplate.from_gguf(source.metadata)
+        source.metadata = {}  # a vocabulary's hundred thousand texts: the trunk's many small objects take their room
+        entries, renamed = family.gguf_entries(plan), Renamed(source, ignored=family.gguf_ignored)
+        trunk = build(plan, entries, renamed, str(path), dtype, None, stored, filled)
+        types = stored_types(renamed, entries)
     finally:
         source.close()
     return Model(trunk, family, config | special_ids(tokenizer), tokenizer, template, name, stored=types)
