@@ -9,7 +9,6 @@ quality part is byte for byte that of one which was never killed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import io
 import time
@@ -20,28 +19,25 @@ from typing import Any
 
 from rich.console import Console
 
-from steelyard.core import hardware
 from steelyard.core import recipe as recipes
 from steelyard.core.errors import SpendError, SteelyardError
 from steelyard.core.files import write_text
 from steelyard.core.meters import money
 from steelyard.core.progress import Lines, shown
-from steelyard.core.recipe import Arm, EndpointSource, Recipe
+from steelyard.core.recipe import Arm, Recipe
 from steelyard.core.run import Run
 from steelyard.weigh.asking import roster
 from steelyard.weigh.asking.answering import GoneError, reason_of
 from steelyard.weigh.asking.arms import ArmOpener, OpenArm, Opener, is_trained
 from steelyard.weigh.asking.axes import DIVERSITY, REPEATABILITY, agreement, distinct, repeated_task
 from steelyard.weigh.asking.budget import Budget
-from steelyard.weigh.asking.remote import remarks
 from steelyard.weigh.asking.speeds import Speeds
 from steelyard.weigh.asking.subjects import BASE, Question, primaries, questions, wants
 from steelyard.weigh.asking.sweep import ONE_SEED, Repeated, Sweep
+from steelyard.weigh.assembly import Findings, weighed_before
 from steelyard.weigh.cells import checks, costs
-from steelyard.weigh.cells.cells import Draft, base_cell, base_cells, contrast, draft_cells, finish, finish_all, not_run, unmeasured
+from steelyard.weigh.cells.cells import Draft, base_cell, contrast, draft_cells, finish, not_run, unmeasured
 from steelyard.weigh.cells.costs import MEASURED, METRICS, Measured, draft_measured, values
-from steelyard.weigh.cells.curves import all_curves
-from steelyard.weigh.cells.flips import chosen, detail_rows, flips_of
 from steelyard.weigh.cells.scoring import clusters_of, unable
 from steelyard.weigh.cells.usage import usage_drafts
 from steelyard.weigh.directory import RECIPE, held, refuse_another_recipe
@@ -50,13 +46,10 @@ from steelyard.weigh.measure import measure, prompts_of
 from steelyard.weigh.outlook import Outlook
 from steelyard.weigh.plan import calibrated, planned
 from steelyard.weigh.records import Records
-from steelyard.weigh.report.columns import task_title
 from steelyard.weigh.report.html import write_html
 from steelyard.weigh.report.json import write_report_json
-from steelyard.weigh.report.read import read_report
-from steelyard.weigh.report.report import ArmSummary, Cell, Report
+from steelyard.weigh.report.report import Cell, Report
 from steelyard.weigh.statistics.paired import ALPHA
-from steelyard.weigh.statistics.scaling_law import scaling_laws
 from steelyard.weigh.tasks.right_answers import SaidAnswers
 from steelyard.weigh.tasks.task import Ask
 
@@ -176,12 +169,16 @@ class _Weighing:
         finally:
             self.opener.close()
         base_costs = self._costs(sweep) if wants(self.recipe, *MEASURED) else []
+        drafts = [draft for arm in self.others for draft in self.drafts[arm.name]]
         took: float | None = round(time.perf_counter() - begun, 1)
         if not self.asks:
-            started, took, earlier = self._weighed()
-        report = self._assembled(sweep, base_costs, started, took, earlier)
+            started, took, earlier = weighed_before(self.run.directory)
+        findings = Findings(
+            self.recipe, self.run.directory, self.asked, sweep, self.primary, drafts, self.checks, self.preferred, base_costs
+        )
+        report = findings.report(started, took, earlier)
         write_report_json(report, self.run.path("report.json"))
-        write_html(report, self.run.path("report.html"), self._details(sweep))
+        write_html(report, self.run.path("report.html"), findings.details())
         self.run.log(f"done in {time.perf_counter() - begun:.1f} s")
         for note in report.notes:
             self.run.say(note)
@@ -473,78 +470,6 @@ class _Weighing:
         sweep.speeds.write(self.run.directory)
         return found
 
-    # The report
-
-    def _weighed(self) -> tuple[str, float | None, int]:
-        """When the answers that are now scored anew were asked, how long it took, and how many were there before, as the report says
-        that is there; else "", None and 0."""
-        try:
-            earlier = read_report(self.run.directory)
-        except SteelyardError:  # stores of several machines, just merged, have none
-            return "", None, 0
-        return earlier.started, earlier.seconds, earlier.earlier
-
-    def _assembled(self, sweep: Sweep, base_costs: list[Cell], started: str, took: float | None, earlier: int) -> Report:
-        drafts = [draft for arm in self.others for draft in self.drafts[arm.name]]
-        cells = [*finish_all(drafts, self.primary), *self.preferred]
-        if not self.others:
-            cells = [*self._base_alone(sweep), *base_costs]
-        trainings = {name: len(arm.seeds) for name, arm in self.recipe.arms.items()}
-        cells += costs.training_cells(sweep.summaries, trainings, self.recipe.axes)
-        groups = [
-            flips_of(arm.name, question.task, sweep.base[question.name], runs[0])
-            for arm in self.others
-            for question in self.asked
-            if (runs := sweep.arms.get(arm.name, {}).get(question.name))
-        ]
-        notes = [f"The arm {name} could not be weighed: {reason}" for name, reason in sweep.failed.items()]
-        notes += checks.complaints(self.checks["a_a"], self.checks["planted_defect"])
-        if sweep.unchecked:
-            notes.append(f"The checks could not be finished: {sweep.unchecked}. The same command goes on with them.")
-        elif self.asked and not self.checks["planted_defect"]:
-            notes.append("No planted defect was tried: it needs a task that puts questions and is not at floor.")
-        notes += _cut_short(sweep)
-        if sweep.floored:
-            notes.append(f"The base is at floor on {', '.join(map(task_title, sorted(sweep.floored)))}: nothing can be told there.")
-        return Report(
-            arms={name: self._told(sweep, arm) for name, arm in self.recipe.arms.items()},
-            cells=cells,
-            checks=self.checks,
-            machine=hardware.describe(),
-            versions=hardware.versions(),
-            recipe=self.recipe.resolved(),
-            flips=chosen(groups),
-            notes=notes,
-            started=started,
-            seconds=took,
-            earlier=earlier,
-            confidence=1 - ALPHA,
-            scaling=scaling_laws(sweep.summaries, ALPHA),
-            curves=all_curves({question.name: question.task for question in self.asked}, sweep.base, sweep.arms),
-        )
-
-    def _told(self, sweep: Sweep, arm: Arm) -> ArmSummary:
-        """Who an arm was; of a remote one also what became known while it answered."""
-        summary = sweep.summaries[arm.name]
-        if not isinstance(arm.source, EndpointSource):
-            return summary
-        runs = [*sweep.base.values()] if arm.name == BASE else [run for runs in sweep.arms.get(arm.name, {}).values() for run in runs]
-        return dataclasses.replace(summary, note="; ".join(filter(None, [summary.note, *remarks(arm.source, runs, self.run.directory)])))
-
-    def _base_alone(self, sweep: Sweep) -> list[Cell]:
-        cells = []
-        for question in self.asked:
-            cells += base_cells(question.task, sweep.base[question.name])
-        return [cell for cell in cells if cell.axis in self.recipe.axes]
-
-    def _details(self, sweep: Sweep) -> dict[tuple[str, str], list[dict[str, Any]]]:
-        rows = {(BASE, question.name): detail_rows(sweep.base[question.name], question.task.metrics) for question in self.asked}
-        for arm in self.others:
-            for question in self.asked:
-                if runs := sweep.arms.get(arm.name, {}).get(question.name):
-                    rows[arm.name, question.name] = detail_rows(runs[0], question.task.metrics)
-        return rows
-
 
 def opener_for(recipe: Recipe, run: Run) -> Opener:
     """What opens a recipe's arms: this process, or Ray's workers."""
@@ -553,17 +478,6 @@ def opener_for(recipe: Recipe, run: Run) -> Opener:
     from steelyard.weigh.asking.ray_workers import RayOpener  # Ray is imported only where it is asked for
 
     return RayOpener(run, recipe.run)
-
-
-def _cut_short(sweep: Sweep) -> list[str]:
-    """What was not asked because the time or the money had ended."""
-    if not sweep.cut:
-        return []
-    listed = "; ".join(f"{what} {done} of {wanted}" for what, (done, wanted) in sweep.cut.items())
-    if sweep.budget.seconds == 0:
-        return [f"Only what was recorded is told: {listed}."]
-    why = f"{sweep.refused.what}" if sweep.refused else f"{sweep.budget.seconds:g} seconds of asking were allowed"
-    return [f"Asking stopped early: {why}. Answered: {listed}. The same command goes on from there."]
 
 
 def _printed(plan: Any) -> str:
