@@ -26,7 +26,7 @@ from steelyard.weigh.asking.arms import ArmOpener, OpenArm, Opener
 from steelyard.weigh.asking.axes import REPEATS, SUBSET, repeated_task
 from steelyard.weigh.asking.speeds import Speeds
 from steelyard.weigh.asking.subjects import BASE, Question, primaries, questions, wants
-from steelyard.weigh.cells.checks import AGAIN_COUNT, DEFECT_COUNT, is_defect
+from steelyard.weigh.cells.checks import AGAIN_COUNT, defect_arm, defect_count, is_defect
 from steelyard.weigh.directory import held, refuse_another_recipe
 from steelyard.weigh.measure import PASSES
 from steelyard.weigh.records import Records, key_of
@@ -236,7 +236,8 @@ def _extras(recipe: Recipe, asked: Sequence[Question], speeds: Speeds) -> list[P
     if asked:
         task = repeated or asked[0].name
         pace = speeds.seconds(BASE, task)
-        count = min(AGAIN_COUNT, names[task]) + (0 if any(map(is_defect, recipe.arms.values())) else min(DEFECT_COUNT, names[task]))
+        planted = 0 if any(map(is_defect, recipe.arms.values())) else min(defect_count(defect_arm(recipe.arms[BASE])), names[task])
+        count = min(AGAIN_COUNT, names[task]) + planted
         rows.append(
             PlanRow(
                 "checks", "", "A/A and planted defect", "", count, 0, None, None if pace is None else count * pace / 60, "the base's speed"

@@ -88,7 +88,8 @@ def status(code: int, body: Any = None, **headers: str) -> Reply:
     def reply(handler: BaseHTTPRequestHandler) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         handler.send_response(code)
-        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(data)), "Connection": "close"}  # as it is: see do_POST
+        for name, value in {**usual, **headers}.items():
             handler.send_header(name.replace("_", "-"), value)
         handler.end_headers()
         handler.wfile.write(data)

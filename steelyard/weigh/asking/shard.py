@@ -22,7 +22,7 @@ from steelyard.weigh.asking.axes import REPEATS, repeated_samples, repeated_task
 from steelyard.weigh.asking.budget import Budget
 from steelyard.weigh.asking.calibrate import foreign
 from steelyard.weigh.asking.subjects import BASE, Question, questions, wants
-from steelyard.weigh.cells.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm, is_defect, reaches, writes
+from steelyard.weigh.cells.checks import AGAIN, AGAIN_COUNT, defect_arm, defect_count, is_defect, reaches, writes
 from steelyard.weigh.directory import RECIPE, held, refuse_another_recipe
 from steelyard.weigh.records import Records
 from steelyard.weigh.tasks.task import Ask, Sample
@@ -123,9 +123,10 @@ class _Part:
         if question is None or any(map(is_defect, self.recipe.arms.values())):
             return
         base = self.recipe.arms[BASE]
-        opened = self._opened(defect_arm(base, templated and writes(question.samples)), base.seeds[0] if base.seeds else None)
+        broken = defect_arm(base, templated and writes(question.samples))
+        opened = self._opened(broken, base.seeds[0] if base.seeds else None)
         try:
-            self._answers(opened, question, question.samples[:DEFECT_COUNT], 0, records)
+            self._answers(opened, question, question.samples[: defect_count(broken)], 0, records)
         finally:
             opened.close()
 

@@ -27,7 +27,7 @@ from steelyard.weigh.asking.budget import Budget
 from steelyard.weigh.asking.calibrate import foreign
 from steelyard.weigh.asking.speeds import Speeds
 from steelyard.weigh.asking.subjects import BASE, Question
-from steelyard.weigh.cells.checks import AGAIN, AGAIN_COUNT, DEFECT_COUNT, defect_arm, writes
+from steelyard.weigh.cells.checks import AGAIN, AGAIN_COUNT, defect_arm, defect_count, writes
 from steelyard.weigh.cells.scoring import Scored, clusters_of, score, unable
 from steelyard.weigh.cells.verdicts import at_floor
 from steelyard.weigh.records import Records
@@ -197,12 +197,13 @@ class Sweep:
 
     def defect(self, question: Question) -> tuple[Scored, Scored]:
         """Base and planted defect on the first samples of a task."""
-        count = min(DEFECT_COUNT, len(self.base[question.name].samples))
         base = self.recipe.arms[BASE]
         said = isinstance(question.task, SaidAnswers)  # what is scored there is what would be written
         templated = base.name not in self.untemplated and (said or writes(self.base[question.name].samples))
         seed = base.seeds[0] if base.seeds else None
-        arm = self.opener.open(defect_arm(base, templated), seed)
+        broken = defect_arm(base, templated)
+        count = min(defect_count(broken), len(self.base[question.name].samples))
+        arm = self.opener.open(broken, seed)
         roster.enter(self.run.directory, arm, seed)
         try:
             return self.base[question.name].first(count), self.ask(arm, question, count)

@@ -25,6 +25,7 @@ DEFECT = "planted defect"
 AGAIN = -1  # the trial under which records of the greedy A/A are kept
 AGAIN_COUNT = 16  # samples answered again
 DEFECT_COUNT = 40  # samples put to the planted defect
+SCRAMBLED_COUNT = 160  # to one that only mixes up the words, which does far less harm than a wrong template
 
 
 def a_a(name: str, task: Task, one: Scored, other: Scored) -> list[Cell]:
@@ -36,6 +37,13 @@ def defect_arm(base: Arm, templated: bool = True) -> Arm:
     """The base with the defect that suits it: an endpoint's template is out of reach, and some models have none; words all have."""
     kind = "wrong_template" if templated and "weights" in base.source.capabilities else "scrambled_prompt"
     return Arm(name=DEFECT, source=base.source, levers=(*base.levers, PlantedDefect(kind=kind)))
+
+
+def defect_count(arm: Arm) -> int:
+    """How many samples are put to a planted defect. Through an endpoint only words can be mixed up: of 100 facts SmolLM2-135M-Instruct names
+    43 as asked and 28 so; drawn anew from these, 40 facts showed it in 37 of 100 checks, 160 in 93."""
+    scrambled = any(isinstance(lever, PlantedDefect) and lever.kind == "scrambled_prompt" for lever in arm.levers)
+    return SCRAMBLED_COUNT if scrambled else DEFECT_COUNT
 
 
 def is_defect(arm: Arm) -> bool:

@@ -68,7 +68,9 @@ class SaidAnswers(RightAnswers):
 
     A model that cannot tell right answers from wrong ones still knows how an assistant speaks, and what spoils its prompt shows there:
     SmolLM2-135M-Instruct solves none of 44 problems of MGSM, and with the wrong template "The answer is N." is 1.6 [0.8, 2.3] nats less
-    likely. Of four ways of asking it was the one that showed the defect on these 44: an example, not yet a rule for other models. Between two arms it would praise whoever blurts out more readily, so no report compares them by it.
+    likely. Of four ways of asking it was the one that showed the defect on these 44; on 113 others in three draws it shows it each time (1.2 to
+    2.2 nats), on five sets of a few problems in eleven languages in three of five. Measured on this model alone. Between two arms it would
+    praise whoever blurts out more readily, so no report compares them by it.
     """
 
     summary: ClassVar[str] = "How likely the right answers to another task's questions are."

@@ -13,6 +13,7 @@ import pytest
 from steelyard.core import recipe as recipes
 from steelyard.core.errors import SpendError, SteelyardError
 from steelyard.core.meters.money import VARIABLE
+from steelyard.weigh.cells.checks import DEFECT_COUNT, SCRAMBLED_COUNT, defect_arm, defect_count
 from steelyard.weigh.records import Records
 from steelyard.weigh.runner import rescore, weigh
 from tests.augment.endpoint_server import USAGE, broken_chunk, says, serving, status, stream
@@ -106,7 +107,7 @@ def calculating(faulty=False, **frame):
 
 
 # For servers that let one wait. On a slow machine more answers count as late and are asked for again; none runs out of tries or time.
-HURRIED = {"timeout": 1.0, "deadline": 300.0, "retries": 20}
+HURRIED = {"timeout": 0.6, "deadline": 300.0, "retries": 20}
 
 
 def recipe(url, problems=14, axes=("quality", "repeatability"), **endpoint):
@@ -145,6 +146,16 @@ def test_through_every_fault_the_records_are_those_without_faults(tmp_path):
     assert len(server.met) >= len(FAULTS) - 2, "nearly every fault was met"
     assert kept(tmp_path / "stormy") == kept(tmp_path / "calm")
     assert all(row[-1] is None for row in kept(tmp_path / "calm"))
+
+
+def test_mixed_up_words_are_put_to_more_questions_than_a_wrong_template(tmp_path):
+    """An endpoint's template is out of reach, and words in another order do less harm: what 40 questions show of the one takes 160 of the other."""
+    asked_of = recipe("http://localhost:9/v1", problems=400).arms["base"]
+    here = recipes.from_mapping({"base": "smollm2-135m-instruct", "tasks": ["facts"]}, name="here").arms["base"]
+    assert (defect_count(defect_arm(asked_of)), defect_count(defect_arm(here))) == (SCRAMBLED_COUNT, DEFECT_COUNT)
+    with calculating() as (server, url):
+        report = quiet(recipe(url, problems=70, axes=["quality"]), tmp_path)
+    assert {cell.n for cell in report.checks["planted_defect"] if cell.primary} == {70}, "all there are, where they are fewer"
 
 
 def scored(body):
