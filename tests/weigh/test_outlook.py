@@ -31,8 +31,9 @@ class Clock:
 
 
 def seconds_of(words):
-    number, unit = re.fullmatch(r"about ([\d.]+) (s|min|h) left in all", words).groups()
-    return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+    found = re.fullmatch(r"about ([\d.]+) (s|min|h) left in all", words)
+    assert found, words
+    return float(found[1]) * {"s": 1, "min": 60, "h": 3600}[found[2]]
 
 
 def run(outlook, clock, slower, arms=("base", "int8", "brief"), making=0.0):
