@@ -1,25 +1,31 @@
 """Does an engine's memory grow? Requests of every kind come and are cancelled at random for minutes, and the process's memory is watched.
 
     python benchmarks/soak.py [--minutes 10] [--model smollm2-135m-instruct] [--threads 2] [--seed 0]
+    python benchmarks/soak.py --short 5000          thousands of questions of a few tokens, and what is held at rest after each tenth of them
     python benchmarks/soak.py --requests 10000      the same question to a whole server, with a tiny model: soak_server.py
 
 Arrivals are a Poisson process, fast enough to keep the slots full at times and leave them empty at others; prompts of 1 to 600 tokens
-(some with the beginning of an earlier one), answers of 1 to 96, a fifth cancelled after a random while. Resident memory is sampled every half
-second. Told is its growth per minute: the slope of a straight line through the means of 12 equally long stretches, without the
-first quarter of the time, in which buffers and caches fill, with its 95% interval. Every request must end with exactly one `Done`. The
-last line is JSON.
+(some with the beginning of an earlier one), answers of 1 to 96, a fifth cancelled after a random while. The system hands out the memory of
+keys and values as it is first touched, so a slot grows with the longest text it has yet held, up to a bound: before the clock starts every
+slot has held a text of the whole context (`--empty` leaves that out). Resident memory is sampled every half second. Told is its
+growth per minute over the second half: the slope of a straight line through the least of each of 12 equally long stretches (what a turn
+works with comes and goes, what is kept does not), with its 95% interval.
+Every request must end with exactly one `Done`. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import gc
 import json
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -34,7 +40,7 @@ from steelyard.core.protocols import AnswerSettings, Done, Event, Failure
 from steelyard.generate.engine import Engine
 from steelyard.model.load import load
 
-SLOTS, CONTEXT, EVERY, STRETCHES, WARM = 8, 1024, 0.5, 12, 0.25
+SLOTS, CONTEXT, EVERY, STRETCHES, WARM = 8, 1024, 0.5, 12, 0.5
 BUSY, CALM = 0.15, 2.0
 """Mean seconds between two arrivals, in stretches that take turns."""
 
@@ -83,6 +89,12 @@ def question(draw: random.Random, earlier: list[list[int]]) -> tuple[list[int], 
     return ids, settings
 
 
+def fill(engine: Engine, draw: random.Random) -> None:
+    """Has every slot hold a text as long as the context, so that all memory of keys and values has been touched."""
+    prompts = [[draw.randrange(1000, 40_000) for _ in range(CONTEXT - 1)] for _ in range(SLOTS)]
+    engine.generate(prompts, max_tokens=1, logprobs=False)
+
+
 def growth(times: list[float], bytes_: list[int]) -> tuple[float, float, float]:
     """MB a minute: the slope and its 95% interval."""
     at, mb = numpy.array(times) / 60, numpy.array(bytes_) / 1e6
@@ -90,7 +102,7 @@ def growth(times: list[float], bytes_: list[int]) -> tuple[float, float, float]:
     parts = [(part, mb_part) for part, mb_part in zip(*(numpy.array_split(x[kept], STRETCHES) for x in (at, mb)), strict=True) if len(part)]
     if len(parts) < 3:
         raise SteelyardError(f"{len(times)} samples are too few", do="Give it more minutes.")
-    fit: Any = scipy.stats.linregress([part.mean() for part, _ in parts], [part.mean() for _, part in parts])
+    fit: Any = scipy.stats.linregress([part.mean() for part, _ in parts], [part.min() for _, part in parts])
     half = float(scipy.stats.t.ppf(0.975, len(parts) - 2) * fit.stderr)
     return float(fit.slope), float(fit.slope) - half, float(fit.slope) + half
 
@@ -103,6 +115,37 @@ def resident() -> int:
     return now
 
 
+def at_rest(engine: Engine, count: int, draw: random.Random) -> list[dict[str, float]]:
+    """Asks `count` short questions, a fifth of them cancelled, and says after each tenth what the process holds once all have ended:
+    megabytes of its own memory, Python objects that may refer to others, and pieces of memory that Python's allocator has given out."""
+    held = []
+    for tenth in range(1, 11):
+        heard = Heard()
+        for number in range(count // 10):
+            while heard.open >= 2 * SLOTS:
+                time.sleep(0.002)
+            ids = [draw.randrange(1000, 40_000) for _ in range(draw.choice((1, 4, 12)))]
+            settings = replace(question(draw, [])[1], max_tokens=draw.randrange(1, 5))
+            request = engine.submit(ids, settings, heard.listener())
+            if number % 5 == 0:
+                request.cancel()
+        while heard.open:
+            time.sleep(0.01)
+        if heard.reasons["failed"] or heard.reasons["ended twice"]:
+            raise SteelyardError(f"{heard.reasons['failed']} failed, {heard.reasons['ended twice']} ended twice")
+        gc.collect()
+        held.append({"asked": tenth * (count // 10), "megabytes": round(private() / 1e6, 1)})
+        held[-1] |= {"objects": len(gc.get_objects()), "pieces": sys.getallocatedblocks()}
+        print(held[-1], flush=True)
+    return held
+
+
+def private() -> int:
+    """Bytes in memory that are this process's own, those of mapped files not among them."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("RssAnon")).split()[1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
@@ -110,6 +153,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--requests", type=int, help="ask a whole server so many requests instead")
+    parser.add_argument("--short", type=int, help="ask an engine so many short questions instead")
+    parser.add_argument("--empty", action="store_true", help="begin with slots that have held nothing yet")
     options = parser.parse_args()
     if options.requests:
         return soak_server.soak(options.requests, options.seed)
@@ -118,6 +163,12 @@ def main() -> None:
     memory: list[int] = []
     asked, cancelled = 0, 0
     with Engine(load(locate(options.model), "stored"), threads=options.threads, slots=SLOTS, context=CONTEXT) as engine:
+        if not options.empty:
+            fill(engine, random.Random(options.seed))
+        if options.short:
+            held = at_rest(engine, options.short, draw)
+            print(json.dumps({"model": options.model, "seed": options.seed, "held": held, "machine": describe(), "versions": versions()}))
+            return
         begun, arrival = time.monotonic(), 0.0
         while (now := time.monotonic() - begun) < options.minutes * 60:
             if now >= len(times) * EVERY:
@@ -142,7 +193,7 @@ def main() -> None:
             time.sleep(0.05)
     slope, low, high = growth(times, memory)
     print(f"growth: {slope:+.2f} MB a minute [{low:+.2f}, {high:+.2f}], largest {max(memory) / 1e6:,.0f} MB")
-    result = {"minutes": options.minutes, "model": options.model, "threads": options.threads, "seed": options.seed}
+    result = {name: getattr(options, name) for name in ("minutes", "model", "threads", "seed", "empty")}
     result |= {"asked": asked, "cancelled": cancelled, "reasons": dict(heard.reasons), "never_ended": heard.open}
     result |= {"growth_megabytes_per_minute": [round(x, 3) for x in (slope, low, high)], "largest_megabytes": round(max(memory) / 1e6, 1)}
     print(json.dumps(result | {"samples": len(times), "machine": describe(), "versions": versions()}))
