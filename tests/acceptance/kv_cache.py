@@ -46,8 +46,10 @@ def resident(bits: int, layers: int, heads: int, width: int, tokens: int) -> tup
     storage = Dense() if bits == 16 else KvCache(bits=bits).plan.storage(torch.float32, torch.device("cpu"), 0)
     piece = torch.randn(1, heads, PIECE, width)
     written(storage, 1, heads, width, PIECE, piece)  # whatever else the first step takes
+    memory.hand_back()  # what was freed counts as the process's own until then, more or less of it by chance
     before = memory.resident() or 0
     pools = written(storage, layers, heads, width, tokens, piece)
+    memory.hand_back()
     return ((memory.resident() or 0) - before) / 1e6, sum(pool.bytes() for pool in pools) / 1e6
 
 
