@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from steelyard.model.activations import ACTIVATIONS, activate
 from steelyard.model.linears.joined import together
@@ -49,8 +52,28 @@ class Gated(nn.Module):
 
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
         gate, up = together(x_btd, step, (self.gate, self.up))
-        inner = activate(self.activation, gate, step.deterministic) * up
+        if self.plan.activation == "silu" and torch.is_grad_enabled() and not (step.deterministic or torch.compiler.is_compiling()):
+            product: Any = SiluProduct.apply(gate, up)
+            inner: Tensor = product
+        else:
+            inner = activate(self.activation, gate, step.deterministic) * up
         return self.down(inner if self.inner_norm is None else self.inner_norm(inner), step)
+
+
+class SiluProduct(torch.autograd.Function):
+    """silu(gate) * up, which keeps its two factors alone for the backward pass and computes silu(gate) there again."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up) if gate.dtype == up.dtype else F.silu(gate) * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        gate, up = ctx.saved_tensors
+        by_gate = torch.ops.aten.silu_backward(gradient * up, gate)
+        return by_gate, F.silu(gate).mul_(gradient)
 
 
 class GatedLever(PartLever):

@@ -1,7 +1,8 @@
 """Linears of the same input, multiplied at once: queries, keys and values; gates and ups.
 
 [y_1 .. y_n] = x [W_1; ..; W_n]^T, the rows of the weights one below the other. Each output is the one it was before; the input is
-read, rounded or quantized once, and a decoding step has two thirds of the products. Only for inference.
+read, rounded or quantized once, and a decoding step has two thirds of the products. Only for inference; where weights are trained under
+autocast they stay apart, and the input is rounded, and kept for the backward pass, once for all of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelyard.model.linears.int4 import Int4Storage
@@ -50,9 +52,18 @@ def together(x: Tensor, step: Step | None, linears: Sequence[Linear]) -> list[Te
     """What each linear makes of x: by one product where they have been joined, else one by one."""
     whole = getattr(linears[0].storage, "whole", None)
     if whole is None or any(getattr(linear.storage, "whole", None) is not whole for linear in linears):
+        if _rounded_by_autocast(x) and all(type(linear.storage) is DenseStorage for linear in linears):
+            rounded = x.to(torch.get_autocast_dtype(x.device.type))
+            return [linear.branched(F.linear(rounded, linear.weight, linear.bias), x, step) for linear in linears]
         return [linear(x, step) for linear in linears]
     products = whole(x).split(linears[0].storage.sizes, -1)
     return [linear.branched(y, x, step) for linear, y in zip(linears, products, strict=True)]
+
+
+def _rounded_by_autocast(x: Tensor) -> bool:
+    """Whether each linear would round x by itself, and keep it so for the backward pass; compiled code does it once anyway."""
+    asked = torch.is_grad_enabled() and not torch.compiler.is_compiling() and torch.is_autocast_enabled(x.device.type)
+    return asked and x.dtype == torch.float32
 
 
 def join(linears: Sequence[Linear], prepared: Callable[[DenseStorage], nn.Module]) -> None:
