@@ -62,6 +62,12 @@ CHALLENGES = (
         (
             Figure("prompt_lookup", "lookup", "passes_per_token", "forward passes a token on answers that quote, text unchanged"),
             Figure("self_speculative", "self_speculative", "passes_per_token", "whole passes a token, guessing without every fourth block"),
+            Figure(
+                "batching",
+                "continuous",
+                "passes_per_token",
+                "passes a token where answers of mixed lengths come and go, beside static batches",
+            ),
             Figure("quantize", "int8", "weights", "megabytes of weights in 8 bits, beside bfloat16"),
             Figure("numerics", "stored", "weights", "megabytes of weights in the file's own blocks, beside bfloat16"),
             Figure("numerics", "stored", "bits_per_byte", "bits a byte in the file's own blocks, beside bfloat16"),
