@@ -20,9 +20,17 @@ class Numbers(pydantic.BaseModel):
 
 
 def _holds_a_boolean(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_holds_a_boolean(item) for item in value.values())
-    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(_holds_a_boolean(item) for item in value))
+    """Whether a boolean is somewhere in it. What people send may be nested deeper than functions can call each other, and YAML's aliases
+    may put a thing into itself, or into many others: each is looked at once."""
+    waiting, seen = [value], set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, bool):
+            return True
+        if isinstance(one, dict | list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            waiting.extend(one.values() if isinstance(one, dict) else one)
+    return False
 
 
 def _asks_for_numbers(annotation: Any) -> bool:

@@ -96,8 +96,7 @@ def test_answers_and_scores_are_the_same_to_the_bit_in_any_company(real, dtype, 
         together = engine.generate(PROMPTS[::-1], **options)[::-1]
         assert [(one.text, one.tokens) for one in together] == [(one.text, one.tokens) for one in alone]
         assert engine.score(PAIRS[:3]) == [engine.score([pair])[0] for pair in PAIRS[:3]]
-        lookup = PromptLookup(shortest=1).decode(engine.spec).speculation
-        engine.scheduler.spec = type(engine.spec)(**(vars(engine.scheduler.spec) | {"speculation": lookup}))
-        looked = engine.generate(PROMPTS[::-1], **options)[::-1]
+        with Engine.from_spec(PromptLookup(shortest=1).decode(engine.spec)) as guessing:
+            looked = guessing.generate(PROMPTS[::-1], **options)[::-1]
         assert [(one.text, one.tokens) for one in looked] == [(one.text, one.tokens) for one in alone]
         assert sum(one.usage.verified for one in looked) < sum(one.usage.verified for one in alone)
