@@ -7,6 +7,7 @@ takes the readable twin or, on a CPU, the C++ one. Checked under Triton's interp
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -81,6 +82,17 @@ def _on(x: Tensor) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
+def _back(
+    routine: Callable[..., tuple[Tensor, ...]], saved: tuple[Tensor, ...], like: int, gradient: Tensor | None, after: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Gradients of what a forward pass was given, by its routine for the way back. `saved`: that, and what the pass kept; an output that
+    nobody's loss looks at has the shape of the given tensor `like`."""
+    *given, kept = saved
+    gradient = torch.zeros_like(given[like]) if gradient is None else gradient.contiguous()
+    with _on(gradient):
+        return routine(tuple(given), kept, gradient, None if after is None else after.contiguous())
+
+
 class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, time_step, gate, decay, write, read, skip, before, marks, keep) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -94,11 +106,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, after: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *given, ends = ctx.saved_tensors
-        gradient = torch.zeros_like(given[0]) if gradient is None else gradient.contiguous()
-        with _on(gradient):
-            parts = _routines().scan_back(tuple(given), ends, gradient, None if after is None else after.contiguous())
-        return *parts, None, None
+        return *_back(_routines().scan_back, ctx.saved_tensors, 0, gradient, after), None, None
 
 
 class _Mean(torch.autograd.Function):
@@ -115,11 +123,7 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, after: Tensor | None, end: None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *given, pasts = ctx.saved_tensors
-        gradient = torch.zeros_like(given[0]) if gradient is None else gradient.contiguous()
-        with _on(gradient):
-            parts = _routines().mean_back(tuple(given), pasts, gradient, None if after is None else after.contiguous())
-        return *parts, None, None, None
+        return *_back(_routines().mean_back, ctx.saved_tensors, 0, gradient, after), None, None, None
 
 
 class _Delta(torch.autograd.Function):
@@ -135,8 +139,4 @@ class _Delta(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor | None, after: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        *given, ends = ctx.saved_tensors
-        gradient = torch.zeros_like(given[5]) if gradient is None else gradient.contiguous()
-        with _on(gradient):
-            parts = _routines().delta_back(tuple(given), ends, gradient, None if after is None else after.contiguous())
-        return *parts, None, None
+        return *_back(_routines().delta_back, ctx.saved_tensors, 5, gradient, after), None, None
