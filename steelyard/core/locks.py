@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from steelyard.core.files import writing
 
 
 def lock(handle: int, *, wait: bool) -> bool:
@@ -24,3 +30,35 @@ def lock(handle: int, *, wait: bool) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextlib.contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Holds the lock that a file of this name stands for, after whoever holds it; the file is there only while it is needed.
+
+    Raises:
+        SteelyardError: the file cannot be made.
+    """
+    while True:
+        with writing(file):
+            handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            lock(handle, wait=True)
+            if not _is_at(handle, file):
+                continue
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows removes no open file; the next one takes it as it is
+                    file.unlink()
+            return
+        finally:
+            os.close(handle)
+
+
+def _is_at(handle: int, file: Path) -> bool:
+    """Whether an open file still has its name: whoever held its lock before has removed it, and others may lock another by now."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False

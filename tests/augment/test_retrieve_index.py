@@ -8,6 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -316,13 +317,41 @@ def test_a_damaged_index_file_that_the_user_named_is_refused_not_replaced(folder
     assert file.stat().st_size == len(data) // 2
 
 
-def test_processes_that_need_the_same_index_at_once_all_get_it(folder):
-    for number in range(60):
-        (folder / f"{number}.txt").write_text(f"Document {number} tells of place {number}.")
-    program = "import sys; from steelyard.augment.retrieve.opening import open_index; print(open_index(sys.argv[1]).count)"
-    openers = [subprocess.Popen([sys.executable, "-c", program, str(folder)], stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    assert [opener.communicate(timeout=120)[0].strip() for opener in openers] == ["67"] * 3
-    assert [file.suffix for file in kept()] == [".sqlite"]
+def test_processes_that_need_the_same_index_at_once_all_get_it(folder, tmp_path):
+    """They start at the same instant, again and again: two that wait for each other, or read a file on its way, are seen here."""
+    program = (
+        "import os, sys\nfrom steelyard.augment.retrieve.opening import open_index\nprint('ready', flush=True)\n"
+        "for home in sys.stdin:\n    os.environ['STEELYARD_HOME'] = home.strip()\n    print(open_index(sys.argv[1]).count, flush=True)"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    openers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(4)]
+    patience = threading.Timer(240, lambda: [opener.kill() for opener in openers])
+    patience.start()
+    try:
+        assert [opener.stdout.readline() for opener in openers] == ["ready\n"] * 4
+        for number in range(20):
+            home = tmp_path / f"home {number}"
+            for opener in openers:
+                opener.stdin.write(f"{home}\n")
+            assert [opener.stdout.readline() for opener in openers] == ["7\n"] * 4
+            assert [file.suffix for file in (home / "indexes").iterdir()] == [".sqlite"]
+    finally:
+        patience.cancel()
+        for opener in openers:
+            opener.kill()
+            opener.communicate()
+
+
+def test_an_index_of_the_same_content_is_not_built_again_unless_it_left_out_what_is_not_tolerated(folder, tmp_path, monkeypatch):
+    (folder / "broken.txt").write_bytes(b"\xff\xfe\xff not text")
+    index = build(folder, tmp_path / "a.sqlite", tolerate=True)
+    before = index.read_bytes()
+    monkeypatch.setattr(building, "documents", lambda file, root: pytest.fail("read again"))
+    assert build(folder, index, tolerate=True).read_bytes() == before
+    monkeypatch.undo()
+    with pytest.raises(DataError, match=r"broken\.txt"):
+        build(folder, index)
+    assert index.read_bytes() == before
 
 
 def test_building_goes_on_where_a_kill_stopped_it(folder, monkeypatch):

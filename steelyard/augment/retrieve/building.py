@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
+import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
@@ -13,12 +13,13 @@ from pathlib import Path
 from steelyard.augment.retrieve.documents import SUFFIXES, Document, LeftOut, documents, files_of, relative
 from steelyard.augment.retrieve.passages import PASSAGE_TOKENS, passages, shortened_title
 from steelyard.core.errors import DataError, SteelyardError
+from steelyard.core.files import writing
 from steelyard.core.fingerprint import digest, file_digest
+from steelyard.core.locks import alone
 
 FORMAT = 1
 APPLICATION_ID = 0x53594958  # "SYIX"
 TOKENIZER = "porter unicode61 remove_diacritics 2"
-LOCK_SECONDS = 3600.0
 NAMED = 20  # faults named in full in an error; more are counted
 
 _TABLES = f"""
@@ -46,7 +47,7 @@ def fingerprint_of(files: Sequence[Path], root: Path) -> str:
 def build(source: Path, destination: Path, *, tolerate: bool = False, say: Say = lambda line: None) -> Path:
     """Indexes a file or folder into `destination`, unless that holds this very content already.
 
-    Two processes may ask for the same index: SQLite's lock lets one build, the other waits and finds it done.
+    Of several processes that ask for the same index one builds; the others wait and find it done.
 
     Args:
         source: a `.txt`, `.md`, `.jsonl` or `.json` file, or a folder of them.
@@ -95,57 +96,80 @@ def build_from(
     Raises:
         DataError: as for `build`.
     """
-    destination.parent.mkdir(parents=True, exist_ok=True)
     part = destination.with_name(destination.name + ".part")
-    try:
-        with closing(_opened(part, fingerprint)) as connection:
-            if not _finished(connection):
-                _fill(connection, sources, told)
-                _check(connection, left, where, tolerate, part)
-                _finish(connection, left)
-            total = int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
-        with contextlib.suppress(FileNotFoundError):  # another process that waited for the same work has moved it
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(part, destination)
-    except sqlite3.OperationalError as error:
-        if "full" in str(error):
+    with writing(destination.parent):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    with alone(destination.with_name(f".{destination.name}.lock")):
+        if (total := _held(destination, fingerprint, tolerate)) is not None:
+            return total
+        try:
+            with closing(_opened(part, fingerprint)) as connection:
+                if not _finished(connection):
+                    _fill(connection, sources, told)
+                    _check(connection, left, where, tolerate, part)
+                    _finish(connection, left)
+                total = int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if "full" in str(error):
+                raise SteelyardError(
+                    "the disk is full", where=str(part), do="Free some space and run the same command again; it goes on where it stopped."
+                ) from error
             raise SteelyardError(
-                "the disk is full", where=str(part), do="Free some space and run the same command again; it goes on where it stopped."
+                f"the index cannot be written: {error}", where=str(part), do="Check that the folder is writable."
             ) from error
-        raise SteelyardError(f"the index cannot be written: {error}", where=str(part), do="Check that the folder is writable.") from error
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, destination)
     return total
 
 
+def _held(index: Path, fingerprint: str, tolerate: bool) -> int | None:
+    """How many passages a finished index of the same content holds; None where the file is none, or is damaged."""
+    if not index.is_file():
+        return None
+    try:
+        with closing(sqlite3.connect(f"file:{urllib.parse.quote(str(index.absolute()))}?mode=ro", uri=True)) as connection:
+            if not (_continues(connection, fingerprint) and _finished(connection)):
+                return None
+            if not tolerate and connection.execute("SELECT 1 FROM left_out WHERE bad LIMIT 1").fetchone():
+                return None
+            return int(connection.execute("SELECT count(*) FROM passages").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return None
+
+
 def _opened(part: Path, fingerprint: str) -> sqlite3.Connection:
-    """The unfinished index, locked for this process: continued where it is of the same content, else begun anew."""
-    for _ in range(2):
-        connection = sqlite3.connect(part, timeout=LOCK_SECONDS, isolation_level=None)
-        try:
-            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("PRAGMA synchronous = OFF")  # a kill loses nothing; after a power cut the check below begins anew
-            connection.execute("BEGIN EXCLUSIVE")
-            tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if not tables:
-                connection.execute("COMMIT")
-                connection.executescript(
-                    f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES}"
-                    f"INSERT INTO meta VALUES ('fingerprint', '{fingerprint}'); COMMIT;"
-                )
-                return connection
-            (known,) = connection.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone() or ("",)
-            sound = connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
-            connection.execute("COMMIT")
-        except sqlite3.OperationalError:
-            connection.close()
-            raise
-        except sqlite3.DatabaseError:  # damaged: begun anew, as one of other content is
-            known, sound = "", False
-        if known == fingerprint and sound:
-            return connection
+    """The unfinished index: continued where it is of the same content, else begun anew."""
+    if part.exists():
+        with closing(sqlite3.connect(part)) as connection:
+            continues = _continues(connection, fingerprint)
+        if not continues:
+            part.unlink()
+    connection = sqlite3.connect(part, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = OFF")  # a kill loses nothing; after a power cut the check above begins anew
+        if not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            connection.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {FORMAT}; {_TABLES}"
+                f"INSERT INTO meta VALUES ('fingerprint', '{fingerprint}'); COMMIT;"
+            )
+    except sqlite3.DatabaseError:
         connection.close()
-        part.unlink(missing_ok=True)
-    raise SteelyardError("the index's file keeps changing under this process", where=str(part), do="Run the same command again.")
+        raise
+    return connection
+
+
+def _continues(connection: sqlite3.Connection, fingerprint: str) -> bool:
+    """Whether a file is a sound index of this content, or the beginning of one."""
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+            return False
+        (known,) = connection.execute("SELECT value FROM meta WHERE key = 'fingerprint'").fetchone() or ("",)
+        return known == fingerprint and connection.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+    except sqlite3.OperationalError:  # cannot be read or written now: not its content's fault
+        raise
+    except sqlite3.DatabaseError:
+        return False
 
 
 def _finished(connection: sqlite3.Connection) -> bool:
