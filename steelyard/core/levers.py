@@ -86,6 +86,13 @@ class Lever(Numbers):
             RecipeError: settings that do not fit it.
         """
 
+    def ready(self) -> None:
+        """Asked before the first of a recipe's levers is pulled, so that hours of work are not spent before what is missing is told.
+
+        Raises:
+            SteelyardError: what it will read is not there.
+        """
+
     @classmethod
     def stages(cls) -> tuple[str, ...]:
         """The stages this lever acts in, in order."""

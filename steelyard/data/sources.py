@@ -48,6 +48,14 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
+def look_for(name: str) -> None:
+    """Raises DataError where there is no such source; it is not read."""
+    if name.startswith(GENERATED):
+        generator(name.removeprefix(GENERATED))
+    else:
+        _files(Path(name).expanduser())
+
+
 def open_source(
     name: str,
     *,
@@ -80,21 +88,24 @@ def open_source(
     return Source(name, tuple(examples), digest([example.fingerprint for example in examples]), tuple(notes))
 
 
-def _read(
-    path: Path, kind: Kind | Literal["auto"], bad_rows: Literal["stop", "skip"], quarantine: Path | None
-) -> tuple[list[Example], list[str]]:
+def _files(path: Path) -> list[Path]:
     if path.is_dir():
         files = sorted(path.glob("*.jsonl"))
         if not files:
             raise DataError("the folder holds no .jsonl file", where=str(path), do="Put the examples there, one JSON object a line.")
-    elif path.exists():
-        files = [path]
-    else:
-        known = ", ".join(f"{GENERATED}{generator}" for generator in GENERATORS)
-        raise DataError(
-            "there is no such file or folder", where=str(path), do=f"Name a JSONL file, a folder of them, or a generator ({known})."
-        )
-    read = [read_jsonl(file, kind) for file in files]
+        return files
+    if path.exists():
+        return [path]
+    known = ", ".join(f"{GENERATED}{generator}" for generator in GENERATORS)
+    raise DataError(
+        "there is no such file or folder", where=str(path), do=f"Name a JSONL file, a folder of them, or a generator ({known})."
+    )
+
+
+def _read(
+    path: Path, kind: Kind | Literal["auto"], bad_rows: Literal["stop", "skip"], quarantine: Path | None
+) -> tuple[list[Example], list[str]]:
+    read = [read_jsonl(file, kind) for file in _files(path)]
     if len(read) == 1:
         notes = settle(read[0], bad_rows, quarantine)
         return read[0].examples, notes

@@ -58,6 +58,12 @@ class TokenizerSettings(Numbers):
     def _fits_together(self) -> Self:
         if self.model is not None and (self.vocabulary or self.data or self.special or "kind" in self.model_fields_set):
             raise ValueError("`model` names a tokenizer that is there; leave the other keys out")
+        if self.kind == "bytes" and self.data is not None:
+            raise ValueError("a tokenizer of kind bytes learns nothing: leave `data` out, or name another kind")
+        if wrong := [name for name in self.special if not name.strip() or name != name.strip()]:
+            raise ValueError(f"special tokens must be words of their own, not {wrong[0]!r:.40}")
+        if len({END, *self.special}) <= len(self.special):
+            raise ValueError(f"special tokens must differ from each other and from {END}: {list(self.special)!r:.80}")
         if self.model is None and self.kind != "bytes" and self.data is None:
             raise ValueError(f"a tokenizer of kind {self.kind} is trained: name its `data`")
         if self.vocabulary is not None and self.kind in ("bytes", "characters"):

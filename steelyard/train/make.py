@@ -33,8 +33,8 @@ from steelyard.model.model import Model
 from steelyard.model.save import put_in_place
 from steelyard.train.card import model_card
 from steelyard.train.parallel.launched import company
-from steelyard.train.pretrain.new import new_model
-from steelyard.train.steps import pull
+from steelyard.train.pretrain.new import look_for_texts, new_model
+from steelyard.train.steps import look_ahead, pull
 
 
 def make(
@@ -68,6 +68,9 @@ def make(
     folder = Path("runs") / recipe.name
     out = Path(out) if out is not None else folder / "model"
     check_place(out, source.name)
+    if isinstance(source, NewSource):
+        look_for_texts(source.shaped(levers))
+    look_ahead(levers)
     crew = company(torch.device(device))  # under torchrun all of its processes make the model; the first one writes and speaks
     say = say if crew.first else _silent
     with shown() as progress:

@@ -17,6 +17,19 @@ def weight_levers(levers: Sequence[Lever]) -> list[Lever]:
     return [lever for lever in levers if "weights" in lever.stages()]
 
 
+def look_ahead(levers: Sequence[Lever]) -> None:
+    """Asks every lever that `pull` would pull whether what it will read is there.
+
+    Raises:
+        SteelyardError: something is not; the step's place in the list is named.
+    """
+    for number, lever in enumerate(weight_levers(levers), start=1):
+        try:
+            lever.ready()
+        except SteelyardError as error:
+            raise error.at(f"step {number} ({lever.name})") from error
+
+
 def pull(levers: Sequence[Lever], model: Model, run: Run) -> Model:
     """The model after the `data`, `train` and `compress` hooks of all levers; decode and wrap levers are left alone.
 

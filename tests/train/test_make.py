@@ -178,6 +178,14 @@ def test_a_failing_step_is_named_and_leaves_no_directory(here, steps, words):
     assert not (here / "out").exists()
 
 
+def test_examples_that_are_not_there_are_missed_before_the_first_step_trains(here):
+    with pytest.raises(SteelyardError, match=r"step 2 \(sft\)[\s\S]*no such file"):
+        quietly(recipe(here, sft(), sft(data="absent.jsonl")), "out")
+    with pytest.raises(SteelyardError, match=r"step 2 \(sft\)[\s\S]*no generator is called `reversals`"):
+        quietly(recipe(here, sft(), sft(data="generated:reversals")), "out")
+    assert not (here / "runs").exists()
+
+
 def test_a_recipe_read_before_is_made_as_it_was_read(here):
     made = quietly(recipes.read(recipe(here, sft()), ["seed=4"]), "out")
     assert made.record["seed"] == 4

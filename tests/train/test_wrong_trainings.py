@@ -15,6 +15,10 @@ steps:
 WRONG = {
     "the window of 17 tokens is longer than the context of 16": ["new.mixer={attention: {window: 17}}"],
     "longer than the context of 16": ["new.mixer={sparse_attention: {window: 17}}"],
+    "no token stands 16 tokens before another": ["new.mixer={sparse_attention: {window: 4, stride: 16}}"],
+    "kind bytes learns nothing": ["new.tokenizer={kind: bytes, data: nowhere}"],
+    "words of their own, not ''": ["new.tokenizer={kind: bytes, special: ['']}"],
+    "must differ from each other": ["new.tokenizer={kind: bytes, special: [<|a|>, <|a|>]}"],
     "segment of 17 tokens is longer": ["new.mixer={transformer_xl: {segment: 17}}"],
     "patch of 17 bytes is longer": ["new.inputs={patches: {size: 17}}"],
     "17 tokens ahead are more than the context of 16": ["new.head={multi_token: {tokens: 17}}"],

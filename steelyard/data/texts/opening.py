@@ -60,6 +60,11 @@ class Texts:
                     left -= 1
 
 
+def look_for(name: str) -> None:
+    """Raises DataError where there are no such documents; none is read, and a data set's rows are not looked for."""
+    _parts(name, None, "text")
+
+
 def open_texts(
     name: str, *, base: Path | None = None, column: str = "text", bad_files: BadFiles = "stop", limit: int | None = None
 ) -> Texts:

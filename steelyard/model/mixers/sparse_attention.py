@@ -272,5 +272,10 @@ class SparseAttentionLever(PartLever):
                 f"`sparse_attention`: the window of {self.window} tokens is longer than the context of {decoder.context}",
                 do="Make it shorter, or use `attention`.",
             )
+        if self.strided and self.stride >= decoder.context and "stride" in self.model_fields_set:
+            raise RecipeError(
+                f"`sparse_attention`: no token stands {self.stride} tokens before another within the context of {decoder.context}",
+                do="Make `stride` shorter, or set `strided: 0`.",
+            )
         width = decoder.width // heads
         return SparseAttentionPlan(heads, width, self.window, self.stride, self.strided, self.globals, Rotary(width, self.base))

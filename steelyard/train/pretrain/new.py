@@ -9,7 +9,7 @@ from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
-from steelyard.data.texts.opening import open_texts
+from steelyard.data.texts.opening import look_for, open_texts
 from steelyard.data.tokenizer_training import train_tokenizer
 from steelyard.model.encoder_decoder import initialize_both
 from steelyard.model.families.steelyard import written, written_pair
@@ -22,6 +22,14 @@ from steelyard.model.tokenizer import Tokenizer
 
 PLAIN_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 """A new model has learned no roles: what it is told is the text that it goes on with."""
+
+
+def look_for_texts(plan: DecoderPlan | NewEncoderDecoder) -> None:
+    """Raises DataError where the texts that a new model's tokenizer or inputs are learned from are not there; none is read."""
+    inputs = () if isinstance(plan, NewEncoderDecoder) else (plan.inputs.learns_from,)
+    for name in (plan.tokenizer.data, *inputs):
+        if name is not None:
+            look_for(name)
 
 
 def new_model(plan: DecoderPlan | NewEncoderDecoder, run: Run, name: str = "new") -> Model:

@@ -23,7 +23,7 @@ from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.run import Run
 from steelyard.data.batching import Batch
-from steelyard.data.texts.opening import BadFiles, open_texts
+from steelyard.data.texts.opening import BadFiles, look_for, open_texts
 from steelyard.data.token_file import TokenFile, write_tokens
 from steelyard.data.windows import Windows
 from steelyard.generate.engine import Engine
@@ -141,6 +141,10 @@ class Pretrain(Lever):
             raise RecipeError(
                 f"{ahead} tokens ahead cannot be learned in windows of {self.time} tokens", do=f"Ask the head for at most {self.time}."
             )
+
+    def ready(self) -> None:
+        """Refuses texts that are not there."""
+        look_for(self.data)
 
     def train(self, model: Model, stream: Callable[[Any], Any] | None, run: Run) -> Model:
         """The trained model; the one given stays as it is.

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from steelyard.core.levers import Lever
 from steelyard.core.run import Run
 from steelyard.data.formats import Example
-from steelyard.data.sources import open_source
+from steelyard.data.sources import look_for, open_source
 
 Stream = Callable[[Sequence[Example]], Sequence[Example]]
 """What the recipe's `data` levers do to examples, in order."""
@@ -59,6 +59,10 @@ class SftSettings(Lever):
         if self.full and not self.merge:
             raise ValueError("`merge: false` is about adapters; with `full` there are none")
         return self
+
+    def ready(self) -> None:
+        """Refuses examples that are not there."""
+        look_for(self.data)
 
     def opened(self, stream: Stream | None, run: Run) -> tuple[Sequence[Example], list[str]]:
         """The examples, mapped by the stream, and what is to be said of them; rows that cannot be used go into the run's directory.
