@@ -4,7 +4,8 @@
 whole answers, streams read to their end, streams left at a random frame, kept streams that are deleted, raw completions with
 alternatives, several answers to one question, forms, requests that are refused, tokens of texts, and conversations that are stored,
 answered, judged and erased. After every tenth of the requests, and some seconds with none under way, the memory, open files and threads of
-the server and of its engine's process are read. Told is their growth from the second tenth to the last. The last line is JSON.
+the server and of its engine's process are read. Told is their growth from the second tenth to the last, and of memory the slope over these
+tenths, with its 95% interval. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import scipy.stats
 import torch
 from clients import running
 
@@ -157,12 +159,21 @@ def state(server: int, engine: int) -> dict[str, float]:
     return found
 
 
-def child_of(pid: int) -> int:
-    """The one process that another has started."""
+def engine_of(pid: int) -> int:
+    """The engine's process of a server, which may have others for a while (one collects what levers there are)."""
     children = [child for path in Path(f"/proc/{pid}/task").iterdir() for child in (path / "children").read_text().split()]
-    if len(children) != 1:
-        raise SteelyardError(f"the server has {len(children)} child processes, not one")
-    return int(children[0])
+    engines = [int(child) for child in children if "engine_worker" in Path(f"/proc/{child}/cmdline").read_text()]
+    if len(engines) != 1:
+        raise SteelyardError(f"the server has {len(engines)} engines' processes, not one")
+    return engines[0]
+
+
+def slope(states: list[dict[str, float]], name: str) -> list[float]:
+    """What grows with each further tenth, after the first: the slope of a straight line, and its 95% interval."""
+    values = [state[name] for state in states[1:]]
+    fit: Any = scipy.stats.linregress(range(len(values)), values)
+    half = float(scipy.stats.t.ppf(0.975, len(values) - 2) * fit.stderr)
+    return [round(float(fit.slope) + add, 3) for add in (0, -half, half)]
 
 
 def all_over(client: Client) -> None:
@@ -188,7 +199,7 @@ def soak(count: int, seed: int) -> None:
         program = [sys.executable, "-c", "from steelyard.cli.main import main; main()", "serve", str(folder / NAME)]
         options = ["--data", str(folder / "data"), "--threads", "1", "--slots", "4", "--no-spare"]
         server = stack.enter_context(running([*program, *options], "/ready"))
-        engine, url = child_of(server.pid), server.url
+        engine, url = engine_of(server.pid), server.url
 
         def ask(number: int) -> None:
             if not hasattr(here, "client"):
@@ -205,10 +216,13 @@ def soak(count: int, seed: int) -> None:
             told = "  ".join(f"{name} {value:.5g}" for name, value in states[-1].items())
             print(f"{count * (tenth + 1) // TENTHS:>6} requests, {time.monotonic() - begun:5.0f} s: {told}", flush=True)
         seconds = time.monotonic() - begun
-        same = child_of(server.pid) == engine
+        same = engine_of(server.pid) == engine
     growth = {name: round(states[-1][name] - states[1][name], 2) for name in MOST_GROWTH}
+    slopes = {name: slope(states, name) for name in MOST_GROWTH if name.endswith("megabytes")}
+    for name, (middle, low, high) in slopes.items():
+        print(f"{name} of each further {count // TENTHS} requests: {middle:+.2f} [{low:+.2f}, {high:+.2f}]")
     result = {"requests": count, "seed": seed, "seconds": round(seconds, 1), "statuses": dict(sorted(statuses.items())), "states": states}
-    print(json.dumps(result | {"growth": growth, "machine": describe(), "versions": versions()}))
+    print(json.dumps(result | {"growth": growth, "slopes": slopes, "machine": describe(), "versions": versions()}))
     wrong = [f"{name}: {value:+}" for name, value in growth.items() if value > MOST_GROWTH[name]]
     failed = [status for status in statuses if status.split()[-1].startswith("5")]
     if wrong or failed or not same:
