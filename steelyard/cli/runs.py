@@ -18,7 +18,7 @@ def merge(
     """Bring the records of several machines together, in any order. Different recipes and different arms are refused."""
     from steelyard.weigh.kept import merge as merging
 
-    found = merging.merge(runs, out)
+    found = merging.merge(runs, out, say=say_on(True))
     if as_json:
         return print_json(found)
     say_on(False)(f"{found['taken']} records taken over, {found['records']} in {out}.")

@@ -20,7 +20,7 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.files import writing
 from steelyard.core.locks import lock
 from steelyard.core.recipe import Recipe
-from steelyard.weigh.records import Records
+from steelyard.weigh.records import NoRecordsError, Records
 from steelyard.weigh.tasks.perturbed import ITEMS
 
 RECIPE = "recipe.resolved.yaml"
@@ -84,10 +84,11 @@ def refuse_another_recipe(recipe: Recipe, directory: Path) -> None:
 def _holds_results(directory: Path) -> bool:
     if (directory / "report.json").exists():
         return True
-    if not (directory / "records.sqlite").exists():
+    try:
+        with Records(directory / "records.sqlite", reading=True) as records:
+            return len(records) > 0
+    except NoRecordsError:
         return False
-    with Records(directory / "records.sqlite") as records:
-        return len(records) > 0
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

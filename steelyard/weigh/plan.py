@@ -29,7 +29,7 @@ from steelyard.weigh.asking.subjects import BASE, Question, primaries, questions
 from steelyard.weigh.cells.checks import AGAIN_COUNT, defect_arm, defect_count, is_defect
 from steelyard.weigh.directory import held, refuse_another_recipe
 from steelyard.weigh.measure import PASSES
-from steelyard.weigh.records import Records, key_of
+from steelyard.weigh.records import NoRecordsError, Records, key_of
 from steelyard.weigh.statistics.paired import ALPHA
 from steelyard.weigh.statistics.power import POWER, detectable
 from steelyard.weigh.tasks.task import Metric
@@ -152,7 +152,7 @@ def _planned_in(run: Run, recipe: Recipe, calibrate: bool, opener: Opener | None
             run.say("Timing the base on a few samples of each task ...")
             base = mine.open(recipe.arms[BASE])
             try:
-                with Records(run.path("records.sqlite")) as records:
+                with Records(run.path("records.sqlite"), say=run.say) as records:
                     calibrated(base, asked, records, recipe, speeds)
             finally:
                 base.close()
@@ -265,10 +265,11 @@ def _detectable(metric: Metric, samples: int, alpha: float) -> float | None:
 
 def _recorded(recipe: Recipe, asked: Sequence[Question], speeds: Speeds, directory: Path) -> Mapping[tuple[str, str], int]:
     """How many answers of each arm and task are there already."""
-    if not (directory / "records.sqlite").exists():
+    try:
+        with Records(directory / "records.sqlite", reading=True) as records:
+            there = records.answered()
+    except NoRecordsError:
         return {}
-    with Records(directory / "records.sqlite") as records:
-        there = records.answered()
     return {
         (name, question.name): sum(
             key_of(mark, question.name, sample, recipe.seed, trial).text in there

@@ -3,7 +3,8 @@
 A record's key is a digest over the arm's fingerprint, the task's name, the sample's id and request, the seed and the trial.
 What judges an answer is not in the key: scoring reads records and may be repeated, and raising a task's number of samples
 keeps those already answered. Every record is a transaction of its own in the write-ahead log, so a process killed at any moment
-loses none that was kept, and the file stays whole. (Power that fails may cost the last ones: the log is not forced to disk.)
+loses none that was kept, and the file stays whole. (Power that fails may cost the last ones: the log is not forced to disk.) Of a
+file that something else damaged, what can be read is saved (`salvage.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 import os
 import shutil
 import sqlite3
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from typing import Any, Self
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Citation, Confidence, Score, Token, ToolCall, Usage
+from steelyard.weigh import salvage
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
 FORMAT = 1
@@ -40,6 +43,7 @@ CREATE TABLE IF NOT EXISTS records(
 ) WITHOUT ROWID
 """
 _COLUMNS = "key, arm, task, sample, seed, trial, failed, output"
+_KINDS = (str, str, str, str, int, int, int, bytes)  # of the columns
 
 
 @dataclass(frozen=True)
@@ -92,32 +96,87 @@ def key_of(arm: str, task: str, sample: Sample, seed: int, trial: int = 0) -> Ke
     return Key(arm, task, sample.id, content_digest(sample.request), seed, trial)
 
 
+class NoRecordsError(SteelyardError):
+    """There is no store to read, or nothing was ever kept in it."""
+
+
+class _DamagedError(SteelyardError):
+    """A store, or a record in it, that cannot be read."""
+
+
 class Records:
     """An open store. Use as a context manager.
+
+    A damaged file is read as far as it can be. Opened for writing, what was read becomes the store, and the damaged file stays beside it
+    under another name; for reading, the file is left as it is. A record that cannot be read counts as missing.
 
     Args:
         path: the file; made where there is none.
         reading: only read what is there. Then the file may lie where nothing can be written, such as a mounted archive.
+        say: told what could not be read, if anything: of the file at once, of single records when the store is closed.
 
     Raises:
-        SteelyardError: the file is damaged, is something else, comes from a newer version, or the disk is full; for reading, there is none.
+        NoRecordsError: for reading, there is none.
+        SteelyardError: nothing in the file can be read, it is something else, comes from a newer version, or the disk is full.
     """
 
-    def __init__(self, path: Path, reading: bool = False):
-        self.path, self._copy = path, None
+    def __init__(self, path: Path, reading: bool = False, say: Callable[[str], None] = lambda line: None):
+        self.path, self._copy, self._say = path, None, say
+        self._unread: set[str] = set()  # keys of records that cannot be read
         if reading and not path.is_file():
-            raise SteelyardError("there are no records", where=str(path), do="Name the directory of a weighing: runs/NAME.")
+            raise NoRecordsError("there are no records", where=str(path), do="Name the directory of a weighing: runs/NAME.")
+        try:
+            try:
+                self._open(reading)
+            except _DamagedError as error:
+                self._salvage(reading, error)
+        except BaseException:
+            self._clear()
+            raise
+
+    def _open(self, reading: bool) -> None:
         with self._explained():
             if not reading:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            place = self._place() if reading else str(path)
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            place = self._place() if reading else str(self.path)
             self._database = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False, uri=reading)
         try:
             with self._explained():
                 self._prepare(reading)
         except BaseException:
-            self.close()
+            self._database.close()
             raise
+
+    def _salvage(self, reading: bool, damage: _DamagedError) -> None:
+        """Makes a store of what can be read of a damaged one, and opens it."""
+        damaged, saved = self.path, self.path.with_name(self.path.name + ".saved")
+        if reading and self._copy is not None:
+            damaged = Path(self._copy.name) / self.path.name
+        elif reading:
+            self._copy = tempfile.TemporaryDirectory(prefix="steelyard-records-")
+        if self._copy is not None:
+            saved = Path(self._copy.name) / saved.name
+        saved.unlink(missing_ok=True)  # of a process that was killed at this
+        with Records(saved) as store, self._explained():
+            count = store._take(filter(_is_whole, salvage.rows(damaged, len(_KINDS))))
+            store._database.execute("PRAGMA journal_mode = DELETE")  # one file, without a log beside it
+        if not count:
+            saved.unlink()
+            do = "Move the file away or delete it (with its -wal and -shm neighbours) and run again; all of it will be answered anew."
+            raise SteelyardError(f"{damage.what}; no record in it can be read", where=damage.where, do=do)
+        told = f"{damage.where}: {damage.what}. {count} record{'s' * (count != 1)} could be read, the others count as missing"
+        if reading:
+            self._say(f"{told}.")
+            self._database = sqlite3.connect(f"{saved.as_uri()}?mode=rw", isolation_level=None, check_same_thread=False, uri=True)
+            return
+        with self._explained():
+            kept = _free_name(self.path)
+            for ending in ("", "-wal", "-shm"):  # a log that stayed would be taken for the new file's
+                if (part := self.path.with_name(self.path.name + ending)).exists():
+                    part.replace(kept.with_name(kept.name + ending))
+            saved.replace(self.path)
+        self._say(f"{told}. The damaged file is kept as {kept}.")
+        self._open(reading)
 
     def _place(self) -> str:
         """A URI to read the file by. SQLite's log wants a file beside the store even of those who only read; where none can be made, a store
@@ -147,7 +206,7 @@ class Records:
             raise sqlite3.DatabaseError(found)
         if reading:
             if kind != APPLICATION_ID:
-                raise SteelyardError("there are no records in this file", where=str(self.path), do="Weigh in the directory first.")
+                raise NoRecordsError("there are no records in this file", where=str(self.path), do="Weigh in the directory first.")
             return
         ask("PRAGMA journal_mode = WAL")
         ask("PRAGMA synchronous = NORMAL")
@@ -156,10 +215,14 @@ class Records:
         ask(_TABLE)
 
     def get(self, key: Key) -> Output | None:
-        """The output recorded for a key, or None."""
+        """The output recorded for a key, or None where there is none that can be read."""
         with self._explained():
             row = self._database.execute("SELECT output FROM records WHERE key = ?", (key.text,)).fetchone()
-        return None if row is None else _unpack(row[0], self.path)
+        try:
+            return None if row is None else _unpack(row[0])
+        except _DamagedError:
+            self._unread.add(key.text)
+            return None
 
     def put(self, key: Key, output: Output) -> None:
         """Keeps an output; one already kept under this key is replaced."""
@@ -191,20 +254,23 @@ class Records:
         """
         if not other.is_file():
             raise SteelyardError("there are no records to merge", where=str(other))
-        taken = 0
-        with Records(other, reading=True) as theirs:
-            batch: list[tuple[Any, ...]] = []
-            for row in theirs._rows("SELECT " + _COLUMNS + " FROM records"):
-                _unpack(row[-1], other)  # damage stays where it is
-                with self._explained():
-                    mine = self._database.execute("SELECT failed, output FROM records WHERE key = ?", (row[0],)).fetchone()
-                if mine is None or (bool(row[-2]), row[-1]) < (bool(mine[0]), mine[1]):
-                    batch.append(row)
-                    taken += 1
-                if len(batch) >= 500:
-                    self._insert(batch)
-                    batch = []
-            self._insert(batch)
+        with Records(other, reading=True, say=self._say) as theirs:
+            return self._take(theirs._whole(f"SELECT {_COLUMNS} FROM records"))
+
+    def _take(self, rows: Iterable[tuple[Any, ...]]) -> int:
+        """Keeps rows that are better than what is there; returns how many records were."""
+        taken, batch = 0, dict[str, tuple[Any, ...]]()
+        for row in rows:
+            with self._explained():
+                mine = self._database.execute(f"SELECT {_COLUMNS} FROM records WHERE key = ?", (row[0],)).fetchone()
+            mine = batch.get(row[0], mine)
+            if mine is None or not _is_whole(mine) or (bool(row[-2]), row[-1]) < (bool(mine[-2]), mine[-1]):
+                taken += row[0] not in batch
+                batch[row[0]] = row
+            if len(batch) >= 500:
+                self._insert(batch.values())
+                batch = {}
+        self._insert(batch.values())
         return taken
 
     def _rows(self, query: str) -> Iterator[tuple[Any, ...]]:
@@ -217,12 +283,20 @@ class Records:
                 return
             yield from rows
 
+    def _whole(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Rows with all columns, of the records that can be read."""
+        for row in self._rows(query):
+            if _is_whole(row):
+                yield row
+            else:
+                self._unread.add(row[0])
+
     def __iter__(self) -> Iterator[tuple[dict[str, Any], Output]]:
-        """Every record: what it belongs to, and the output."""
-        for key, arm, task, sample, seed, trial, _, output in self._rows(
+        """Every record that can be read: what it belongs to, and the output."""
+        for key, arm, task, sample, seed, trial, _, packed in self._whole(
             f"SELECT {_COLUMNS} FROM records ORDER BY task, sample, trial, arm"
         ):
-            yield {"key": key, "arm": arm, "task": task, "sample": sample, "seed": seed, "trial": trial}, _unpack(output, self.path)
+            yield {"key": key, "arm": arm, "task": task, "sample": sample, "seed": seed, "trial": trial}, _unpack(packed)
 
     def __len__(self) -> int:
         with self._explained():
@@ -259,6 +333,15 @@ class Records:
     def close(self) -> None:
         """Closes the file. Closing twice is fine."""
         self._database.close()
+        if self._unread:
+            count = len(self._unread)
+            self._say(
+                f"{self.path}: {count} damaged record{'s' * (count != 1)} could not be read, and count{'s' * (count == 1)} as missing."
+            )
+            self._unread = set()
+        self._clear()
+
+    def _clear(self) -> None:
         if self._copy is not None:
             self._copy.cleanup()
 
@@ -296,14 +379,29 @@ class Records:
                     do="See that the disk, its quota and the limit on a file's size (`ulimit -f`) leave room, then run the same command "
                     "again; what was recorded stays.",
                 ) from error
-            raise SteelyardError(f"the records are damaged: {' '.join(text.split())}", where=where, do=_REMEDY) from error
+            raise _DamagedError(
+                f"the records are damaged: {' '.join(text.split())}",
+                where=where,
+                do="Run the same command again: it saves what can be read.",
+            ) from error
         except OSError as error:
             raise SteelyardError(
                 f"the records cannot be opened: {error.strerror}", where=where, do="Choose a directory you may write to."
             ) from error
 
 
-_REMEDY = "Move the file away or delete it (with its -wal and -shm neighbours) and run again; all of it will be answered anew."
+def _is_whole(row: tuple[Any, ...]) -> bool:
+    """Whether a row is a record that can be read."""
+    try:
+        return tuple(map(type, row)) == _KINDS and _unpack(row[-1]) is not None
+    except _DamagedError:
+        return False
+
+
+def _free_name(path: Path) -> Path:
+    """Where a damaged file can be kept."""
+    names = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    return next(kept for name in names if not (kept := path.with_name(f"{path.stem}.damaged{name}{path.suffix}")).exists())
 
 
 def _pack(output: Output) -> bytes:
@@ -330,7 +428,7 @@ def _pack(output: Output) -> bytes:
     return zlib.compress(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass"), 3)
 
 
-def _unpack(packed: bytes, path: Path) -> Output:
+def _unpack(packed: bytes) -> Output:
     try:
         unpacker = zlib.decompressobj()
         raw = unpacker.decompress(packed, LARGEST)
@@ -345,7 +443,7 @@ def _unpack(packed: bytes, path: Path) -> Output:
         value["calls"] = tuple(ToolCall("", *call) for call in value.get("calls", ()))
         return Output(**value)
     except (zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise SteelyardError(f"a record is damaged: {type(error).__name__}: {error}", where=str(path), do=_REMEDY) from error
+        raise _DamagedError(f"a record is damaged: {type(error).__name__}: {error}") from error
 
 
 def _token(id: int, text: str, logprob: float, entropy: float, sampled: float, alternatives: Sequence[Sequence[Any]] = ()) -> Token:

@@ -154,7 +154,7 @@ class _Weighing:
             where = f"Weighing {self.recipe.name} in {self.run.directory}"
             self.run.say(f"{where}; stopped at any moment, the same command goes on from there.")
         try:
-            with Records(self.run.path("records.sqlite")) as records:
+            with Records(self.run.path("records.sqlite"), say=self._tell) as records:
                 earlier = len(records) if goes_on else 0
                 if not (self.asks or len(records) or not self.asked):
                     do = f"Run `steelyard weigh {self.run.path(RECIPE)} -o {self.run.directory}`: it asks anew. The report stays as it is."
@@ -186,6 +186,11 @@ class _Weighing:
             told = f"what is there is told in {self.run.path('report.html')}"
             raise SpendError(f"{sweep.refused.what}; {told}", where=sweep.refused.where, do=sweep.refused.do)
         return report
+
+    def _tell(self, line: str) -> None:
+        """Says a line and keeps it."""
+        self.run.say(line)
+        self.run.log(line)
 
     # Quality
 

@@ -48,9 +48,9 @@ def test_an_output_comes_back_as_it_went_in(tmp_path):
     numbers=st.lists(st.floats(allow_nan=False), min_size=3, max_size=3),
     alternatives=st.lists(st.tuples(st.integers(0, 10**6), st.floats(allow_nan=False)), max_size=3),
 )
-def test_any_text_and_any_number_survive_packing(tmp_path_factory, text, numbers, alternatives):
+def test_any_text_and_any_number_survive_packing(text, numbers, alternatives):
     output = Output(text=text + "\ud800", tokens=(Token(1, text, *numbers, tuple(alternatives)),), failure=text or None)
-    assert _unpack(_pack(output), tmp_path_factory.getbasetemp()) == output
+    assert _unpack(_pack(output)) == output
 
 
 def test_another_arm_request_seed_or_trial_is_another_record():
@@ -235,28 +235,26 @@ def test_a_file_that_is_no_store_is_refused_with_a_remedy(tmp_path, damage):
     assert "delete it" in caught.value.do and str(path) in caught.value.where
 
 
-def test_a_cut_file_is_refused_with_a_remedy(tmp_path):
-    path = tmp_path / "r.sqlite"
-    with Records(path) as records:
-        for key in keys(300):
-            records.put(key, Output(text=os.urandom(200).hex()))
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SteelyardError, match="damaged"):
-        Records(path)
-
-
 @pytest.mark.parametrize(
     "blob", [b"", b"junk", zlib.compress(b"{"), zlib.compress(b"[1]"), zlib.compress(b'{"tokens": 3}'), _pack(FULL)[:-3]]
 )
-def test_a_damaged_record_is_told_and_not_taken_for_an_answer(tmp_path, blob):
-    (key,) = keys(1)
+def test_a_damaged_record_counts_as_missing_and_is_told(tmp_path, blob):
+    (key, other), said = keys(2), []
     with Records(tmp_path / "r.sqlite") as records:
         records.put(key, FULL)
     with sqlite3.connect(tmp_path / "r.sqlite") as beside:
         beside.execute("UPDATE records SET output = ?", (blob,))
-    with Records(tmp_path / "r.sqlite") as records, pytest.raises(SteelyardError, match="damaged"):
-        records.get(key)
+        beside.execute("INSERT INTO records SELECT ?, arm, task, 's1', seed, trial, failed, ? FROM records", (other.text, _pack(FULL)))
+    with Records(tmp_path / "r.sqlite", say=said.append) as records:
+        assert records.get(key) is None and records.get(other) == FULL
+        assert [address["key"] for address, _ in records] == [other.text]
+    assert len(said) == 1 and "1 damaged record could not be read, and counts as missing" in said[0]
+    with Records(tmp_path / "all.sqlite", say=said.append) as merged:
+        assert merged.merge(tmp_path / "r.sqlite") == 1 and "1 damaged record" in said[1]
+    with Records(tmp_path / "r.sqlite", say=said.append) as records:
+        records.put(key, FULL)
+        assert records.get(key) == FULL
+    assert len(said) == 2
 
 
 def test_somebody_elses_database_and_a_newer_form_are_left_alone(tmp_path):

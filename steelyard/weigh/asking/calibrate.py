@@ -130,7 +130,7 @@ def calibrate(
     try:
         opened = opener.open(Arm(name="calibrated", source=ModelSource(name=model), levers=tuple(levers)))
         try:
-            with Records(directory / "records.sqlite") as records:
+            with Records(directory / "records.sqlite", say=run.say) as records:
                 probe, judged = _judged(opened, task, samples, records, name, count, temperature, run)
             about = subject(opened.answerer)
         finally:

@@ -81,7 +81,7 @@ class _Part:
         try:
             for arm, _ in arms:
                 self.opener.find(arm)
-            with Records(self.run.path("records.sqlite")) as records:
+            with Records(self.run.path("records.sqlite"), say=self.run.say) as records:
                 templated = True
                 for number, (arm, seed) in enumerate(arms):
                     with self.budget.paused():

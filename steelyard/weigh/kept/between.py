@@ -114,7 +114,10 @@ def between(first: Path, second: Path, arms: Sequence[str] = (), tasks: Sequence
     notes = only_one_has(one, other, pairs) if not arms else []
     drafts: list[Draft] = []
     groups: list[list[Flip]] = []
-    with Records(one.directory / RECORDS, reading=True) as left, Records(other.directory / RECORDS, reading=True) as right:
+    with (
+        Records(one.directory / RECORDS, reading=True, say=notes.append) as left,
+        Records(other.directory / RECORDS, reading=True, say=notes.append) as right,
+    ):
         for before, after in pairs:
             for question in asked:
                 found = _compared(one, other, left, right, before, after, question)

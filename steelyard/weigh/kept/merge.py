@@ -11,7 +11,7 @@ Whichever order runs are merged in, and however often, the same records come out
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,19 @@ from steelyard.weigh.records import Records
 STORE = "records.sqlite"
 
 
-def merge(runs: Sequence[str | Path], directory: str | Path) -> dict[str, int]:
+def merge(runs: Sequence[str | Path], directory: str | Path, *, say: Callable[[str], None] = print) -> dict[str, int]:
     """Brings the records of several runs together.
 
     Args:
         runs: directories of weighings of one recipe; they are left as they are.
         directory: where everything goes; a run that is already there counts as one of them.
+        say: told what could not be read, if anything: the rest is taken over.
 
     Returns:
         `taken`: records taken over; `records`: how many are there now.
 
     Raises:
-        SteelyardError: a directory without a run; runs of different recipes; an arm that is not the same in all of them.
+        SteelyardError: a directory without a run or without a record that can be read; runs of different recipes; an arm that is not the same in all of them.
     """
     out = Path(directory)
     sources = [Path(run) for run in runs]
@@ -55,8 +56,8 @@ def merge(runs: Sequence[str | Path], directory: str | Path) -> dict[str, int]:
         for run in every:
             _join(arms, roster.read(run), run)
         for run in every:
-            Records(run / STORE, reading=True).close()  # damage is found before anything is written
-        with Records(out / STORE) as records:
+            Records(run / STORE, reading=True).close()  # what cannot be read at all is refused before anything is written
+        with Records(out / STORE, say=say) as records:
             taken = sum(records.merge(run / STORE) for run in every if run != out)
             count = len(records)
         write_json(out / roster.FILE, arms)
