@@ -1,5 +1,5 @@
 """What the same passages cost the model in ten languages, beside English: tokens, which are paid and waited for, and bits, which are
-what it does not know. English under another name must cost what English costs, and each passage said twice twice the tokens."""
+what it does not know. English under another name must cost what English costs, and more where every passage is said twice."""
 
 from __future__ import annotations
 
@@ -36,10 +36,7 @@ def run(bench: Bench) -> Finding:
     for cost in COSTS:
         what = f"English by another name costs the same {cost}"
         claims.append(Claim(what, cell(asked, "same", cost), ("identical",), control=True))
-    claims.append(Claim("said twice it costs more tokens", cell(asked, "twice", "tokens"), ("worse",), control=True))
-    claims.append(
-        Claim("and beside twice English's tokens the same", cell(asked, "twice", "tokens", 2.0), ("equivalent", "identical"), True)
-    )
+    claims.append(Claim("said twice, English costs more tokens", cell(asked, "twice", "tokens"), ("worse",), control=True))
     dear = sorted(wanted, key=lambda language: -mean(asked, f"tokens_in_{language}"))
     english = mean(asked, "tokens_in_en")
     told = ", ".join(f"{NAMES[language]} {mean(asked, f'tokens_in_{language}') / english:.2f}" for language in dear)
@@ -70,10 +67,10 @@ def mean(asked: Scored, metric: str) -> float:
     return sum(values) / len(values)
 
 
-def cell(asked: Scored, language: str, cost: str, times: float = 1.0) -> Cell:
-    """A language beside so many times English."""
-    english = [times * value for value in column(asked, f"{cost}_in_en")]
-    return compared(NAMES.get(language, language), "parallel_text", COSTS[cost], english, column(asked, f"{cost}_in_{language}"))
+def cell(asked: Scored, language: str, cost: str) -> Cell:
+    """A language beside English, passage by passage."""
+    english, other = (column(asked, f"{cost}_in_{one}") for one in ("en", language))
+    return compared(NAMES.get(language, language), "parallel_text", COSTS[cost], english, other)
 
 
 def _first_column(file: Path) -> list[str]:
@@ -84,7 +81,7 @@ EXPERIMENT = Experiment(
     "languages",
     "",
     "The same problems take this model more tokens and more bits in each of ten other languages than in English.",
-    "English by another name takes the very same; each problem said twice takes twice the tokens, within 1%.",
+    "English by another name takes the very same, and more tokens where each problem is said twice.",
     "real model",
     run,
     needs=("smollm", "shared_data"),
