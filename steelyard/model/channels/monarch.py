@@ -19,8 +19,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steelyard.core.errors import RecipeError
+from steelyard.model.activations import activate
 from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.step import Step
+
+ROWS = 32
+"""Tokens that deterministic calls multiply at once, always as many, so that nothing depends on how many there are."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,20 @@ class MonarchMatrix(nn.Module):
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * parameter.shape[-1] ** -0.5)
         return own
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, step: Step | None = None) -> Tensor:
+        rows = x.reshape(-1, self.inputs)
+        if step is None or not step.deterministic:
+            return self._product(rows).view(*x.shape[:-1], self.outputs)
+        padded = F.pad(rows, (0, 0, 0, -len(rows) % ROWS))
+        return torch.cat([self._product(some) for some in padded.split(ROWS)])[: len(rows)].view(*x.shape[:-1], self.outputs)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """[N, inputs] -> [N, outputs]."""
         p, r, q = self.right.shape
         rows = x.reshape(-1, p, q).transpose(0, 1).to(self.right.dtype)  # [p, N, q]
         middle = (rows @ self.right.mT).permute(2, 1, 0)  # [r, N, p]
         y = middle @ self.left.mT  # [r, N, s]
-        return y.permute(1, 2, 0).reshape(*x.shape[:-1], self.outputs).to(x.dtype)
+        return y.permute(1, 2, 0).reshape(len(x), self.outputs).to(x.dtype)
 
     def dense(self) -> Tensor:
         """The matrix as one [outputs, inputs]."""
@@ -78,7 +90,7 @@ class MonarchChannel(nn.Module):
         self.up, self.down = MonarchMatrix(width, plan.hidden), MonarchMatrix(plan.hidden, width)
 
     def forward(self, x_btd: Tensor, step: Step) -> Tensor:
-        return self.down(F.gelu(self.up(x_btd)))
+        return self.down(activate(F.gelu, self.up(x_btd, step), step.deterministic), step)
 
 
 def blocks_of(size: int) -> int:

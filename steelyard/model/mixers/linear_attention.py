@@ -10,7 +10,7 @@ Shapes: b rows, h heads, t time, n chunks, c tokens of a chunk, d head width, f 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from steelyard.core.errors import RecipeError
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.recurrence import Recurrence
 from steelyard.model.mixers.rotary import Rotary
@@ -65,15 +66,16 @@ class LinearAttention(Recurrence):
         return {"sums": (plan.heads, plan.head_width, plan.head_width), "weights": (plan.heads, plan.head_width)}
 
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
-        q, k, v = (
-            part.unflatten(-1, (self.plan.heads, self.plan.head_width)).transpose(1, 2).float()
-            for part in together(x_btd, step, (self.query, self.key, self.value))
-        )
+        y_bti, memory = apart(step, together(x_btd, step, (self.query, self.key, self.value)), memory, self._mixed)
+        return self.output(y_bti.to(x_btd.dtype), step), memory
+
+    def _mixed(self, step: Step, maps: Sequence[Tensor], memory: Memory) -> tuple[Tensor, Memory]:
+        q, k, v = (part.unflatten(-1, (self.plan.heads, self.plan.head_width)).transpose(1, 2).float() for part in maps)
         q, k = F.elu(q) + 1, F.elu(k) + 1
         if step.real is not None:
             k = k * step.real[:, None, :, None]
         y, sums, weights = causal_sums(q, k, v, memory["sums"], memory["weights"], step, self.plan.rotary)
-        return self.output(y.transpose(1, 2).flatten(2).to(x_btd.dtype), step), {"sums": sums, "weights": weights}
+        return y.transpose(1, 2).flatten(2), {"sums": sums, "weights": weights}
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""

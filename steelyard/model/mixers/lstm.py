@@ -12,7 +12,7 @@ Shapes: b rows, t time, h hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from steelyard.model.linears.linear import DenseStorage, Linear
+from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.recurrence import Recurrence
 from steelyard.model.parts import Decoder, PartLever
@@ -72,7 +73,7 @@ class Lstm(Recurrence):
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
         weights = None if step.time == 1 or step.deterministic or step.readable else self._dense(x_btd)
         if weights is None:
-            h_bth, memory = self._one_by_one(x_btd, step, memory)
+            h_bth, memory = apart(step, (self.input(x_btd, step),), memory, self._one_by_one)
         else:
             with torch.autocast(x_btd.device.type, enabled=False):
                 h_bth, memory = each_document(x_btd.float(), step, memory, lambda *rows: _by_kernel(weights, *rows))
@@ -89,16 +90,16 @@ class Lstm(Recurrence):
         assert bias is not None
         return [self.input.weight.float(), self.recurrent.weight.float(), bias.float(), torch.zeros_like(bias, dtype=torch.float32)]
 
-    def _one_by_one(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
-        """The equation itself, for maps of any kind."""
+    def _one_by_one(self, step: Step, fed: Sequence[Tensor], memory: Memory) -> tuple[Tensor, Memory]:
+        """The equation itself, for maps of any kind; `fed` is what the input's map made of it."""
         h, c, out = memory["hidden"], memory["cell"], []
         begins = step.begins if step.begins is None or step.real is None else step.begins & step.real  # padding begins no document
-        fed = self.input(x_btd, step)
-        for time in range(x_btd.shape[1]):
+        (fed_btg,) = fed
+        for time in range(fed_btg.shape[1]):
             if begins is not None:
                 on = (~begins[:, time, None]).to(h.dtype)
                 h, c = h * on, c * on
-            gates = fed[:, time].float() + self.recurrent(h.to(x_btd.dtype)[:, None], step)[:, 0].float()
+            gates = fed_btg[:, time].float() + self.recurrent(h.to(fed_btg.dtype)[:, None], step)[:, 0].float()
             let_in, kept, new, read = gates.chunk(4, -1)
             new_c = kept.sigmoid() * c + let_in.sigmoid() * new.tanh()
             new_h = read.sigmoid() * new_c.tanh()

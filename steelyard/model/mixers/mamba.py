@@ -13,8 +13,9 @@ Shapes: b rows, t time, d inner channels, s state numbers of a channel, r rank o
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +29,7 @@ from steelyard.model.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import native_scan, triton_scan
+from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.recurrence import Recurrence, last_inputs, last_states
 from steelyard.model.mixers.scan import linear_scan
 from steelyard.model.parts import Decoder, PartLever
@@ -126,12 +128,20 @@ class Mamba(Recurrence):
                 F.rms_norm(part.float(), part.shape[-1:], eps=plan.parameter_norm).to(x.dtype) for part in (low, write, read)
             )
         decay, time_step = -self.log_decay.float().exp().t(), self.time_step(low, step).float()
-        given = (x.float(), time_step, decay, write.float(), read.float(), self.skip.float(), gate.float(), memory["states"])
+        x, write, read, gate = x.float(), write.float(), read.float(), gate.float()
         if pool is not None:
+            given = (x, time_step, decay, write, read, self.skip.float(), gate, memory["states"])
             y, states = native_scan.scan(pool, *given, step)  # type: ignore[call-arg]
         else:
-            y, states = (triton_scan.selective_scan if triton_scan.fits(x_btd, step) else selective_scan)(*given, step)  # type: ignore[call-arg]
+            y, after = apart(step, (x, time_step, write, read, gate), {"states": memory["states"]}, functools.partial(self._scanned, decay))
+            states = after["states"]
         return self.output(y.to(x_btd.dtype), step), {"inputs": last_inputs(memory["inputs"], into, step), "states": states}
+
+    def _scanned(self, decay_sd: Tensor, step: Step, parts: Sequence[Tensor], memory: Memory) -> tuple[Tensor, Memory]:
+        x, time_step, write, read, gate = parts
+        scan: Any = triton_scan.selective_scan if triton_scan.fits(x, step) else selective_scan
+        y, states = scan(x, time_step, decay_sd, write, read, self.skip.float(), gate, memory["states"], step)
+        return y, {"states": states}
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""

@@ -10,7 +10,7 @@ Shapes: b rows, t time, n chunks, c tokens of a chunk, h heads, g groups, p head
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from steelyard.model.activations import activate
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import native_scan
+from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.mamba import even, inner_width, step_bias
 from steelyard.model.mixers.recurrence import Recurrence, last_inputs
@@ -121,16 +122,21 @@ class Mamba2(Recurrence):
         time_step = activate(F.softplus, time_step.float() + self.step_bias.float(), step.deterministic).clamp(
             plan.least_step, plan.most_step
         )
-        if step.real is not None:
-            time_step = time_step * step.real[:, :, None]  # padding moves nothing
-        begins = step.begins if step.begins is None or step.real is None else step.begins & step.real
         x = x.unflatten(-1, (plan.heads, plan.head_width))
         write, read = (part.unflatten(-1, (plan.groups, plan.state)) for part in (write, read))
-        y, states = chunked_scan(x, time_step, -self.log_decay.float().exp(), write, read, memory["states"], begins)
+        y, states = apart(step, (x, time_step, write, read), {"states": memory["states"]}, self._scanned)
         y = (y + self.skip.float()[:, None] * x).flatten(2) * activate(F.silu, gate.float(), step.deterministic)
         grouped = y.unflatten(-1, (plan.groups, -1))
         y = F.rms_norm(grouped, grouped.shape[-1:], eps=plan.epsilon).flatten(2) * self.norm.float()
-        return self.output(y.to(x_btd.dtype), step), {"inputs": last_inputs(memory["inputs"], into, step), "states": states}
+        return self.output(y.to(x_btd.dtype), step), {"inputs": last_inputs(memory["inputs"], into, step)} | states
+
+    def _scanned(self, step: Step, parts: Sequence[Tensor], memory: Memory) -> tuple[Tensor, Memory]:
+        x, time_step, write, read = parts
+        if step.real is not None:
+            time_step = time_step * step.real[:, :, None]  # padding moves nothing
+        begins = step.begins if step.begins is None or step.real is None else step.begins & step.real
+        y, states = chunked_scan(x, time_step, -self.log_decay.float().exp(), write, read, memory["states"], begins)
+        return y, {"states": states}
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""

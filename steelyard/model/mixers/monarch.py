@@ -13,6 +13,7 @@ Shapes: b rows, t time, s remembered tokens, h width, l filter, n1 and n2 sizes 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers.apart import one_by_one
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.kept import Kept, bucket
 from steelyard.model.mixers.recurrence import causal_convolution
@@ -118,7 +120,7 @@ class Monarch(nn.Module):
 
     def _shortly(self, x_btd: Tensor, step: Step, state: KeyValuePool) -> Tensor:
         """The short filter over what is remembered of the inputs."""
-        out = torch.empty_like(x_btd)
+        out = torch.zeros_like(x_btd)
         places = _places(step)
         back = torch.arange(self.plan.taps - 1, -1, -1, device=step.device)
         for rows, extent in step.extents:
@@ -127,16 +129,21 @@ class Monarch(nn.Module):
                 index = places[pick][:, times, None] - back  # [b, t, k]
                 gather = index.clamp(0, inputs.shape[2] - 1).flatten(1)[..., None].expand(-1, -1, self.width)
                 near = inputs[:, 0].gather(1, gather).unflatten(1, index.shape[1:]).to(x_btd.dtype) * (index >= 0)[..., None]
-                out[pick, times] = (near * self.short.T.to(x_btd.dtype)).sum(2)
+                products = (near * self.short.T.to(x_btd.dtype)).unbind(2)
+                out[pick, times] = functools.reduce(torch.add, products)  # term after term, in the same order for any shape
         return out
 
     def _remembering(self, z_bth: Tensor, step: Step, state: KeyValuePool) -> Tensor:
         """The long filter over all that is remembered of z."""
-        out, places = torch.empty_like(z_bth), _places(step)
-        kernel = self.kernel(min(self.plan.longest, max(step.starts) + step.time))
-        for rows, extent in step.extents:
+        out, places = torch.zeros_like(z_bth), _places(step)
+        for rows, extent, time in one_by_one(step):
             numbers = range(step.rows)[rows] if isinstance(rows, slice) else rows
+            kernel = self.kernel(min(self.plan.longest, max(step.starts[row] for row in numbers) + time))
             for times, seen in state.values.views(step, rows, extent):
+                own = range(step.time)[times][:time]
+                if not own:
+                    continue
+                times = slice(own.start, own.stop)
                 for row, z_sh in zip(numbers, seen[:, 0].float(), strict=True):
                     place = places[row, times]
                     end = min(int(place[-1]) + 1, len(z_sh))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from steelyard.model.mixers.apart import one_by_one
 from steelyard.model.state import KeyValuePool
 from steelyard.model.step import Step
 
@@ -22,13 +23,16 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 def from_memory(q_bhtd: Tensor, step: Step, state: KeyValuePool, attend: Attend) -> Tensor:
     """What `attend` makes of a call's queries, a tile after the other: [b, h, t, d]."""
-    mixed = torch.empty_like(q_bhtd)
+    mixed = torch.zeros_like(q_bhtd)
     starts = torch.tensor(step.starts, device=step.device)[:, None] + torch.arange(step.time, device=step.device)
-    for rows, extent in step.extents:
+    for rows, extent, time in one_by_one(step):
         pick = slice(None) if isinstance(rows, slice) else list(rows)
         for times, keys, values in state.views(step, rows, extent):
-            tiles = zip(q_bhtd[pick][:, :, times].split(TILE, 2), starts[pick][:, times].split(TILE, 1), strict=True)
-            mixed[pick, :, times] = torch.cat([attend(q, places, keys, values) for q, places in tiles], 2).to(mixed.dtype)
+            times = range(step.time)[times][:time]
+            if times:
+                own = slice(times.start, times.stop)
+                tiles = zip(q_bhtd[pick][:, :, own].contiguous().split(TILE, 2), starts[pick][:, own].split(TILE, 1), strict=True)
+                mixed[pick, :, own] = torch.cat([attend(q, places, keys, values) for q, places in tiles], 2).to(mixed.dtype)
     return mixed
 
 

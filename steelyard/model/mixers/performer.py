@@ -14,7 +14,7 @@ Shapes: b rows, h heads, t time, d head width, m features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ from steelyard.core.errors import RecipeError
 from steelyard.core.seeds import derive
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.linear_attention import CHUNK, NO_LEVEL, Levels, causal_sums
 from steelyard.model.mixers.recurrence import Recurrence
@@ -71,11 +72,12 @@ class Performer(Recurrence):
         return {"sums": (plan.heads, plan.features, plan.head_width), "weights": (plan.heads, plan.features), "level": (plan.heads,)}
 
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
-        q, k, v = (
-            part.unflatten(-1, (self.plan.heads, self.plan.head_width)).transpose(1, 2).float()
-            for part in together(x_btd, step, (self.query, self.key, self.value))
-        )
-        with torch.autocast(x_btd.device.type, enabled=False):  # logarithms of 8 bits would be exponentials of none
+        y_bti, memory = apart(step, together(x_btd, step, (self.query, self.key, self.value)), memory, self._mixed)
+        return self.output(y_bti.to(x_btd.dtype), step), memory
+
+    def _mixed(self, step: Step, maps: Sequence[Tensor], memory: Memory) -> tuple[Tensor, Memory]:
+        q, k, v = (part.unflatten(-1, (self.plan.heads, self.plan.head_width)).transpose(1, 2).float() for part in maps)
+        with torch.autocast(q.device.type, enabled=False):  # logarithms of 8 bits would be exponentials of none
             if self.plan.rotary is not None:
                 q, k = self.plan.rotary.apply(q, step), self.plan.rotary.apply(k, step)
             q, _ = positive_features(q, self.directions_md)
@@ -85,8 +87,7 @@ class Performer(Recurrence):
             before = torch.where(memory["weights"].sum(-1) > 0, memory["level"], NO_LEVEL)
             levels = Levels(own, running_levels(own, before, step), before)
             y, sums, weights = causal_sums(q, k, v, memory["sums"], memory["weights"], step, levels=levels)
-        after = {"sums": sums, "weights": weights, "level": levels.running_bht[..., -1]}
-        return self.output(y.transpose(1, 2).flatten(2).to(x_btd.dtype), step), after
+        return y.transpose(1, 2).flatten(2), {"sums": sums, "weights": weights, "level": levels.running_bht[..., -1]}
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""

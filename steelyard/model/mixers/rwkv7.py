@@ -16,7 +16,7 @@ Shapes: b rows, t time, h heads, n chunks, c tokens of a chunk, d head width.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -29,6 +29,7 @@ from steelyard.core.errors import RecipeError
 from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers import triton_scan
+from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.recurrence import Recurrence, earlier, last_inputs
 from steelyard.model.mixers.rwkv import channel_shares, layer_shares
@@ -154,18 +155,25 @@ class Rwkv7(Recurrence):
         asked = self.receptance(mixed["receptance"], step).float().unflatten(-1, heads)
         told = value.float().unflatten(-1, heads)
         with torch.autocast(x.device.type, enabled=False):
-            rule: Any = triton_scan.delta_rule if triton_scan.fits(x, step) else delta_rule
-            y, states = rule(asked, fall.unflatten(-1, heads), removed, rate.unflatten(-1, heads), written, told, memory["states"], step)
+            parts = (asked, fall.unflatten(-1, heads), removed, rate.unflatten(-1, heads), written, told)
+            y, states = apart(step, parts, {"states": memory["states"]}, _ruled)
         y = F.layer_norm(y, y.shape[-1:], eps=1e-5 * plan.head_width).flatten(2) * self.norm_weight.float() + self.norm_bias.float()
         own = (asked * written * self.bonus.float().unflatten(-1, heads)).sum(-1, keepdim=True) * told
         gate = self.gate(mixed["gate"], step, torch.sigmoid)
         out = self.output(gate * (y + own.flatten(2)).to(x.dtype), step)
-        return torch.cat((out, values, alone), -1), {"input": last_inputs(memory["input"], x, step), "states": states}
+        return torch.cat((out, values, alone), -1), {"input": last_inputs(memory["input"], x, step)} | states
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations besides its maps'."""
         seen = min(CHUNK, time)
         return time * (self.plan.inner * (10 * self.plan.head_width + 9 * seen + 40) + 18 * self.width)
+
+
+def _ruled(step: Step, parts: Sequence[Tensor], memory: Memory) -> tuple[Tensor, Memory]:
+    """`delta_rule`, by the fastest form there is."""
+    rule: Any = triton_scan.delta_rule if triton_scan.fits(parts[0], step) else delta_rule
+    y, states = rule(*parts, memory["states"], step)
+    return y, {"states": states}
 
 
 def delta_rule(

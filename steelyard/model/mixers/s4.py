@@ -24,7 +24,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.kept import Kept, bucket
 from steelyard.model.mixers.recurrence import Recurrence
@@ -101,9 +103,9 @@ class S4(Recurrence):
 
     def run(self, x_btd: Tensor, step: Step, memory: Memory) -> tuple[Tensor, Memory]:
         with torch.autocast(x_btd.device.type, enabled=False):
-            y_bth, memory = each_document(x_btd.float(), step, memory, self._filter)
-        y, gate = self.output(F.gelu(y_bth).to(x_btd.dtype), step).chunk(2, -1)
-        return y * gate.sigmoid(), memory
+            y_bth, memory = apart(step, (x_btd.float(),), memory, lambda own, u, before: each_document(u[0], own, before, self._filter))
+        y, gate = self.output(activate(F.gelu, y_bth, step.deterministic).to(x_btd.dtype), step).chunk(2, -1)
+        return y * activate(torch.sigmoid, gate, step.deterministic), memory
 
     def _filter(self, u_bth: Tensor, lengths: tuple[int, ...], memory: Memory) -> tuple[Tensor, Memory]:
         """Rows from their beginning, or from a memory."""
