@@ -113,6 +113,9 @@ class Engine:
                 raise SteelyardError(f"{name} is {value!r}", where="engine settings", do=f"Use a whole number of at least {least}.")
         if spec.kernels not in ("auto", "pytorch", "reference"):
             raise SteelyardError(f"kernels is {spec.kernels!r}", where="engine settings", do="Known: auto, pytorch, reference.")
+        if spec.graphs and (spec.deterministic or spec.kernels == "reference"):
+            what = "deterministic" if spec.deterministic else "kernels='reference'"
+            raise SteelyardError(f"graphs with {what}", where="engine settings", do="Leave one of the two out.")
         if spec.threads:
             torch.set_num_threads(spec.threads)
         self.spec, self.model = spec, model

@@ -13,12 +13,16 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from steelyard.core.errors import UnsupportedError
 from steelyard.generate import candidates
 from steelyard.generate.candidates import Candidates, Wish
 from steelyard.generate.invariance import row_tile
 from steelyard.generate.state_plan import StatePlan
 from steelyard.kernels import native
+from steelyard.kernels.gpu import recorder
 from steelyard.model.fused import fused, lack
+from steelyard.model.graphed import GraphedTrunk
+from steelyard.model.graphed import lack as lack_graphs
 from steelyard.model.heads.lm import LMHead
 from steelyard.model.linears.native import NativeStorage
 from steelyard.model.narrow_state import Narrow
@@ -101,6 +105,12 @@ class HostSettings(Protocol):
     @property
     def routines(self) -> native.Routines | None: ...
 
+    @property
+    def graphs(self) -> bool | None: ...
+
+    @property
+    def graphed(self) -> bool: ...
+
 
 class Host:
     """Runs pieces through one trunk. Not thread-safe: the engine's thread owns it."""
@@ -117,6 +127,7 @@ class Host:
         self.lengths = [0] * self.state.slots
         self.blocks = len(getattr(trunk.plan.depth, "blocks", ()))
         self.fused = fused(trunk, self.state)
+        self.graphed = _graphed(trunk, self.state, spec)
 
     @property
     def native_head(self) -> NativeStorage | None:
@@ -159,10 +170,14 @@ class Host:
             self.trunk.device,
             program=with_own(program, own, self.blocks),
             deterministic=self.spec.deterministic,
+            tile=self.tile,
             readable=self.spec.kernels == "reference",
             capacity=self.capacity,
         )
-        hidden = (self.fused or self.trunk)(ids.to(self.trunk.device), step, self.state)
+        if self.graphed is not None and self.graphed.supports(step):
+            hidden = self.graphed(ids, step)
+        else:
+            hidden = (self.fused or self.trunk)(ids.to(self.trunk.device), step, self.state)
         rows = [row_of[piece.slot] for piece in pieces]
         return Pass(self, hidden, rows, step.program.readings if step.program else {})
 
@@ -214,7 +229,7 @@ class Host:
 
     def forget(self) -> None:
         """Gives back the memory of all slots. Nothing runs after this."""
-        self.state, self.fused = State({}, 0, 0), None
+        self.state, self.fused, self.graphed = State({}, 0, 0), None, None
 
 
 @dataclass(frozen=True)
@@ -281,6 +296,21 @@ def _plain_storage(trunk: Trunk, spec: HostSettings, horizon: int) -> Dense | Na
     if spec.routines and not inside and lack(trunk) is None:
         return Narrow(horizon)
     return Dense(torch.float32, horizon=horizon, rounding=spec.cache_type)
+
+
+def _graphed(trunk: Trunk, state: State, spec: HostSettings) -> GraphedTrunk | None:
+    """What computes plain decoding steps by recordings, or None where there is none.
+
+    Raises:
+        UnsupportedError: it was asked for, and the model or its cache is none for it.
+    """
+    if not spec.graphed:
+        return None
+    if (reason := lack_graphs(trunk, state)) is None:
+        return GraphedTrunk(trunk, state, recorder(trunk.device))
+    if spec.graphs:
+        raise UnsupportedError(f"graphs of decoding steps: {reason}", where="engine settings", do="Leave `graphs` out.")
+    return None
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -91,6 +91,8 @@ class EngineSpec:
         search: looks for the likeliest answer instead of drawing one, or None.
         folder: where levers may keep what they fit to the model, or None; it changes no answer.
         states: how keys, values and other states are kept; None = in plain tensors.
+        graphs: whether plain decoding steps are recorded and repeated (`model/graphed.py`), which saves the time of launching their
+            kernels; None = on a GPU, where the model can. Never with `deterministic`, whose rows must not depend on their neighbours.
     """
 
     model: Model
@@ -112,6 +114,14 @@ class EngineSpec:
     search: Search | None = None
     folder: Path | None = None
     states: StatePlan | None = None
+    graphs: bool | None = None
+
+    @property
+    def graphed(self) -> bool:
+        """Whether decoding steps are to be recorded."""
+        if self.graphs is None:
+            return self.model.trunk.device.type == "cuda" and not self.deterministic and self.kernels != "reference"
+        return self.graphs
 
     @property
     def weight_type(self) -> torch.dtype:
@@ -139,6 +149,7 @@ class EngineSpec:
         cache = self.states.numerics if self.states else str(self.cache_type).removeprefix("torch.")
         kernels = self.kernels if self.kernels == "reference" else f"native {self.routines.name}" if self.routines else "pytorch"
         kernels += ", blocks on disk: pytorch" if readers(self.model.trunk) else ""
+        kernels += ", graphs" if self.graphed else ""
         if blocks:
             return {"weights": f"stored in {'+'.join(blocks)}", "activations": "8 bits", "cache": cache, "kernels": kernels}
         return {"weights": weights, "activations": stream, "cache": cache, "kernels": kernels}

@@ -48,7 +48,7 @@ FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 STORED = "stored"
 
 
-def load(name_or_path: str | Path, dtype: str = "float32", keep: float = 1.0, folder: Path | None = None) -> Model:
+def load(name_or_path: str | Path, dtype: str = "float32", keep: float = 1.0, folder: Path | None = None, device: str = "cpu") -> Model:
     """Opens a model.
 
     Args:
@@ -58,18 +58,38 @@ def load(name_or_path: str | Path, dtype: str = "float32", keep: float = 1.0, fo
         keep: share of the decoder's blocks that stay in memory; the others are sent to a file as they are read, and streamed from
             there block by block (`linears/streamed.py`): a model larger than memory opens, for answering only.
         folder: on the disk that this file is to be on; None = the system's for temporary files.
+        device: where the weights come to lie, and so where the model is computed: `cpu`, `cuda`, `cuda:1`.
 
     Raises:
         ModelFileError: for anything in the files that cannot be trusted or understood.
+        UnsupportedError: there is no such device, or streamed weights are to lie on another than the CPU.
     """
     if dtype not in (*FLOATS, STORED):
         raise SteelyardError(f"dtype {dtype!r}", do=f"Known: {', '.join(FLOATS)}, {STORED}.")
     if not 0 <= keep <= 1:
         raise SteelyardError(f"keep {keep!r}", do="Give the share of blocks that stay in memory, from 0 to 1.")
+    place = device_of(device)
+    if keep < 1 and place.type != "cpu":
+        raise UnsupportedError(f"weights streamed from disk on {device}", do="Use keep=1, or leave `device` out.")
     path = locate(str(name_or_path))
     model = apart(lambda: _load(path, str(name_or_path), dtype, to_disk(keep, folder)))
     trim()  # of what reading the tokenizer and unpacking blocks left behind
-    return model
+    return model if place.type == "cpu" else model.with_trunk(model.trunk.to(place))
+
+
+def device_of(name: str) -> torch.device:
+    """A device by its name.
+
+    Raises:
+        UnsupportedError: PyTorch knows no such device here.
+    """
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter of a PyTorch built without CUDA
+        said = str(error).splitlines()[0]
+        raise UnsupportedError(
+            f"device {name!r}: {said}", do="`steelyard doctor` lists what this machine has; `cpu` always works."
+        ) from None
 
 
 Filled = Callable[[int, nn.Module], None]

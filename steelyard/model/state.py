@@ -148,7 +148,7 @@ class DenseStore:
             self.data[place, :, start : start + step.time] = x_bhtd
             return
         _, heads, tokens, width = self.data.shape
-        index, real = step.cached(("scatter", heads, tokens), lambda: scatter_index(step, heads, tokens))
+        index, real = step.scatter(heads, tokens)
         x_bthd = x_bhtd.transpose(1, 2)
         self.data.view(-1, width).index_copy_(0, index, (x_bthd if real is None else x_bthd[real]).reshape(-1, width))
 
@@ -177,20 +177,6 @@ class DenseStore:
 
     def bytes(self) -> int:
         return self.data.numel() * self.data.element_size()
-
-
-def scatter_index(step: Step, heads: int, tokens: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """Where the real (not padding) tokens of a call go in a store of rows (slot, head, token), int64 [n * heads]; and which of
-    the call's tokens they are, or None for all of them."""
-    rows = [row for row, length in enumerate(step.lengths) for _ in range(length)]
-    times = [time for length in step.lengths for time in range(length)]
-    slots = torch.tensor([step.slots[row] for row in rows], device=step.device)
-    places = torch.tensor([step.starts[row] + time for row, time in zip(rows, times, strict=True)], device=step.device)
-    head = torch.arange(heads, device=step.device)
-    index = ((slots[:, None] * heads + head) * tokens + places[:, None]).reshape(-1)
-    if len(rows) == step.rows * step.time:
-        return index, None
-    return index, (torch.tensor(rows, device=step.device), torch.tensor(times, device=step.device))
 
 
 class Dense:

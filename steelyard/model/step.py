@@ -38,6 +38,8 @@ class Step:
         side: side inputs by name (images, neighbours).
         program: what to do at sites, or None.
         deterministic: results of a row must not depend on the other rows.
+        tile: rows of products of which every multiple gives each row the same bits; what is taken out of a deterministic call and
+            multiplied by itself is filled up to it.
         readable: attention by its equation rather than a fused kernel.
         capacity: tokens a slot holds; 0 when there is no state.
     """
@@ -52,6 +54,7 @@ class Step:
     side: Mapping[str, Any] = field(default_factory=dict)
     program: SiteProgram | None = None
     deterministic: bool = False
+    tile: int = 1
     readable: bool = False
     capacity: int = 0
     _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
@@ -152,6 +155,21 @@ class Step:
             return slice(self.slots[0], self.slots[0] + len(self.slots))
         return None
 
+    def scatter(self, heads: int, tokens: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Where the real (not padding) tokens of this call go in a store of rows (slot, head, token), int64 [n * heads]; and which of the
+        call's tokens they are, or None for all of them."""
+        return self.cached(("scatter", heads, tokens), lambda: self._scatter(heads, tokens))
+
+    def _scatter(self, heads: int, tokens: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        rows = [row for row, length in enumerate(self.lengths) for _ in range(length)]
+        times = [time for length in self.lengths for time in range(length)]
+        slots = torch.tensor([self.slots[row] for row in rows], device=self.device)
+        places = torch.tensor([self.starts[row] + time for row, time in zip(rows, times, strict=True)], device=self.device)
+        index = scattered(slots, places, heads, tokens)
+        if len(rows) == self.rows * self.time:
+            return index, None
+        return index, (torch.tensor(rows, device=self.device), torch.tensor(times, device=self.device))
+
     @property
     def extents(self) -> tuple[tuple[slice | tuple[int, ...], int], ...]:
         """Groups of rows and how many cached tokens each group looks at.
@@ -205,3 +223,9 @@ class Step:
         padding = query[None, :, None] >= lengths
         own = key == torch.minimum(place, torch.tensor(keys - 1, device=self.device))
         return (allowed | (padding & own))[:, None]
+
+
+def scattered(slots: Tensor, places: Tensor, heads: int, tokens: int) -> Tensor:
+    """Where tokens, each of a slot and a place in it, int64 [n], go in a store of rows (slot, head, token): int64 [n * heads]."""
+    head = torch.arange(heads, device=slots.device)
+    return ((slots[:, None] * heads + head) * tokens + places[:, None]).reshape(-1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from steelyard.core.errors import UnsupportedError
 from steelyard.model.files import gguf_blocks
 from steelyard.model.files.gguf_blocks import BY_NAME, ROUTINES, TYPES, dequantize
+from steelyard.model.linears.blocks import BlockStorage
 
 SCALE_BYTES = {"Q8_0": [0], "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208]}
 
@@ -52,6 +53,13 @@ def test_tensors_longer_than_one_chunk_are_whole(kind, monkeypatch):
     whole = dequantize(data, BY_NAME[kind])
     monkeypatch.setattr(gguf_blocks, "CHUNK", 4 * BY_NAME[kind].elements)
     assert torch.equal(dequantize(data, BY_NAME[kind]), whole)
+
+
+@pytest.mark.parametrize("kind", ROUTINES)
+def test_blocks_are_unpacked_where_they_lie(kind):
+    storage = BlockStorage(torch.from_numpy(random_blocks(kind, 4, seed=1)), BY_NAME[kind], order=torch.tensor([3, 1, 0, 2])).to("meta")
+    x = torch.zeros(2, storage.inputs, device="meta")  # a device of shapes alone, which no number of the host's may be mixed with
+    assert storage(x).device.type == storage.rows(torch.zeros(3, dtype=torch.int64, device="meta")).device.type == "meta"
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

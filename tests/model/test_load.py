@@ -83,6 +83,18 @@ def test_matrices_are_kept_in_the_type_that_is_asked_for(model: Path) -> None:
         steelyard.load(model, dtype="int3")
 
 
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(model: Path, device: str) -> None:
+    with pytest.raises(SteelyardError, match=f"device '{device}'"):
+        steelyard.load(model, device=device)
+
+
+def test_a_model_lies_where_it_was_asked_to_unless_it_is_streamed(model: Path) -> None:
+    assert {tensor.device.type for tensor in steelyard.load(model, device="meta").trunk.parameters()} == {"meta"}
+    with pytest.raises(SteelyardError, match="streamed"):
+        steelyard.load(model, keep=0.5, device="meta")
+
+
 def test_names_with_and_without_their_prefix_are_the_same_model(tmp_path: Path) -> None:
     theirs = reference(config_of("GPT2", vocab_size=101, n_embd=48, n_head=3, n_layer=2, n_positions=64))
     expected = their_logits(theirs, IDS)

@@ -98,7 +98,7 @@ def dequantize(data: Tensor, kind: StorageType, dtype: torch.dtype = torch.float
     """
     blocks = data.view(-1, kind.bytes)
     routine = routine_for(kind)
-    out = torch.empty(len(blocks), kind.elements, dtype=dtype)
+    out = torch.empty(len(blocks), kind.elements, dtype=dtype, device=data.device)
     step = CHUNK // kind.elements
     for start in range(0, len(blocks), step):
         out[start : start + step] = routine(blocks[start : start + step]).floats()
@@ -131,7 +131,7 @@ def _nibbles(packed: Tensor, run: int) -> Tensor:
 
 def _bits(packed: Tensor) -> Tensor:
     """Single bits uint8 [n, 8 * bytes], lowest first within each byte."""
-    return (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8) & 1).flatten(1)
+    return (packed.unsqueeze(2) >> torch.arange(8, dtype=torch.uint8, device=packed.device) & 1).flatten(1)
 
 
 def _q8_0(b: Tensor) -> Blocks:
@@ -172,7 +172,7 @@ def _q4_k(b: Tensor) -> Blocks:
 
 def _q5_k(b: Tensor) -> Blocks:
     # Bit i of byte j is the fifth bit of weight j of sub-block i.
-    high = b[:, None, 16:48] >> torch.arange(8, dtype=torch.uint8)[:, None] & 1
+    high = b[:, None, 16:48] >> torch.arange(8, dtype=torch.uint8, device=b.device)[:, None] & 1
     q = _nibbles(b[:, 48:], 32).unflatten(1, (8, 32)) | high << 4
     return Blocks(q.flatten(1), *_scales_and_offsets(b), bits=8)
 
@@ -180,7 +180,7 @@ def _q5_k(b: Tensor) -> Blocks:
 def _q6_k(b: Tensor) -> Blocks:
     # Two halves of 128 weights: 64 bytes of low nibbles and 32 bytes of high pairs, one pair for every 32 weights.
     low = _nibbles(b[:, :128], 64).unflatten(1, (2, 4, 32))
-    high = b[:, 128:192].unflatten(1, (2, 1, 32)) >> torch.tensor([0, 2, 4, 6], dtype=torch.uint8)[:, None] & 3
+    high = b[:, 128:192].unflatten(1, (2, 1, 32)) >> torch.arange(0, 8, 2, dtype=torch.uint8, device=b.device)[:, None] & 3
     scales = b[:, 192:208].contiguous().view(torch.int8) * _halves(b, 208).float()
     return Blocks((low | high << 4).flatten(1), scales, zero=32, bits=8)
 

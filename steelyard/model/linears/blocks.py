@@ -53,7 +53,7 @@ class BlockStorage(nn.Module):
 
     def ordered(self, outputs: slice | Tensor = slice(None)) -> Tensor:
         """The rows of some outputs, uint8 [n, bytes of a row]; a view of `data` where it may be one."""
-        return self.data[outputs if self.order is None else self.order[outputs]]
+        return self.data[outputs if self.order is None else self.order.to(self.data.device)[outputs]]
 
     def blocks(self) -> Blocks:
         """The integers [out, in] and what they are scaled by [out, in / 16 or 32].
