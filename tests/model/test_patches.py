@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,14 +70,15 @@ CUT = patches.cut
 
 
 def knowing_later(trunk: Trunk) -> int:
-    """Positions whose logits change with the byte after them."""
+    """Pairs of a byte and a position before it whose logits change with the byte; a byte that ends patches is put in at every place too."""
     text, known = ids(1, 24, 3), 0
     with torch.inference_mode():
         before = trunk.logits(text)[0]
         for t in range(1, 24):
-            changed = text.clone()
-            changed[0, t] = (changed[0, t] + 1) % VOCABULARY
-            known += int((trunk.logits(changed)[0, t - 1] - before[t - 1]).abs().max() > 1e-5)
+            for other in ((int(text[0, t]) + 1) % VOCABULARY, 17):
+                changed = text.clone()
+                changed[0, t] = other
+                known += int(((trunk.logits(changed)[0, :t] - before[:t]).abs().amax(-1) > 1e-5).sum())
     return known
 
 
@@ -92,6 +94,61 @@ def test_no_byte_is_known_before_it_is_read_and_a_leak_through_the_patch_would_b
     monkeypatch.setattr(patches, "cut", leaking)
     monkeypatch.setattr(patches.Patched, "_over", peeking)
     assert knowing_later(decoder("patches")) > 6
+
+
+def where_patches_end(text: bytes, ends: tuple[int, ...], size: int) -> list[bool]:
+    """Of each byte whether it ends a patch, as a model cuts the text."""
+    read = torch.frombuffer(bytearray(text), dtype=torch.uint8).long()[None]
+    step = Step.whole(1, len(text), read.device)
+    return patches.cut(step, size, torch.isin(read, torch.tensor(ends)), torch.zeros(1, dtype=torch.int64)).ends[0].tolist()
+
+
+def threshold(text: np.ndarray, ends: tuple[int, ...]) -> float:
+    """Bits between the bytes that end patches and those that do not: there must be such a number."""
+    entropies = next_entropies(text)
+    low, high = entropies[np.setdiff1d(np.arange(256), ends)].max(), entropies[list(ends)].min()
+    assert low < high
+    return (low + high) / 2
+
+
+SOURCE = Path(patches.__file__).read_bytes()
+"""Text whose bytes are hard to tell in places."""
+
+
+@pytest.mark.parametrize(("mean", "size"), [(2.5, 4), (4.0, 8), (5.0, 6)])
+def test_patches_begin_where_the_entropy_of_the_next_byte_is_above_one_threshold(mean, size):
+    """The global constraint of arXiv:2412.09871, section 2.3: x_t begins a patch where H(x_t) > theta; here also after `size` bytes."""
+    text = np.frombuffer(SOURCE, dtype=np.uint8)
+    ends = hardest([SOURCE.decode()], mean, size)
+    entropies, theta = next_entropies(text), threshold(text, ends)
+    begins, since = [], 0
+    for place in range(len(SOURCE)):
+        begins.append(place == 0 or entropies[SOURCE[place - 1]] > theta or since == size)
+        since = 1 if begins[-1] else since + 1
+    assert where_patches_end(SOURCE, ends, size)[:-1] == begins[1:]
+    assert 0.2 < np.mean(begins) < 0.5
+
+
+def test_patches_are_cut_as_transformers_cuts_them_by_the_same_entropies():
+    from transformers.models.blt.modeling_blt import BltPatcher, process_patch_lengths
+
+    size, text = 8, np.frombuffer(SOURCE[:3000], dtype=np.uint8)
+    ends = hardest([SOURCE.decode()], 4.0, size)
+    whole = np.frombuffer(SOURCE, dtype=np.uint8)
+    # Theirs reads a token that begins the text, which is a patch of its own; its entropy is not looked at.
+    entropies = torch.from_numpy(np.concatenate(([0.0], next_entropies(whole)[text])))[None]
+    lengths = BltPatcher.patch_lengths_from_entropies(entropies, len(text) + 1, threshold=threshold(whole, ends))
+    theirs = [length for length in process_patch_lengths(lengths, size)[0].tolist() if length][1:]
+    places = np.flatnonzero(where_patches_end(text.tobytes(), ends, size)).tolist()
+    ours = np.diff([-1, *places, *([len(text) - 1] if places[-1] != len(text) - 1 else [])]).tolist()
+    assert ours == theirs and len(set(ours)) == size
+
+
+def test_where_patches_end_in_a_text_is_known_from_its_beginning_alone():
+    """Incremental patching, arXiv:2412.09871, section 2.4: what follows a beginning of a text does not move the ends of patches in it."""
+    ends, text = hardest([SOURCE.decode()], 3.0, 6), SOURCE[:120]
+    whole = where_patches_end(text, ends, 6)
+    assert all(where_patches_end(text[:length], ends, 6) == whole[:length] for length in range(1, len(text)))
 
 
 def test_blocks_run_once_a_patch_and_their_memory_holds_patches():
