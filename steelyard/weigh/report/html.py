@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,7 @@ def _environment() -> jinja2.Environment:
         "task": task_title,
         "parts": _parts,
         "name": lambda text: clip(str(text), LONGEST_NAME)[0] + "…" * (len(str(text)) > LONGEST_NAME),
+        "breakable": lambda text: markupsafe.Markup("<wbr>").join(map(visible, re.split(r"(?<=[_/])", text))),
         "costs": cost_rows,
         "parameters": parameters_text,
         "foretold": scaling.foretold_text,

@@ -100,10 +100,13 @@ def test_without_details_beside_it_the_page_says_so_and_works(opened, tmp_path):
     assert [line for line in wrong if "ERR_FILE_NOT_FOUND" not in line] == []
 
 
-@pytest.mark.parametrize("width", [340, 390, 768, 920, 1280])
+@pytest.mark.parametrize("width", [340, 390, 768, 920, 1280, 1440])
 def test_neither_the_page_nor_a_table_scrolls_sideways(opened, tmp_path, width):
     open_page, _ = opened
-    write_html(example_report(), tmp_path / "report.html")
+    report = example_report()
+    long = {"task": "support_answers", "metric": "right_edges_less_middle", "unit": "tokens/passage", "base": 123.4, "value": 1234.5}
+    cells = [dataclasses.replace(cell, **long, base_interval=(100.1, 234.5), value_interval=(1000.1, 2345.6)) for cell in report.cells]
+    write_html(dataclasses.replace(report, cells=[*report.cells, *cells]), tmp_path / "report.html")
     tab = open_page(tmp_path / "report.html", viewport={"width": width, "height": 800})
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
