@@ -28,6 +28,27 @@ Run = Callable[[Tensor, Step, Memory], tuple[Tensor, Memory]]
 """(x [b, t, width], step, memory before) -> (y [b, t, width], memory after each row's last token)."""
 
 
+def _filled_up(x_btd: Tensor, step: Step, memory: Memory, run: Run) -> tuple[Tensor, Memory]:
+    """`run` of as many rows as exact products want (`step.tile`): rows without tokens behind those there are."""
+    rows, more = step.rows, -step.rows % step.tile
+    if not more:
+        return run(x_btd, step, memory)
+    part = dataclasses.replace(
+        step,
+        slots=step.slots + step.slots[:1] * more,
+        starts=step.starts + (0,) * more,
+        lengths=step.lengths + (0,) * more,
+        adapters=None if step.adapters is None else step.adapters + (-1,) * more,
+        _cache={},
+    )
+    y, memory = run(_with_zeros(x_btd, more), part, {name: _with_zeros(value, more) for name, value in memory.items()})
+    return y[:rows], {name: value[:rows] for name, value in memory.items()}
+
+
+def _with_zeros(x_b: Tensor, more: int) -> Tensor:
+    return torch.cat((x_b, x_b.new_zeros(more, *x_b.shape[1:])))
+
+
 class RecurrentPool:
     """The states of one recurrent part, for all slots."""
 
@@ -54,6 +75,7 @@ class RecurrentPool:
         bodies = tuple(length - tail for length, tail in zip(step.lengths, tails, strict=True))
         y_btd = torch.zeros_like(x_btd)
         if longest := max(bodies):
+            longest = min(-(-longest // step.tile) * step.tile, step.time)
             part = dataclasses.replace(step, lengths=bodies, time=longest, _cache={})
             y_btd[:, :longest], memory = run(x_btd[:, :longest], part, memory)
             self._write(step, memory, bodies)
@@ -64,7 +86,7 @@ class RecurrentPool:
             starts = tuple(start + body + number for start, body in zip(step.starts, bodies, strict=True))
             place = torch.tensor(times, device=x_btd.device)
             part = dataclasses.replace(step, starts=starts, lengths=real, time=1, _cache={})
-            y, memory = run(x_btd[rows, place][:, None], part, memory)
+            y, memory = _filled_up(x_btd[rows, place][:, None], part, memory, run)
             there = torch.tensor(real, dtype=torch.bool, device=x_btd.device)
             y_btd[rows[there], place[there]] = y[there, 0]
             self._write(step, memory, tuple(body + number + 1 if r else 0 for body, r in zip(bodies, real, strict=True)))

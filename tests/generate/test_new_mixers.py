@@ -1,18 +1,24 @@
-"""Engines answer with every mixer as the whole text says, however they batch, reuse and guess; packed weights included."""
+"""Engines answer with every mixer as the whole text says, however they batch, reuse and guess; packed weights included. And what exact
+engines say has the bits that it has alone, with every mixer and with or without the C++ routines."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from arrivals import take_turns
+from plan_talkers import plan_talker
+from tiny_engines import scheduler
 
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.run import Run
 from steelyard.generate.engine import Engine
 from steelyard.generate.spec import EngineSpec
 from steelyard.generate.speculation.prompt_lookup import PromptLookup
+from steelyard.kernels.native import CHOICE
 from steelyard.model.model import Model
 from steelyard.model.new import DecoderPlan
 from steelyard.train.pretrain.new import new_model
@@ -57,3 +63,48 @@ def test_engines_say_what_the_whole_text_says(name, tmp_path):
     assert said(PromptLookup().decode(spec), PROMPTS) == expected
     packed = said(replace(spec, dtype=None, deterministic=False), PROMPTS)
     assert [len(answer) for answer in packed] == [TOKENS] * len(PROMPTS)
+
+
+PLANS: dict[str, dict[str, Any]] = {
+    **{name: {"mixer": mixer} for name, mixer in MIXERS.items()},
+    "layer by layer": {"mixer": ["attention", "lstm", "s4"], "depth": 3},
+    "attention": {"mixer": "attention", "channel": "monarch_channel"},
+    "mamba": {"mixer": {"mamba": {"state": 4}}},
+    "mamba2": {"mixer": {"mamba2": {"state": 8}}},
+    "recurrent_gemma": {"mixer": "recurrent_gemma"},
+    "rwkv": {"mixer": "rwkv", "channel": "rwkv_channel"},
+    "rwkv7": {"mixer": "rwkv7", "channel": {"rwkv_channel": {"receptance": False}}},
+}
+
+
+def questions(draw: random.Random) -> list[tuple[list[int], AnswerSettings, int, None]]:
+    """Prompts short and long, a few that repeat themselves, and the turns they come at."""
+    asked = []
+    for letters in (3, 250, 250, 7, 250):
+        length = draw.choice((draw.randrange(1, 20), draw.randrange(20, 90), draw.randrange(200, 280)))
+        wanted = AnswerSettings(
+            max_tokens=draw.randrange(2, 9),
+            temperature=draw.choice((0.0, 1.0)),
+            seed=draw.randrange(9),
+            token_events=True,
+            ignore_eos=True,
+            alternatives=2,
+        )
+        asked.append(([draw.randrange(1, letters) for _ in range(length)], wanted, draw.randrange(6), None))
+    return asked
+
+
+@pytest.mark.parametrize("routines", ["", "off"])
+@pytest.mark.parametrize("name", PLANS)
+def test_every_probability_has_the_bits_that_it_has_alone(name, routines, monkeypatch):
+    """36 channels fill no vector, and products in PyTorch want rows in tiles; without the routines answers are guessed, too."""
+    monkeypatch.setenv(CHOICE, routines)
+    model = plan_talker({"width": 36} | PLANS[name], max_position_embeddings=512)
+    spec = EngineSpec(model, deterministic=True, slots=4, dtype="float32", context=300)
+    turns = scheduler(PromptLookup(shortest=1).decode(spec) if routines == "off" else spec)
+    asked = questions(random.Random(name))
+    together = take_turns(turns, model, asked)
+    for (prompt, wanted, _, cancel), beside in zip(asked, together, strict=True):
+        turns.slots.held.clear()
+        (solo,) = take_turns(turns, model, [(prompt, wanted, 0, cancel)])
+        assert beside.said == solo.said and len(solo.tokens) == wanted.max_tokens
