@@ -99,7 +99,7 @@ class EndpointAnswerer:
             start: the text of the token that a text without context follows; the server's own word for it if empty.
 
         Raises:
-            SteelyardError: it cannot be reached or refuses access.
+            UnreachedError: it cannot be reached, refuses access, or has no time.
         """
         self.scores = await learned(self.requests, start)
         return self.scores is not None

@@ -32,10 +32,15 @@ if TYPE_CHECKING:
     import httpx
 
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+NO_TIME = frozenset({429, 503, 529})  # of these, the ones that say nothing about the request
 LONGEST_WAIT = 60.0  # seconds; a server that asks for more is not waited for
 LARGEST_REFUSAL = 64 * 1024  # bytes read of an error's body
 CHARGED = ("/chat/completions", "/completions")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class UnreachedError(SteelyardError):
+    """There was no server, no way in, or no time for us: what the server can do is not to be learned from it."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class EndpointRequests:
             body: what is posted; None to get what is there.
 
         Raises:
-            SteelyardError: it was refused, or never arrived.
+            UnreachedError: nobody was there to ask, or let us in.
+            SteelyardError: it was refused, or never arrived whole.
         """
         import httpx
 
@@ -105,8 +111,9 @@ class EndpointRequests:
             except (SteelyardError, httpx.TransportError, httpx.DecodingError, ValueError, RecursionError) as error:
                 wait = self.wait(attempt)
                 if attempt >= self.retries or time.monotonic() + wait > until:
+                    if isinstance(error, httpx.HTTPError):
+                        raise UnreachedError(self.keyless(self.reached(error)), where=self.url) from error
                     said = error.what if isinstance(error, SteelyardError) else "it sent something that is not JSON"
-                    said = self.reached(error) if isinstance(error, httpx.HTTPError) else said
                     raise SteelyardError(self.keyless(said), where=self.url) from error
             finally:
                 self.settle(ticket, usage)
@@ -161,7 +168,7 @@ class EndpointRequests:
                 return await self._refusal(response)
         except TimeoutError:
             return _Refusal(
-                SteelyardError(f"no answer within {self.deadline:g} s", where=self.url, do="Raise the deadline, or ask later."), free=False
+                UnreachedError(f"no answer within {self.deadline:g} s", where=self.url, do="Raise the deadline, or ask later."), free=False
             )
         except httpx.TransportError as error:
             trusted = not _untrusted(error)
@@ -169,7 +176,7 @@ class EndpointRequests:
                 "Check the URL, the network, and that the server runs." if trusted else "Name its authority's certificate in SSL_CERT_FILE."
             )
             free = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            return _Refusal(SteelyardError(self.keyless(self.reached(error)), where=self.url, do=do), again=trusted, free=free)
+            return _Refusal(UnreachedError(self.keyless(self.reached(error)), where=self.url, do=do), again=trusted, free=free)
 
     async def _refusal(self, response: httpx.Response) -> _Refusal:
         """What a status other than 200 means, in the server's words where it gives any."""
@@ -184,7 +191,7 @@ class EndpointRequests:
         said = f": {text}" if text else ""
         if status in (401, 403):
             named = f"the key in ${self.key}" if self.key and self.key.isupper() else "the key" if self.key else "`key`: none was sent"
-            return _Refusal(SteelyardError(f"the endpoint refused access ({status}){said}", where=self.url, do=f"Check {named}."))
+            return _Refusal(UnreachedError(f"the endpoint refused access ({status}){said}", where=self.url, do=f"Check {named}."))
         if status in (300, 301, 302, 303, 307, 308):
             place = response.headers.get("location", "elsewhere")
             return _Refusal(SteelyardError(f"the endpoint redirects to {place}", where=self.url, do="Name that URL; a key is not sent on."))
@@ -193,9 +200,8 @@ class EndpointRequests:
             return _Refusal(SteelyardError(f"not found (404){said}", where=self.url, do=do))
         if status in (400, 413) and re.search(r"context.?(length|window)|too (long|many tokens)|maximum.*tokens", text, re.I):
             return _Refusal(ContextLengthError(f"the endpoint says{said}", where=self.url, do="Shorten the conversation."), text=text)
-        error = SteelyardError(
-            f"the endpoint answered {status}{said}", where=self.url, do="Ask again later." if status in RETRIED else None
-        )
+        kind = UnreachedError if status in NO_TIME else SteelyardError
+        error = kind(f"the endpoint answered {status}{said}", where=self.url, do="Ask again later." if status in RETRIED else None)
         return _Refusal(
             error, again=status in RETRIED, wait=_seconds(response.headers.get("retry-after")), text=text if status < 500 else ""
         )
@@ -214,9 +220,9 @@ class EndpointRequests:
         shown = f" `{self.key}`" if self.key.isupper() else ""  # small letters may be a key given in place of the name
         if not value:
             do = f"Run `export {self.key}=...`." if shown else None
-            raise SteelyardError(f"the environment variable{shown} that `key` names is not set", where=self.url, do=do)
+            raise UnreachedError(f"the environment variable{shown} that `key` names is not set", where=self.url, do=do)
         if not (value.isascii() and value.isprintable()) or " " in value:
-            raise SteelyardError(f"the environment variable{shown} holds characters that no key has", where=self.url)
+            raise UnreachedError(f"the environment variable{shown} holds characters that no key has", where=self.url)
         return {"Authorization": f"Bearer {value}"}
 
     def keyless(self, text: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from steelyard.augment.endpoint_requests import UnreachedError
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.protocols import Conversation, Message, Score
 
@@ -36,16 +37,16 @@ async def learned(endpoint: Endpoint, start: str = "") -> PromptScores | None:
     """What reads a server's probabilities of given texts, or None where it tells none.
 
     Raises:
-        SteelyardError: it cannot be reached, or refuses access.
+        UnreachedError: it cannot be reached, refuses access, or has no time.
     """
     found = None
     for most in (0, 1):  # some servers write at least one token
         candidate = PromptScores(endpoint, start, most)
         try:
             await candidate.of_text("One and one", " is two")
-        except SteelyardError as error:
-            if _is_gone(error):
-                raise
+        except UnreachedError:
+            raise
+        except SteelyardError:
             continue
         found = candidate
         break
@@ -54,22 +55,11 @@ async def learned(endpoint: Endpoint, start: str = "") -> PromptScores | None:
     found.start = start or await _start_of(endpoint)
     try:
         found.renders = PROBE in await found.written((Message("user", PROBE),))
-    except SteelyardError as error:
-        if _is_gone(error):
-            raise
+    except UnreachedError:
+        raise
+    except SteelyardError:
         found.renders = False
     return found
-
-
-_GONE = (
-    "could not be reached", "no connection", "broke off the connection", "sent nothing", "no answer within", "refused access",
-    "environment variable", "answered 429", "answered 503", "answered 529",
-)  # fmt: skip
-
-
-def _is_gone(error: SteelyardError) -> bool:
-    """Whether nothing can be learned from a failure because there was no server, no way in, or no time for us."""
-    return any(words in error.what for words in _GONE)
 
 
 async def _start_of(endpoint: Endpoint) -> str:

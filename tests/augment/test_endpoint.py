@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.augment.endpoint import EndpointAnswerer
+from steelyard.augment.endpoint_requests import UnreachedError
 from steelyard.augment.server_sent_events import EventParser
 from steelyard.core.answer_form import AnswerForm
 from steelyard.core.errors import ContextLengthError, SteelyardError, UnsupportedError
@@ -132,6 +133,43 @@ def test_a_refusal_is_told_in_the_servers_words_and_not_repeated(code, body, sai
 def test_a_conversation_too_long_for_the_server_is_a_context_error():
     with serving(status(400, {"error": {"message": "maximum context length is 8192 tokens"}})) as fake, pytest.raises(ContextLengthError):
         asked(fake)
+
+
+def learns(url: str, key: str | None = None) -> bool:
+    return asyncio.run(EndpointAnswerer(url, "some-model", key, backoff=0.01, timeout=5.0, retries=1).learn())
+
+
+@pytest.mark.parametrize("code", [401, 403, 429, 503, 529])
+def test_of_a_server_that_lets_nobody_in_it_is_not_said_that_it_tells_no_probabilities(code):
+    with serving(status(code, {"error": {"message": "not you"}}, Retry_After="0")) as fake, pytest.raises(UnreachedError, match="not you"):
+        learns(fake.url)
+
+
+def test_nor_of_one_that_is_not_there_breaks_off_or_gets_no_key(monkeypatch):
+    with pytest.raises(UnreachedError, match="could not be reached"):
+        learns(free_url())
+    with serving(lambda handler: None) as fake, pytest.raises(UnreachedError, match="broke off"):
+        learns(fake.url)
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with serving(status(200, {})) as fake, pytest.raises(UnreachedError, match="is not set"):
+        learns(fake.url, "NO_SUCH_KEY")
+    assert fake.bodies == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        status(404, {"error": {"message": "the endpoint could not be reached: no connection, answered 429, no answer within 3 s"}}),
+        status(400, {"error": {"message": "echo is not supported"}}),
+        status(500, b""),
+        status(200, {"choices": [{"text": "One and one is two", "logprobs": None}]}),
+        status(200, {"choices": []}),
+        status(200, [1, 2]),
+    ],
+)
+def test_a_server_that_has_no_probabilities_of_given_texts_is_known_by_what_it_does_and_not_by_its_words(reply):
+    with serving(reply) as fake:
+        assert learns(fake.url) is False
 
 
 def test_a_busy_server_is_asked_again_until_it_answers():
