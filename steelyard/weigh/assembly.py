@@ -79,7 +79,7 @@ class Findings:
         if sweep.unchecked:
             notes.append(f"The checks could not be finished: {sweep.unchecked}. The same command goes on with them.")
         elif self.asked and not self.checks["planted_defect"]:
-            notes.append("No planted defect was tried: it needs a task that puts questions and is not at floor.")
+            notes.append(f"No planted defect was tried: {self._nothing_to_spoil()}.")
         notes += _cut_short(sweep)
         if sweep.floored:
             notes.append(f"The base is at floor on {', '.join(map(task_title, sorted(sweep.floored)))}: nothing can be told there.")
@@ -99,6 +99,15 @@ class Findings:
             scaling=scaling_laws(sweep.summaries, ALPHA),
             curves=all_curves({question.name: question.task for question in self.asked}, sweep.base, sweep.arms),
         )
+
+    def _nothing_to_spoil(self) -> str:
+        """Why there was no task to try a planted defect on."""
+        reached = [question.name for question in self.asked if checks.reaches(question.samples)]
+        unasked = {name: reason for name in reached if (reason := self.sweep.base[name].obstacle)}
+        told = "; ".join(f"{task_title(name)}: {reason}" for name, reason in unasked.items())
+        if reached and len(unasked) == len(reached):
+            return told
+        return "it needs a task that puts questions and is not at floor" + (f" ({told})" if told else "")
 
     def _told(self, arm: Arm) -> ArmSummary:
         """Who an arm was; of a remote one also what became known while it answered."""
@@ -143,5 +152,5 @@ def _cut_short(sweep: Sweep) -> list[str]:
     listed = "; ".join(f"{what} {done} of {wanted}" for what, (done, wanted) in sweep.cut.items())
     if sweep.budget.seconds == 0:
         return [f"Only what was recorded is told: {listed}."]
-    why = f"{sweep.refused.what}" if sweep.refused else f"{sweep.budget.seconds:g} seconds of asking were allowed"
+    why = f"{sweep.refused.what}" if sweep.refused else f"asking was allowed to take {sweep.budget.seconds:g} s"
     return [f"Asking stopped early: {why}. Answered: {listed}. The same command goes on from there."]

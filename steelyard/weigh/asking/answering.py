@@ -22,6 +22,7 @@ from steelyard.core.errors import SpendError, SteelyardError
 from steelyard.core.protocols import Answer, AnswerSettings, Event, Score, ScoringAnswerer, collect
 from steelyard.core.seeds import derive
 from steelyard.weigh.asking.arms import OpenArm
+from steelyard.weigh.asking.subjects import BASE
 from steelyard.weigh.records import Key, Records, key_of
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
@@ -36,15 +37,15 @@ class GoneError(SteelyardError):
 
 def obstacle(arm: OpenArm, samples: Sequence[Sample]) -> str | None:
     """Why an arm cannot be asked these samples at all, or None."""
-    kinds = {type(sample.request) for sample in samples}
+    kinds, who = {type(sample.request) for sample in samples}, "the base" if arm.name == BASE else "this arm"
     if kinds - {Ask}:
         arm.learn()
     if Choose in kinds and not ("score" in arm.answerer.capabilities and callable(getattr(arm.answerer, "score", None))):
-        return "this arm does not tell log-probabilities"
+        return f"{who} does not tell log-probabilities"
     if arm.engine is None and not arm.goes_on and any(_raw(sample) for sample in samples):
-        return "this arm cannot go on with raw text"
+        return f"{who} cannot go on with raw text"
     if kinds & {Read, Continue} and arm.read is None or arm.roll is None and any(_rolling(sample) for sample in samples):
-        return "this arm cannot score raw text"
+        return f"{who} cannot score raw text"
     return None
 
 

@@ -379,6 +379,7 @@ def _remote(arm: Arm, source: EndpointSource, levers: Sequence[Lever], directory
         asked.append(True)
         if answerer.scores is not None:
             opened.read = read
+            opened.answerer = _wrapped(arm.name, answerer, levers).answerer  # what wraps it passes on what it was seen to have
 
     def read(pairs: Sequence[tuple[str, str]], cut: bool = False) -> list[Score]:
         """`cut` has no meaning here: a text that is too long for the server is refused by it."""

@@ -210,8 +210,8 @@ def _of_training(metric: Metric, summary: ArmSummary, runs: int) -> tuple[float,
 
 _WHY_NOT = {
     "speed": "the answers were too short to time",
-    "memory": "this arm runs elsewhere, or the system does not tell",
-    "energy": "this arm runs elsewhere",
+    "memory": "the base or this arm runs elsewhere, or the system does not tell",
+    "energy": "the base or this arm runs elsewhere",
     "money": "the price table has no price for it",
 }
 

@@ -94,7 +94,7 @@ def test_when_the_seconds_are_over_both_sides_are_compared_on_what_both_answered
     whole = quiet(given, tmp_path / "whole", Bench())
     few = quiet(given, tmp_path / "few", Unhurried(clock), budget=Budget(60.0, clock))
     (note,) = [note for note in few.notes if note.startswith("Asking stopped early")]
-    assert "60 seconds of asking were allowed" in note
+    assert "asking was allowed to take 60 s" in note
     asked = {arm: int(count) for arm, count in re.findall(r"(\w+): arithmetic (\d+) of", note)}
     assert 8 < asked["base"] < 30
     cells = {cell.arm: cell for cell in few.cells if cell.metric == "right"}
@@ -103,6 +103,15 @@ def test_when_the_seconds_are_over_both_sides_are_compared_on_what_both_answered
     assert quality_part(quiet(given, tmp_path / "few", Bench())) == quality_part(whole)
     with Records(tmp_path / "few" / "records.sqlite") as few_records, Records(tmp_path / "whole" / "records.sqlite") as all_records:
         assert [address for address, _ in few_records] == [address for address, _ in all_records]
+
+
+def test_where_nothing_could_be_asked_that_is_why_no_defect_was_planted(tmp_path):
+    given = recipe(arms=ARMS, tasks=[{"json_forms": {"forms": 10}}])
+    quiet(given, tmp_path, Bench())
+    (tmp_path / "records.sqlite").unlink()  # what the plan asks is kept as well
+    report = quiet(given, tmp_path, Bench(), budget=Budget(1e-9))
+    (note,) = [note for note in report.notes if "No planted defect" in note]
+    assert "json_forms: not asked: the time or money for asking had ended" in note and "floor" not in note
 
 
 def test_more_or_fewer_seconds_are_no_other_recipe_and_zero_are_none(tmp_path):

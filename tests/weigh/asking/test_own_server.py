@@ -32,9 +32,10 @@ def weighed(tmp_path_factory):
     (folder / "text.txt").write_text(" ".join(f"Sentence {i} is about the number {i * i}. Ünïcode 🗼." for i in range(30)))
     server = LiveServer([ServedModel("tiny", str(path))])
     try:
+        remote = {"endpoint": {"url": server.url + "/v1", "model": "tiny"}}
         value = {
             "base": str(path),
-            "arms": {"remote": {"endpoint": {"url": server.url + "/v1", "model": "tiny"}}},
+            "arms": {"remote": remote, "told": {**remote, "steps": [{"prompt": "Be brief."}]}, "here": [{"prompt": "Be brief."}]},
             "tasks": [
                 {"arithmetic": {"problems": 8, "shown": 1, "max_tokens": 6}},
                 {"choices": {"path": str(folder / "rows.jsonl")}},
@@ -92,3 +93,13 @@ def test_the_report_has_every_cell_and_no_difference(weighed):
         if cell.value is not None:
             assert cell.value == pytest.approx(cell.base, abs=1e-4)
     assert "answered as tiny" in report.arms["remote"].note
+
+
+def test_what_stands_around_an_endpoint_passes_its_probabilities_on(weighed):
+    report, pairs = weighed
+    there, here = (
+        {cell.metric: cell.value for cell in report.cells if (cell.arm, cell.task) == (arm, "choices")} for arm in ("told", "here")
+    )
+    assert there.keys() == here.keys() and there["acc"] is not None
+    for metric, value in here.items():
+        assert there[metric] == pytest.approx(value, abs=1e-4)
