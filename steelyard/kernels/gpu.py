@@ -28,6 +28,16 @@ def runs_on(device: torch.device) -> bool:
     return device.type == "cuda" and scans() is not None
 
 
+def multiplies_float8(device: torch.device) -> bool:
+    """Whether a device has products of 8-bit floats: NVIDIA's from Ada and Hopper on."""
+    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def multiplies_int8(device: torch.device) -> bool:
+    """Whether a device has products of 8-bit integers in PyTorch: CPUs, and NVIDIA's GPUs from Turing on."""
+    return device.type == "cpu" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 5))
+
+
 def recorder(device: torch.device) -> Callable[[Callable[[], Tensor]], Callable[[], Tensor]]:
     """What records computations on a device, to be repeated: as CUDA graphs, which share their memory and so run one at a time. On other
     devices a computation is its own recording."""

@@ -29,6 +29,7 @@ from steelyard.model.channels.gated import Gated
 from steelyard.model.depth.stacked import Stacked
 from steelyard.model.fixed_step import FixedStep
 from steelyard.model.inputs.tokens import Tokens
+from steelyard.model.linears.float8 import Float8Storage
 from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.joined import JoinedPart
@@ -44,7 +45,7 @@ SHORTEST = 256
 """Keys are read up to this many tokens, or twice, four times ... as many."""
 MOST = 96
 """Graphs that are kept; the one replayed longest ago gives way. 8 slots have 15 windows, of up to 6 extents in a context of 8,192."""
-STORAGES = (DenseStorage, PackedStorage, Int8Storage, Int4Storage)
+STORAGES = (DenseStorage, PackedStorage, Int8Storage, Int4Storage, Float8Storage)
 """Ways to keep weights whose products ask the host nothing."""
 
 Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]

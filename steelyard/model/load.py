@@ -30,12 +30,12 @@ from steelyard.model.model import Model
 from steelyard.model.stored_types import stored_types
 from steelyard.model.template import ChatTemplate
 from steelyard.model.tokenizer import Tokenizer
-from steelyard.model.weights import FOUR_BITS, Renamed, build
+from steelyard.model.weights import Packing, Renamed, build
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "tokenizer_config.json")
 """Where any of these lies, a tokenizer is meant, and one that cannot be read is an error."""
 
-INT8 = {"num_bits": (8,), "type": ("int",), "symmetric": (True, None)}
+EIGHT_BITS = {"num_bits": (8,), "symmetric": (True, None)}
 """What compressed-tensors must say of weights and activations for them to be multiplied as ours are; None = it need not say."""
 
 ENDLESS = ("time_step_limit",)
@@ -126,8 +126,8 @@ def load_directory(path: Path, name: str, dtype: torch.dtype, filled: Filled | N
     try:
         renamed = Renamed(source, prefixes=family.prefixes, aliases=family.aliases, ignored=family.ignored)
         entries = family.entries(plan)
-        digits = None if isinstance(plan.linears, TernaryPlan) else activation_digits(config, path)
-        trunk = build(plan, entries, renamed, str(path), dtype, digits, filled=filled)
+        packing = None if isinstance(plan.linears, TernaryPlan) else packing_of(config, path)
+        trunk = build(plan, entries, renamed, str(path), dtype, packing, filled=filled)
         stored = stored_types(renamed, entries)
     finally:
         source.close()
@@ -262,11 +262,10 @@ def special_ids(tokenizer: Tokenizer) -> dict[str, Any]:
     return {"bos_token_id": tokenizer.bos_id, "eos_token_id": eos[0] if len(eos) == 1 else eos or None, "pad_token_id": tokenizer.pad_id}
 
 
-def activation_digits(config: Mapping[str, Any], path: Path) -> int | None:
-    """Digits of 8 bits that activations are rounded to where weights are packed int8, `FOUR_BITS` where they are packed in 4 bits, or
-    None for plain floats.
+def packing_of(config: Mapping[str, Any], path: Path) -> Packing | None:
+    """How a model's linears are packed, or None for plain floats.
 
-    A model whose activations are not rounded at all gets two digits: 16 bits of each token's largest number.
+    Integers of 8 bits whose activations are not rounded at all get two digits: 16 bits of each token's largest number.
 
     Raises:
         ModelFileError: for a quantization this loader does not read.
@@ -276,30 +275,32 @@ def activation_digits(config: Mapping[str, Any], path: Path) -> int | None:
         return None
     groups = quantization.get("config_groups") if isinstance(quantization, dict) else None
     known = isinstance(quantization, dict) and quantization.get("quant_method") == "compressed-tensors"
-    digits = {_digits(group) for group in groups.values()} if known and isinstance(groups, dict) else set()
-    if len(digits) == 1 and None not in digits:
-        return digits.pop()
+    packings = {_packing(group) for group in groups.values()} if known and isinstance(groups, dict) else set()
+    if len(packings) == 1 and (packing := packings.pop()) is not None:
+        return packing
     raise ModelFileError(
         f"quantization {quantization!r:.200} is not read here",
         where=str(path / "config.json"),
-        do="Use the float weights, or compressed-tensors of 8 bits per channel, with activations of 8 bits per token or unrounded, or of "
-        f"4 bits, symmetric, in groups of {GROUP}.",
+        do="Use the float weights, or compressed-tensors of 8 bits (integers or floats) per channel, with activations of 8 bits per token or "
+        f"unrounded, or of 4 bits, symmetric, in groups of {GROUP}.",
     )
 
 
-def _digits(group: object) -> int | None:
+def _packing(group: object) -> Packing | None:
     if not isinstance(group, dict):
         return None
     if _fits(group.get("weights"), INT4) and group.get("input_activations") is None:
-        return FOUR_BITS
-    if not _is_int8(group.get("weights"), "channel"):
-        return None
-    activations = group.get("input_activations")
-    return 2 if activations is None else 1 if _is_int8(activations, "token") else None
+        return Packing("int4", 8)
+    weights, activations = group.get("weights"), group.get("input_activations")
+    if _is_eight_bits(weights, "int", "channel") and (activations is None or _is_eight_bits(activations, "int", "token")):
+        return Packing("int8", 16 if activations is None else 8)
+    if _is_eight_bits(weights, "float", "channel") and (activations is None or _is_eight_bits(activations, "float", "token")):
+        return Packing("float8", 16 if activations is None else 8)
+    return None
 
 
-def _is_int8(part: object, strategy: str) -> bool:
-    return _fits(part, INT8 | {"strategy": (strategy,)})
+def _is_eight_bits(part: object, type: str, strategy: str) -> bool:
+    return _fits(part, EIGHT_BITS | {"type": (type,), "strategy": (strategy,)})
 
 
 def _fits(part: object, allowed: Mapping[str, tuple[Any, ...]]) -> bool:

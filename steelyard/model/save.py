@@ -22,6 +22,7 @@ from steelyard.model.files.check import write_digests
 from steelyard.model.files.safetensors_file import write_safetensors
 from steelyard.model.heads.pool import PoolPlan
 from steelyard.model.linears.blocks import block_types
+from steelyard.model.linears.float8 import Float8Storage
 from steelyard.model.linears.int4 import GROUP, Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
@@ -33,27 +34,30 @@ from steelyard.model.tokenizer import Tokenizer
 from steelyard.model.trunk import Trunk
 from steelyard.model.weights import find_parameter
 
-EIGHT_BITS = {"num_bits": 8, "type": "int", "symmetric": True}
-
-
+EIGHT_BITS = {"num_bits": 8, "symmetric": True}
 FOUR_BITS = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP, "dynamic": False}
 
 
-def quantization(digits: int | None, ignored: list[str]) -> dict[str, Any]:
+def quantization(storage: Int8Storage | Int4Storage | Float8Storage, ignored: list[str]) -> dict[str, Any]:
     """How packed linears are described, in compressed-tensors' words.
 
     Args:
-        digits: of 8 bits, of activations beside weights of 8 bits (two are its "none rounded"); None for weights of 4 bits, beside
-            which it has no word for activations of 8 bits for each 32: it says none.
+        storage: what each of them is like. Activations in two digits of 8 bits are its "none rounded"; for those of 8 bits for each 32,
+            beside weights of 4 bits, it has no word: it says none.
         ignored: modules that are not packed, by their public names.
     """
-    activations = EIGHT_BITS | {"strategy": "token", "dynamic": True} if digits == 1 else None
-    weights = FOUR_BITS if digits is None else EIGHT_BITS | {"strategy": "channel", "dynamic": False}
+    eight = EIGHT_BITS | {"type": "float" if isinstance(storage, Float8Storage) else "int"}
+    rounds = storage.rounds if isinstance(storage, Float8Storage) else getattr(storage, "digits", None) == 1
+    group = {
+        "targets": ["Linear"],
+        "weights": FOUR_BITS if isinstance(storage, Int4Storage) else eight | {"strategy": "channel", "dynamic": False},
+        "input_activations": eight | {"strategy": "token", "dynamic": True} if rounds else None,
+    }
     return {
         "quant_method": "compressed-tensors",
-        "format": "pack-quantized" if digits is None else "int-quantized",
+        "format": {"int4": "pack-quantized", "int8": "int-quantized", "float8": "float-quantized"}[storage.kind],
         "quantization_status": "compressed",
-        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations}},
+        "config_groups": {"group_0": group},
         "ignore": ignored,
     }
 
@@ -167,21 +171,25 @@ def narrow(model: Saveable, tensors: dict[str, Tensor]) -> bool:
         if kind is None or entry.theirs not in tensors or tensors[entry.theirs].dtype == kind:
             continue
         tensors[entry.theirs] = as_stored(tensors[entry.theirs], kind)
-        changed |= tensors[entry.theirs].dtype in (torch.float32, torch.int8)
+        changed |= tensors[entry.theirs].dtype in (torch.float32, torch.int8, torch.float8_e4m3fn)
     return changed
 
 
 def config(model: Saveable, tensors: Iterable[Tensor]) -> dict[str, Any]:
     """config.json, saying how the tensors are stored."""
-    stored = {tensor.dtype for tensor in tensors if tensor.is_floating_point() and tensor.dim() >= 2 and tensor.shape[-1] > 1}
+    stored = {
+        tensor.dtype
+        for tensor in tensors
+        if tensor.is_floating_point() and tensor.itemsize > 1 and tensor.dim() >= 2 and tensor.shape[-1] > 1
+    }
     dtype = str(stored.pop()).removeprefix("torch.") if len(stored) == 1 else "float32"
     out = {key: value for key, value in model.config.items() if key not in DROPPED}
     out |= {"architectures": [model.family.architecture], "model_type": model.family.name, "dtype": dtype}
     if isinstance(model.trunk.plan.linears, TernaryPlan):
         out["quantization_config"] = ternary(model.trunk.plan.linears)
     linears = {name: module.storage for name, module in model.trunk.named_modules() if isinstance(module, Linear)}
-    packed = {name: getattr(storage, "digits", None) for name, storage in linears.items() if isinstance(storage, Int8Storage | Int4Storage)}
-    if len(set(packed.values())) > 1:
+    packed = {name: storage for name, storage in linears.items() if isinstance(storage, Int8Storage | Int4Storage | Float8Storage)}
+    if len({(storage.kind, storage.extra_repr()) for storage in packed.values()}) > 1:
         raise UnsupportedError("linears packed in several ways in one model", do="Quantize all of them alike.")
     if packed:
         out["quantization_config"] = quantization(next(iter(packed.values())), [] if "heads.lm.linear" in packed else ["lm_head"])
@@ -215,7 +223,7 @@ def their_tensors(model: Saveable):
         yield entry.theirs, entry.join([part.detach() for part in parts]).cpu()
         if isinstance(held[0][0], PackedTernaryStorage) and held[0][1] == "weight":
             yield f"{entry.theirs}_scale", held[0][0].scale.cpu()
-        scales = [module.scale for module, last in held if isinstance(module, Int8Storage) and last == "weight"]
+        scales = [module.scale for module, last in held if isinstance(module, Int8Storage | Float8Storage) and last == "weight"]
         if len(scales) == len(held):
             plain = torch.cat(scales) if entry.rows is None else permuted(scales, entry.rows())
             yield f"{entry.theirs}_scale", plain.cpu()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,11 @@ from steelyard.core.errors import ModelFileError
 from steelyard.model.families.family import Entry
 from steelyard.model.files.check import FiniteSource, check_tensors, refuse
 from steelyard.model.files.gguf_blocks import StorageType
+from steelyard.model.files.safetensors_file import FLOAT8
 from steelyard.model.files.source import TensorSource
 from steelyard.model.heads.lm import LMHeadPlan
 from steelyard.model.linears.blocks import BlockStorage
+from steelyard.model.linears.float8 import Float8Storage
 from steelyard.model.linears.int4 import GROUP, Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import Linear
@@ -63,8 +66,13 @@ class Renamed:
 
 
 TABLE = "inputs.weight"
-FOUR_BITS = 0
-"""In the place of activations' digits: weights are packed in 4 bits."""
+
+
+class Packing(NamedTuple):
+    """How a file packs the weights of linears, where it does: of what kind the storage is, and the bits of an activation beside them."""
+
+    kind: Literal["int8", "int4", "float8"]
+    activations: Literal[8, 16]
 
 
 def build(
@@ -73,7 +81,7 @@ def build(
     source: Renamed,
     where: str,
     dtype: torch.dtype,
-    digits: int | None,
+    packing: Packing | None,
     stored: bool = False,
     filled: Callable[[int, nn.Module], None] | None = None,
 ) -> Trunk:
@@ -85,8 +93,7 @@ def build(
         source: the weights.
         where: address for errors.
         dtype: float type of matrices in memory; vectors are float32.
-        digits: of 8 bits in activations where weights may be packed int8, `FOUR_BITS` where they may be packed in 4 bits, or None when
-            every weight is a float.
+        packing: how weights may be packed; None when every one is a float.
         stored: whether linears stay in the source's blocks where it has any.
         filled: told of each block of the trunk once all its weights are there, before the next one's are read.
 
@@ -96,10 +103,11 @@ def build(
     with torch.device("meta"):
         trunk = plan.build()
     names = set(source.names())
-    fours = {entry.theirs for entry in entries if digits == FOUR_BITS and f"{entry.theirs}_packed" in names}
+    fours = {entry.theirs for entry in entries if packing and packing.kind == "int4" and f"{entry.theirs}_packed" in names}
     held = [entry for entry in entries if entry.theirs in names or entry.theirs in fours or not (entry.optional or entry.repeated)]
     expected = {entry.theirs: their_shape(trunk, entry) for entry in held}
-    scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if digits and _scale(entry) in names}
+    rowwise = packing if packing and packing.kind != "int4" else None
+    scales = {_scale(entry): (their_rows(trunk, entry), 1) for entry in held if rowwise and _scale(entry) in names}
     two_bits = {entry.theirs for entry in held if isinstance(plan.linears, TernaryPlan) and _scale(entry) in names}
     expected |= {name: (rows_of(expected[name][0]), *expected[name][1:]) for name in two_bits}
     scales |= {f"{name}_scale": (1,) for name in two_bits}
@@ -118,11 +126,14 @@ def build(
         if entry.theirs in two_bits:
             set_ternary(trunk, entry, checked, where)
             continue
-        if _scale(entry) in scales:
-            weights, scale = read_integers(checked, entry.theirs, where), read_floats(checked, _scale(entry), where, torch.float32)
+        if rowwise and _scale(entry) in scales:
+            weights, scale = read_packed(checked, entry.theirs, where, rowwise), read_floats(checked, _scale(entry), where, torch.float32)
             for ours, rows, row_scales in zip(entry.ours, entry.split(weights), scales_of(entry, scale), strict=True):
-                set_packed(trunk, ours, rows, row_scales, digits or 1)
+                set_packed(trunk, ours, rows, row_scales, rowwise)
             continue
+        if source.stored_type(entry.theirs) == FLOAT8:
+            problem = f"tensor `{entry.theirs}` holds 8-bit floats, and no scales stand beside it"
+            raise ModelFileError(problem, where=where, do="Get the model again.")
         if stored and keep_blocks(trunk, entry, source, copied=filled is not None):
             continue
         kind = dtype if len(expected[entry.theirs]) >= 2 else torch.float32
@@ -179,11 +190,11 @@ def read_floats(source: FiniteSource, name: str, where: str, dtype: torch.dtype)
     return tensor
 
 
-def read_integers(source: FiniteSource, name: str, where: str) -> Tensor:
-    """A tensor of packed int8 weights."""
-    tensor = source.read(name)
-    if tensor.dtype != torch.int8:
-        raise _wrong_kind(name, tensor, "int8, as the scales beside it say", where)
+def read_packed(source: FiniteSource, name: str, where: str, packing: Packing) -> Tensor:
+    """A tensor of packed weights of 8 bits."""
+    tensor, kind = source.read(name), torch.int8 if packing.kind == "int8" else torch.float8_e4m3fn
+    if tensor.dtype != kind:
+        raise _wrong_kind(name, tensor, f"{str(kind).removeprefix('torch.')}, as the scales beside it say", where)
     return tensor
 
 
@@ -232,11 +243,15 @@ def set_parameter(trunk: nn.Module, name: str, tensor: Tensor) -> None:
     setattr(module, last, nn.Parameter(tensor.contiguous()))
 
 
-def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor, digits: int) -> None:
-    """Puts packed int8 rows into a linear."""
+def set_packed(trunk: nn.Module, name: str, weight: Tensor, scale: Tensor, packing: Packing) -> None:
+    """Puts packed rows of 8 bits into a linear."""
     linear = trunk.get_submodule(name.removesuffix(".weight"))
     assert isinstance(linear, Linear)
-    linear.storage = Int8Storage(weight, scale, _placeholder(linear, weight.device), digits)
+    bias = _placeholder(linear, weight.device)
+    if packing.kind == "int8":
+        linear.storage = Int8Storage(weight, scale, bias, packing.activations // 8)
+    else:
+        linear.storage = Float8Storage(weight, scale, bias, packing.activations == 8)
 
 
 def four_bit_shapes(trunk: Trunk, entry: Entry, where: str) -> dict[str, tuple[int, ...]]:

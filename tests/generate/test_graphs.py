@@ -112,7 +112,7 @@ def test_a_prompt_and_a_row_with_a_program_go_the_trunks_way(model):
         assert counted.replayed == 4
 
 
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("bits", [None, 8, 4, "fp8"])
 def test_an_engine_told_to_record_is_as_sure_of_the_same(bits):
     model = talker(5.0, intermediate_size=96)
     check_with_and_without(model if bits is None else Quantize(bits=bits).compress(model, None), without=None, graphs=True)
@@ -145,7 +145,7 @@ def test_what_cannot_be_recorded_is_refused_where_it_is_asked_for(model):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU: `pytest tests/generate/test_graphs.py` where one is")
-@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("bits", [None, 8, 4, "fp8"])
 def test_on_a_gpu_an_engine_with_graphs_is_as_sure_as_one_without(bits):
     model = talker(5.0, hidden_size=64, intermediate_size=96)
     model = model if bits is None else Quantize(bits=bits).compress(model, None)

@@ -19,6 +19,7 @@ from steelyard.model.depth.stacked import Block
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import find
 from steelyard.model.graphed import GraphedTrunk, Shape, lack
+from steelyard.model.linears.float8 import Float8Storage
 from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.joined import join
@@ -53,6 +54,9 @@ def random_trunk(kind: str, seed: int = 0) -> Trunk:
 
 def memory(trunk: Trunk) -> State:
     return trunk.new_state(SLOTS, TOKENS, Dense(device=trunk.device))
+
+
+FEW_BITS: dict[str, Any] = {"int8": Int8Storage, "int4": Int4Storage, "float8": Float8Storage}
 
 
 class Both:
@@ -171,12 +175,12 @@ def test_only_so_many_recordings_are_kept(monkeypatch):
     assert list(both.graphed._recordings) == [Shape(0, 1, 256), Shape(1, 1, 256)]
 
 
-@pytest.mark.parametrize("kind", ["int8", "int4", "joined"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "float8", "joined"])
 def test_weights_in_few_bits_are_multiplied_without_the_host(kind):
     trunk = tiny_llama(hidden_size=64, intermediate_size=96, max_position_embeddings=TOKENS).requires_grad_(False)
     for linear in [module for module in trunk.blocks.modules() if isinstance(module, Linear)]:
-        if kind in ("int8", "int4"):
-            linear.storage = (Int8Storage if kind == "int8" else Int4Storage).from_dense(linear.weight)
+        if kind in FEW_BITS:
+            linear.storage = FEW_BITS[kind].from_dense(linear.weight)
     for part in trunk.blocks.modules() if kind == "joined" else ():
         for group in getattr(part, "same_input", ()):
             join([getattr(part, name) for name in group], lambda storage: storage)

@@ -134,8 +134,8 @@ def test_a_broken_file_is_refused_with_its_address_and_a_remedy(tmp_path, data, 
 
 
 def test_a_type_of_the_format_that_is_not_read_is_named(tmp_path):
-    with pytest.raises(UnsupportedError, match="F8_E4M3"):
-        SafetensorsFile(written(tmp_path, with_header({"a": entry("F8_E4M3", (4,))}, b"1234")))
+    with pytest.raises(UnsupportedError, match="F8_E5M2"):
+        SafetensorsFile(written(tmp_path, with_header({"a": entry("F8_E5M2", (4,))}, b"1234")))
 
 
 def test_a_boolean_tensor_of_other_bytes_is_refused(tmp_path):

@@ -92,6 +92,7 @@ def finite_problem(name: str, tensor: torch.Tensor) -> str | None:
     """What is not finite in a tensor, named and counted, or None."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return None
+    tensor = tensor.float() if tensor.element_size() == 1 else tensor  # 8-bit floats have no minimum in PyTorch
     # Both ends of the range are finite exactly when every value is: minimum and maximum pass NaN on.
     low, high = torch.aminmax(tensor)
     if bool(torch.isfinite(low)) and bool(torch.isfinite(high)):

@@ -26,10 +26,12 @@ from steelyard.model.files.extent import ExtentFile
 from steelyard.model.files.source import converted, quoted, shape_problem
 from steelyard.model.files.strict_json import MOST_BYTES, parse_object
 
+FLOAT8 = "F8_E4M3"
 DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    FLOAT8: torch.float8_e4m3fn,
     "F64": torch.float64,
     "I8": torch.int8,
     "U8": torch.uint8,
@@ -38,7 +40,7 @@ DTYPES = {
     "I64": torch.int64,
     "BOOL": torch.bool,
 }
-OTHER_DTYPES = {"U16", "U32", "U64", "C64", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4"}
+OTHER_DTYPES = {"U16", "U32", "U64", "C64", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F6_E2M3", "F6_E3M2", "F4"}
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from steelyard.core.errors import UnsupportedError
+from steelyard.kernels.gpu import multiplies_int8
 
+_int_mm = torch._int_mm  # pyright: ignore[reportPrivateImportUsage]
 LARGEST = 127
 SMALLEST = torch.finfo(torch.float32).tiny
 """Least scale: rows of zeros have one too, and no division overflows."""
@@ -24,7 +26,8 @@ STEP = 2 * LARGEST
 LONGEST = (2**31 - 1) // LARGEST**2
 """Most inputs whose sum of products fits into 32 bits: 133,144."""
 CUDA_ROWS = 17
-"""torch._int_mm on CUDA wants more than 16 rows."""
+CUDA_MULTIPLE = 8
+"""torch._int_mm on CUDA wants more than 16 rows, and inputs and outputs that are multiples of 8."""
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,6 +45,23 @@ def digits_of(x: Tensor, digits: int) -> tuple[Tensor, list[Tensor]]:
     finer = (scale / STEP).clamp(min=SMALLEST)
     rest = torch.round((x.float() - first.float() * scale) / finer).clamp(-LARGEST, LARGEST)
     return torch.cat((first, rest.to(torch.int8))), [scale, finer]
+
+
+def integer_product(x: Tensor, weight: Tensor) -> Tensor:
+    """Exact sums of products of int8 [n, in] and int8 [out, in]: int32 [n, out], or float64 where the device has no such products."""
+    if not multiplies_int8(x.device):
+        return x.double() @ weight.t().double()
+    return padded_product(x, weight) if x.is_cuda else _int_mm(x, weight.t())
+
+
+def padded_product(x: Tensor, weight: Tensor) -> Tensor:
+    """The same of numbers with zeros around them, up to sizes that a GPU takes."""
+    rows, (outputs, inputs) = len(x), weight.shape
+    if beside := -inputs % CUDA_MULTIPLE:
+        x, weight = F.pad(x, (0, beside)), F.pad(weight, (0, beside))
+    x = F.pad(x, (0, 0, 0, max(0, CUDA_ROWS - rows)))
+    weight = F.pad(weight, (0, 0, 0, -outputs % CUDA_MULTIPLE))
+    return _int_mm(x, weight.t())[:rows, :outputs]
 
 
 class Int8Storage(nn.Module):
@@ -86,10 +106,7 @@ class Int8Storage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         packed, scales = digits_of(rows, self.digits)
-        padding = max(0, CUDA_ROWS - len(packed)) if x.is_cuda else 0
-        if padding:
-            packed = F.pad(packed, (0, 0, 0, padding))
-        product = torch._int_mm(packed, self.weight.t())  # pyright: ignore[reportPrivateImportUsage]  # int32 [digits * n, out]
+        product = integer_product(packed, self.weight)  # [digits * n, out]
         y = product[: len(rows)].float() * scales[0]
         for digit, scale in enumerate(scales[1:], 1):
             y = y + product[digit * len(rows) : (digit + 1) * len(rows)].float() * scale

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from steelyard.model.linears.float8 import Float8Storage
 from steelyard.model.linears.int4 import Int4Storage
 from steelyard.model.linears.int8 import Int8Storage
 from steelyard.model.linears.linear import DenseStorage, Linear
@@ -70,12 +71,14 @@ def join(linears: Sequence[Linear], prepared: Callable[[DenseStorage], nn.Module
     """Gives the linears one storage between them; a dense one as `prepared` makes it. Those of unlike kinds are left alone."""
     storages = [linear.storage for linear in linears]
     biases = [linear.bias for linear in linears]
-    if len({(type(storage), getattr(storage, "digits", None)) for storage in storages}) > 1 or len({bias is None for bias in biases}) > 1:
+    if len({(type(storage), storage.extra_repr()) for storage in storages}) > 1 or len({bias is None for bias in biases}) > 1:
         return
     bias = torch.cat([bias.detach() for bias in biases if bias is not None]) if biases[0] is not None else None
     whole: nn.Module
     if isinstance(storages[0], Int8Storage):
         whole = Int8Storage(torch.cat([s.weight for s in storages]), torch.cat([s.scale for s in storages]), bias, storages[0].digits)  # type: ignore[misc]
+    elif isinstance(storages[0], Float8Storage):
+        whole = Float8Storage(torch.cat([s.weight for s in storages]), torch.cat([s.scale for s in storages]), bias, storages[0].rounds)  # type: ignore[misc]
     elif isinstance(storages[0], Int4Storage):
         whole = Int4Storage(torch.cat([s.packed for s in storages]), torch.cat([s.scale for s in storages]), bias)  # type: ignore[misc]
     elif isinstance(storages[0], DenseStorage):
