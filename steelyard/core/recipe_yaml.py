@@ -184,7 +184,7 @@ class _Builder:
     def document(self, events: Iterator[yaml.Event]) -> Document:
         next(events)  # stream start
         if isinstance(first := next(events), yaml.StreamEndEvent):
-            raise self.error(first, "the file is empty", "Write at least a line `base: NAME`.")
+            raise self.error(first, "the file is empty", "A recipe says at least `base: NAME`, a task `kind: choices`.")
         value = self.value(events, next(events), ())
         next(events)  # document end
         if not isinstance(after := next(events), yaml.StreamEndEvent):

@@ -48,9 +48,8 @@ def read_file(path: Path) -> bytes:
             )
         content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as error:
-        raise DataError(
-            f"cannot be read: {error.strerror or error}", where=str(path), do="Check the path; it is relative to where you run."
-        ) from error
+        do = "Check the path. One in a recipe or in a task's file is relative to that file, others to where you run."
+        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path), do=do) from error
     if not content.strip():
         raise DataError("the file is empty", where=str(path), do="It should hold one JSON object a line.")
     return content

@@ -313,7 +313,7 @@ def _listed(text: str, key: str) -> list[str]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadValue(f"`{key}` does not write a JSON list: {str(error)[:100]}") from None
+        raise BadValue(f"`{key}` does not write a JSON list, as {{{{ column | tojson }}}} would: {str(error)[:100]}") from None
     if not isinstance(value, list) or not all(isinstance(one, str | int | float) and not isinstance(one, bool) for one in value):
         raise BadValue(f"`{key}` does not write a JSON list of texts")
     return [str(one) for one in value]
