@@ -1,11 +1,18 @@
-"""Answering beside llama.cpp, in one run: reading a prompt, one stream, one stream far into a text, eight streams.
+"""Answering in one run, beside llama.cpp where it is: reading a prompt, one stream, one stream far into a text, eight streams.
 
-    python benchmarks/generate.py --llama DIR [--avx2] [--model smollm2-135m-instruct] [--rounds 3] [--threads 2] [--quantize] [--tiny]
+    python benchmarks/generate.py [--llama DIR] [--avx2] [--model smollm2-135m-instruct] [--rounds 3] [--threads 2] [--quantize] [--tiny]
+    python benchmarks/generate.py --device cuda [--weights bfloat16 fp8 int8 int4] [--eager]
 
 DIR holds llama.cpp's `llama-bench`, `llama-batched-bench` and (for --quantize) `llama-quantize`, which `llama_builds.py` builds. Both
 sides read the same GGUF file, whose blocks stay as they are; --quantize adds llama.cpp on the same weights as Q4_0, its quickest form.
-Rounds are interleaved (ours, theirs, ours, ...); told are medians over rounds and the ratio's median and range over pairs. The memory's
-read bandwidth is measured in the same run. The last line is JSON.
+--weights are the forms ours multiplies, one engine each, the first of them beside llama.cpp: `stored` (the file's blocks; on a CPU what is
+run if nothing is said), floats of 32 or 16 bits, or what `quantize` makes of them. --eager adds each form without CUDA graphs.
+
+Rounds are interleaved (ours, theirs, ours, ...); told are medians over rounds and the ratio's median and range over pairs. Of ours it is
+also told what share that is of the machine's own speed, measured in the same round (`steelyard/core/meters/peaks.py`): of the memory's, by
+the bytes that every decoding step must read (all weights as they are kept, and keys and values so far), and for the prompt of the rate of
+matrix products in the engine's float type, by the operations of reading it (model FLOPs utilisation, arXiv:2204.02311; it may pass 1 where
+weights are multiplied in 8 bits, which is quicker). The last line is JSON.
 
 --avx2 keeps both sides from AVX-512, as on most machines: ours by environment variables, PyTorch's part included; DIR must then be
 the build without it, which its library is asked for. --tiny takes a few tokens of everything: to see that it runs.
@@ -20,7 +27,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,12 +34,17 @@ from typing import Any
 
 import torch
 
+from steelyard.compress.quantize.quantize import Quantize
 from steelyard.core.errors import SteelyardError
 from steelyard.core.get import locate
 from steelyard.core.hardware import describe, versions
+from steelyard.core.meters.peaks import product_rate, read_bandwidth
 from steelyard.core.protocols import AnswerSettings
 from steelyard.generate.engine import Completion, Engine
-from steelyard.model.load import load
+from steelyard.model.cost import reading_flops, step_bytes
+from steelyard.model.linears.blocks import block_types
+from steelyard.model.load import FLOATS, STORED, load
+from steelyard.model.model import Model
 
 STREAMS = 8
 WITHOUT_AVX512 = {
@@ -71,15 +82,43 @@ def prompt(length: int, number: int) -> list[int]:
     return torch.randint(1000, 40_000, (length,), generator=draw).tolist()
 
 
-class Ours:
-    """Tokens per second of an engine on a file's own blocks."""
+def model_in(path: Path, weights: str, device: str) -> Model:
+    """The model with its weights in a form, on a device."""
+    if weights in FLOATS or weights == STORED:
+        model = load(path, weights, device=device)
+        if weights == STORED and not block_types(model.trunk):
+            raise SteelyardError(f"{path} holds no blocks", do="Choose other --weights than `stored`.")
+        return model
+    model = Quantize.model_validate(Quantize.presets[weights]).compress(load(path, "bfloat16"), None)
+    return model.with_trunk(model.trunk.to(device))
 
-    def __init__(self, path: Path, threads: int, lengths: Lengths):
-        self.engine = Engine(load(path, "stored"), threads=threads, slots=STREAMS, context=lengths.deep + 2 * lengths.answer)
+
+class Ours:
+    """Tokens per second of an engine, and what share of the machine that is."""
+
+    def __init__(self, path: Path, weights: str, device: str, threads: int, lengths: Lengths, graphs: bool | None = None):
+        dtype = None if weights == STORED else weights if weights in FLOATS else "bfloat16"
+        settings: dict[str, Any] = {"dtype": dtype, "threads": threads, "slots": STREAMS, "graphs": graphs}
+        self.engine = Engine(model_in(path, weights, device), context=lengths.deep + 2 * lengths.answer, **settings)
         self.lengths = lengths
         self.asked = 0
-        self.name = f"steelyard, {self.engine.spec.numerics['kernels']}"
+        self.name = f"steelyard, {weights}, {self.engine.spec.numerics['kernels']}"
         self._answers([prompt(8, 0)], 8)
+        if device != "cpu":  # every shape is recorded once, and libraries choose their kernels, before anything is timed
+            self()
+
+    def shares(self, rounds: list[dict[str, float]], limits: list[tuple[float, dict[torch.dtype, float]]]) -> dict[str, dict[str, float]]:
+        """What share each measurement has of what the machine gave in the same round, bytes and operations a second: medians of rounds."""
+        lengths, trunk, state = self.lengths, self.engine.trunk, self.engine.scheduler.host.state
+        half = lengths.answer // 2  # a text's mean length while it is answered
+        told = {}
+        for key, texts in (("one", [8 + half]), ("deep", [lengths.deep + half]), ("eight", [lengths.short + half] * STREAMS)):
+            size = step_bytes(trunk, state, texts)
+            each = [speeds[key] / len(texts) * size / bandwidth for speeds, (bandwidth, _) in zip(rounds, limits, strict=True)]
+            told[key] = {"megabytes_a_step": size / 1e6, "share_of_bandwidth": statistics.median(each)}
+        operations, dtype = reading_flops(trunk, lengths.prompt), self.engine.spec.weight_type
+        each = [speeds["prefill"] / lengths.prompt * operations / rates[dtype] for speeds, (_, rates) in zip(rounds, limits, strict=True)]
+        return told | {"prefill": {"gigaflops": operations / 1e9, "model_flops_utilisation": statistics.median(each)}}
 
     def _answers(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
         settings = AnswerSettings(max_tokens=tokens, ignore_eos=True)
@@ -154,21 +193,15 @@ class Llama:
         }
 
 
-def bandwidth(threads: int) -> float:
-    """GB/s at which memory is read, the best of five passes over 1 GB."""
-    torch.set_num_threads(threads)
-    data, best = torch.ones(2**28), 0.0
-    for _ in range(5):
-        begun = time.perf_counter()
-        data.sum()
-        best = max(best, data.numel() * 4 / (time.perf_counter() - begun))
-    return best / 1e9
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama", type=Path, required=True)
+    parser.add_argument("--llama", type=Path, help="folder of llama.cpp's programs; without, ours alone")
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--device", default="cpu", help="where ours runs: cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--weights", nargs="+", choices=(STORED, *FLOATS, *Quantize.presets), help="forms of ours (stored; on a GPU bfloat16)"
+    )
+    parser.add_argument("--eager", action="store_true", help="ours without CUDA graphs too")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quantize", action="store_true", help="llama.cpp on Q4_0 too")
@@ -179,47 +212,58 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **WITHOUT_AVX512})  # libraries look when they are loaded
     lengths = Lengths(16, 8, 32, 16) if options.tiny else Lengths()
     path = locate(options.model)
+    forms = options.weights or [STORED if options.device == "cpu" else "bfloat16"]
     with tempfile.TemporaryDirectory() as folder:
-        theirs = [Llama(options.llama, path, options.threads, lengths, "llama.cpp, the same file")]
-        system = theirs[0].system()
-        if options.avx2 and "AVX512" in system:
+        theirs = [Llama(options.llama, path, options.threads, lengths, "llama.cpp, the same file")] if options.llama else []
+        system = theirs[0].system() if theirs else None
+        if options.avx2 and system and "AVX512" in system:
             raise SteelyardError(f"{options.llama} was built with AVX-512", do="Give the folder avx2/bin of benchmarks/llama_builds.py.")
-        ours = Ours(path, options.threads, lengths)
-        sides: dict[str, Callable[[], dict[str, float]]] = {ours.name: ours}
-        if options.quantize:
+        ways = [None, False] if options.eager else [None]
+        ours = [Ours(path, form, options.device, options.threads, lengths, way) for form in forms for way in ways]
+        if options.quantize and options.llama:
             other = Path(folder) / "q4_0.gguf"
             subprocess.run([options.llama / "llama-quantize", "--allow-requantize", path, other, "Q4_0"], check=True, capture_output=True)
             theirs.append(Llama(options.llama, other, options.threads, lengths, "llama.cpp, Q4_0"))
-        sides |= {side.name: side for side in theirs}
-        speed = bandwidth(options.threads)
+        sides: dict[str, Callable[[], dict[str, float]]] = {side.name: side for side in (*ours, *theirs)}
+        torch.set_num_threads(options.threads)
+        types = {side.engine.spec.weight_type for side in ours}
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+        limits: list[tuple[float, dict[torch.dtype, float]]] = []
         for number in range(options.rounds):
+            bandwidth = read_bandwidth(options.device, 2**20 if options.tiny else 2**30)
+            limits.append((bandwidth, {dtype: product_rate(dtype, options.device, 64 if options.tiny else None) for dtype in types}))
             for name in list(sides) if number % 2 == 0 else list(reversed(sides)):
                 rounds[name].append(sides[name]())
                 print(f"{name:<28} " + "  ".join(f"{key} {value:,.0f}" for key, value in rounds[name][-1].items()), flush=True)
-        ours.engine.close()
+    medians = {name: {key: statistics.median(each[key] for each in told) for key in lengths.measures} for name, told in rounds.items()}
+    bandwidth = statistics.median(each for each, _ in limits)
+    rates = {dtype: statistics.median(each[dtype] for _, each in limits) for dtype in types}
+    shares = {side.name: side.shares(rounds[side.name], limits) for side in ours}
+    for side in ours:
+        side.engine.close()
     results = {}
     for key, what in lengths.measures.items():
-        mine = [each[key] for each in rounds[ours.name]]
-        row: dict[str, dict[str, Any]] = {ours.name: {"tokens_per_second": round(statistics.median(mine), 1)}}
-        for side in theirs:
-            each = [one[key] for one in rounds[side.name]]
-            ratios = sorted(a / b for a, b in zip(mine, each, strict=True))
-            row[side.name] = {
-                "tokens_per_second": round(statistics.median(each), 1),
-                "ratio": round(statistics.median(ratios), 2),
-                "ratio_range": [round(ratios[0], 2), round(ratios[-1], 2)],
-            }
+        row: dict[str, dict[str, Any]] = {}
+        for name in sides:
+            row[name] = {"tokens_per_second": round(medians[name][key], 1)}
+            row[name] |= {measure: float(f"{value:.3g}") for measure, value in shares.get(name, {}).get(key, {}).items()}
+            if name != ours[0].name:
+                pairs = zip(rounds[ours[0].name], rounds[name], strict=True)
+                ratios = sorted(mine[key] / other[key] for mine, other in pairs)
+                row[name] |= {"ratio": round(statistics.median(ratios), 2), "ratio_range": [round(ratios[0], 2), round(ratios[-1], 2)]}
         results[what] = row
         print(f"{what}: " + "; ".join(f"{name} {value}" for name, value in row.items()))
     print(
         json.dumps(
             {
                 "model": options.model,
+                "device": options.device,
                 "rounds": options.rounds,
                 "threads": options.threads,
-                "instructions": {ours.name: os.environ.get("STEELYARD_KERNELS", "the best"), "llama.cpp": system},
-                "read_bandwidth_gigabytes_per_second": round(speed, 1),
+                "instructions": {ours[0].name: os.environ.get("STEELYARD_KERNELS", "the best")} | ({"llama.cpp": system} if system else {}),
+                "read_bandwidth_gigabytes_per_second": round(bandwidth / 1e9, 1),
+                "product_gigaflops_per_second": {str(dtype).removeprefix("torch."): round(rate / 1e9, 1) for dtype, rate in rates.items()},
+                "ratios": f"{ours[0].name} over the other",
                 "results": results,
                 "machine": describe(),
                 "versions": versions(),

@@ -20,7 +20,7 @@ from steelyard.core import levers
 from steelyard.core.errors import ModelFileError, UnsupportedError
 from steelyard.generate.engine import Engine
 from steelyard.model.inspect import inspect
-from steelyard.model.linears.float8 import KIND, LARGEST, Float8Storage, float8_rows
+from steelyard.model.linears.float8 import KIND, LARGEST, Float8Storage, float8_rows, widened
 from steelyard.model.linears.linear import DenseStorage, Linear
 from steelyard.model.load import load
 from steelyard.model.model import Model
@@ -53,6 +53,7 @@ def test_a_number_keeps_four_bits_however_small_beside_its_rows_largest(values):
 def test_8_bit_floats_come_back_as_they_were():
     every = torch.arange(256, dtype=torch.uint8).view(KIND).float()
     every = every[every.isfinite()]
+    assert torch.equal(widened(every.to(KIND)[None]), every[None])
     assert torch.equal(Float8Storage.from_dense(torch.stack((every, every * 4))).dense(), torch.stack((every, every * 4)))
     assert not Float8Storage.from_dense(torch.zeros(2, 32)).dense().any()
 

@@ -78,7 +78,8 @@ def join(linears: Sequence[Linear], prepared: Callable[[DenseStorage], nn.Module
     if isinstance(storages[0], Int8Storage):
         whole = Int8Storage(torch.cat([s.weight for s in storages]), torch.cat([s.scale for s in storages]), bias, storages[0].digits)  # type: ignore[misc]
     elif isinstance(storages[0], Float8Storage):
-        whole = Float8Storage(torch.cat([s.weight for s in storages]), torch.cat([s.scale for s in storages]), bias, storages[0].rounds)  # type: ignore[misc]
+        weight = torch.cat([s.weight.view(torch.uint8) for s in storages]).view(storages[0].weight.dtype)  # type: ignore[misc,operator]
+        whole = Float8Storage(weight, torch.cat([s.scale for s in storages]), bias, storages[0].rounds)  # type: ignore[misc]
     elif isinstance(storages[0], Int4Storage):
         whole = Int4Storage(torch.cat([s.packed for s in storages]), torch.cat([s.scale for s in storages]), bias)  # type: ignore[misc]
     elif isinstance(storages[0], DenseStorage):
