@@ -203,7 +203,7 @@ class Records:
                 do="Use a newer Steelyard, or move the file away.",
             )
         if (found := ask("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(found)
+            raise sqlite3.DatabaseError(found.removeprefix("*** in database main ***"))
         if reading:
             if kind != APPLICATION_ID:
                 raise NoRecordsError("there are no records in this file", where=str(self.path), do="Weigh in the directory first.")
@@ -301,6 +301,10 @@ class Records:
     def __len__(self) -> int:
         with self._explained():
             return self._database.execute("SELECT count(*) FROM records").fetchone()[0]
+
+    def keys(self) -> frozenset[str]:
+        """The keys of all records."""
+        return frozenset(key for (key,) in self._rows("SELECT key FROM records"))
 
     def answered(self) -> frozenset[str]:
         """The keys of all answers that are there and did not fail."""

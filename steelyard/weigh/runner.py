@@ -159,6 +159,9 @@ class _Weighing:
                 if not (self.asks or len(records) or not self.asked):
                     do = f"Run `steelyard weigh {self.run.path(RECIPE)} -o {self.run.directory}`: it asks anew. The report stays as it is."
                     raise SteelyardError("there are no records to score", where=str(records.path), do=do)
+                if not self.asks:
+                    self.asked = roster.recorded_first(self.asked, self.recipe, records, roster.read(self.run.directory))
+                    self.repeated = self._question(self.repeated.name if self.repeated else None)
                 speeds = Speeds.read(self.run.directory, self.recipe)
                 sweep = Sweep(self.recipe, self.asked, self.run, records, self.opener, speeds, budget=self.budget)
                 try:

@@ -18,7 +18,10 @@ from steelyard.core.files import write_json
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings, Conversation, Event, Score
 from steelyard.core.recipe import Arm, Recipe
+from steelyard.weigh.asking.answering import key_for
 from steelyard.weigh.asking.arms import OpenArm
+from steelyard.weigh.asking.subjects import Question
+from steelyard.weigh.records import Records
 from steelyard.weigh.report.report import Report, Training
 
 FILE = "arms.json"
@@ -133,6 +136,25 @@ def as_it_was(name: str, told: Mapping[str, Any]) -> OpenArm:
         goes_on=bool(told.get("goes_on")),
         trainings=[Training(**one) for one in told.get("trainings", ())],
     )
+
+
+def recorded_first(asked: Sequence[Question], recipe: Recipe, records: Records, roster: Roster) -> list[Question]:
+    """The questions, those samples first that everybody has answered who answered any of them: two arms are compared on the first samples that
+    both have, and merged or damaged stores have gaps. Without gaps the order stays as it is."""
+    there = records.keys()
+
+    def answered(told: Mapping[str, Any], name: str, question: Question) -> set[str]:
+        arm = as_it_was(name, told)
+        trials = range(question.trials(recipe))
+        keys = {one.id: [key_for(arm, question.name, one, recipe.seed, trial).text for trial in trials] for one in question.samples}
+        return {sample for sample, needed in keys.items() if there.issuperset(needed)}
+
+    def ordered(question: Question) -> Question:
+        sides = [answered(told, name, question) for name in recipe.arms for told in roster.get(name, {}).values()]
+        common = set[str].intersection(*found) if (found := [side for side in sides if side]) else set[str]()
+        return dataclasses.replace(question, samples=sorted(question.samples, key=lambda sample: sample.id not in common))
+
+    return [ordered(question) for question in asked]
 
 
 class RecordedOpener:

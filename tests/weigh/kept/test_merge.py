@@ -59,6 +59,19 @@ def test_parts_of_three_machines_make_the_report_of_one(parts, tmp_path):
     assert {name for name, answerer in bench.opened if answerer.asked} <= {"shaky"}, "what is there is not asked again"
 
 
+def test_what_is_scored_of_an_unfinished_weighing_is_everything_that_all_arms_answered(parts, tmp_path):
+    merge([parts[0], parts[2]], tmp_path)  # every third sample is still to come
+    report = rescore(tmp_path, say=lambda line: None)
+    cells = [cell for cell in report.cells if cell.metric == "right"]
+    assert {cell.arm for cell in cells} == {"better", "shaky"} and all(cell.n + _failed(cell) == 14 for cell in cells)
+    (note,) = [note for note in report.notes if note.startswith("Only what was recorded")]
+    assert "base: arithmetic 14 of 21" in note
+
+
+def _failed(cell):
+    return int(cell.note.split(" of 14 samples failed")[0].split()[-1]) if "samples failed" in cell.note else 0
+
+
 def test_the_order_of_merging_does_not_matter_nor_how_often_nor_in_how_many_steps(parts, tmp_path):
     merge(parts, tmp_path / "once")
     wanted = stored(tmp_path / "once")
