@@ -22,6 +22,7 @@ from pydantic import Field
 from steelyard.augment.uncertainty import calibration as calibrations
 from steelyard.augment.uncertainty.calibration import Calibration
 from steelyard.augment.uncertainty.confidence import ABSTAINED, Confident, ConfidentScores, Heard, last, refuse_others
+from steelyard.augment.uncertainty.measure import told_by
 from steelyard.augment.uncertainty.measures import measure
 from steelyard.augment.uncertainty.risk_control import LEAST_SHARE
 from steelyard.core.errors import SteelyardError, UnsupportedError
@@ -66,7 +67,7 @@ class Abstain(Lever):
             what = "no threshold to abstain by" if made.threshold is None else f"a threshold that answers {made.threshold.share:.1%}"
             raise SteelyardError(what, where=where, do="Make it again with a limit: `steelyard calibrate --alpha 0.1`.")
         measured = measure(made.measure, count=made.count, temperature=made.sampled_at, probe=made.probe)
-        if missing := measured.needs - answerer.capabilities:
+        if missing := measured.needs - told_by(answerer):
             raise UnsupportedError(f"this answerer does not tell {', '.join(sorted(missing))}", where=self.name, do="Use another measure.")
         return (AbstainingScores if "score" in answerer.capabilities else Abstaining)(self, answerer, measured, made)
 

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from steelyard.augment.answerers import room
 from steelyard.augment.uncertainty import calibration as calibrations
 from steelyard.augment.uncertainty.calibration import Calibration
-from steelyard.augment.uncertainty.measure import Asked, Measure
+from steelyard.augment.uncertainty.measure import Asked, Measure, told_by
 from steelyard.augment.uncertainty.measures import MeasureName, measure
 from steelyard.augment.uncertainty.subject import subject
 from steelyard.core.errors import SteelyardError, UnsupportedError
@@ -104,7 +104,7 @@ def said_by(lever: Lever, answerer: Answerer, measured: Measure, made: Calibrati
     Raises:
         UnsupportedError: it lacks what the measure needs.
     """
-    if missing := measured.needs - answerer.capabilities:
+    if missing := measured.needs - told_by(answerer):
         raise UnsupportedError(
             f"this answerer does not tell {', '.join(sorted(missing))}, which the measure needs",
             where=lever.name,

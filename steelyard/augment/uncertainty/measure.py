@@ -73,6 +73,14 @@ class Measure(Protocol):
         ...
 
 
+def told_by(answerer: Answerer) -> frozenset[str]:
+    """What a measure may count on. An engine tells each token's entropy with its log-probability. An endpoint may tell log-probabilities,
+    which is known only once it answers: an answer without them then has no number."""
+    told = answerer.capabilities
+    told |= frozenset({"entropies"} if "logprobs" in told else ())
+    return told | frozenset({"logprobs"} if "remote" in told else ())
+
+
 def bounded(value: float) -> float:
     """A number kept within [0, 1] against rounding."""
     return min(1.0, max(0.0, value))

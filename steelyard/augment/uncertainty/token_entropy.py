@@ -21,7 +21,7 @@ from steelyard.augment.uncertainty.measure import Asked, bounded
 class TokenEntropy:
     """The inverse of how many tokens the model hesitated between, on average."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logprobs"})
+    needs: ClassVar[frozenset[str]] = frozenset({"logprobs", "entropies"})
     tokens: ClassVar[bool] = True
     alternatives: ClassVar[int] = 0
 

@@ -108,6 +108,20 @@ def test_what_an_answerer_does_not_tell_cannot_be_measured(name):
         ConfidenceLever(measure=name).wrap(Speaker(frozenset()))
 
 
+@pytest.mark.parametrize("name", ["joint_probability", "mean_probability", "least_probability", "margin"])
+def test_an_endpoint_is_measured_by_the_tokens_it_tells_and_an_answer_without_them_has_no_number(name):
+    telling = Speaker(frozenset({"remote", "logprobs"}))
+    assert len(confidences(said(ConfidenceLever(measure=name).wrap(telling)))) == 1
+    silent = Speaker(frozenset({"remote"}))
+    events = said(ConfidenceLever(measure=name).wrap(silent))
+    assert silent.heard[-1].token_events and not confidences(events) and text_of(events)
+
+
+def test_an_endpoint_tells_no_entropy():
+    with pytest.raises(UnsupportedError, match="does not tell entropies"):
+        ConfidenceLever(measure="entropy").wrap(Speaker(frozenset({"remote"})))
+
+
 @pytest.mark.parametrize("reason", ["error", "cancelled", "timeout"])
 def test_an_answer_that_broke_off_has_no_confidence(reason):
     events = said(ConfidenceLever().wrap(Speaker(reason=reason)))

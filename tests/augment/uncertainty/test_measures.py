@@ -146,7 +146,7 @@ def test_whatever_is_said_a_stated_confidence_is_a_share(text):
 def test_measures_are_known_by_name():
     for name in NAMES:
         if name != "p_ik":
-            assert measure(name).needs <= {"logprobs", "score"}
+            assert measure(name).needs <= {"logprobs", "entropies", "score"}
     with pytest.raises(RecipeError, match="self_check"):
         measure("self_chek")
     with pytest.raises(RecipeError, match="probe"):
