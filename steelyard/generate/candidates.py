@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -95,6 +96,43 @@ def compute(hidden: Tensor, matrix: native.Matrix, wishes: Sequence[Wish], pool:
     parts = [one.best for one in wishes], [one.sums for one in wishes], [one.temperature for one in wishes]
     logits, found = head.compute(pool, matrix, hidden, *parts)
     return logits, unpacked(found, wishes, matrix.outputs)
+
+
+def on_device(logits: Tensor, wishes: Sequence[Wish]) -> list[Candidates]:
+    """The same of rows that lie on a GPU, found there for all of them and fetched at once: who asked row by row, number by number, would
+    wait for the GPU several times a row."""
+    most = min(max((one.best for one in wishes), default=0), logits.shape[1])
+    largest, unasked = logits.amax(-1, keepdim=True), logits.new_full((len(logits), 1), math.nan)
+    if most > 1:  # sorted, not only the largest picked, because of equal ones the lower ids are wanted
+        values, ids = logits.sort(dim=-1, descending=True, stable=True)
+    else:
+        values, ids = largest, logits.argmax(-1, keepdim=True)
+    masses = sums = entropies = unasked
+    if any(one.temperature for one in wishes):
+        heats = torch.tensor([[one.temperature or 1.0] for one in wishes], device=logits.device)
+        masses = ((logits - largest) / heats).exp().sum(-1, keepdim=True, dtype=torch.float64)
+    if any(one.sums for one in wishes):
+        sums, entropies = logits.logsumexp(-1, keepdim=True), torch.special.entr(logits.softmax(-1)).sum(-1, keepdim=True)
+    columns = (ids[:, :most], values[:, :most], largest, sums, entropies, masses)
+    rows = torch.cat([column.double() for column in columns], 1).cpu().numpy()
+    return [_fetched(row, most, one, logits.shape[1]) for row, one in zip(rows, wishes, strict=True)]
+
+
+def _fetched(row: NDArray[np.float64], most: int, one: Wish, vocabulary: int) -> Candidates:
+    """One row as `on_device` fetches it: ids, logits, largest, sum, entropy, mass."""
+    ids, values = row[:most].astype(np.int32), row[most : 2 * most].astype(np.float32)
+    largest, log_sum, entropy, mass = row[2 * most :].tolist()
+    count = min(one.best, int((values > -np.inf).sum()))
+    finite = math.isfinite(largest)
+    return Candidates(
+        ids[:count],
+        values[:count],
+        count < one.best or count == vocabulary,
+        largest if finite or largest == -math.inf else math.nan,
+        mass if one.temperature and finite else None,
+        log_sum if one.sums and finite else math.nan,
+        entropy if one.sums and finite else math.nan,
+    )
 
 
 def unpacked(found: head.Found, wishes: Sequence[Wish], vocabulary: int) -> list[Candidates]:

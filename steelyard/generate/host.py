@@ -262,12 +262,16 @@ class Pass:
         return logits
 
     def read(self, places: Sequence[Place], wishes: Sequence[Wish]) -> tuple[Tensor, list[Candidates]]:
-        """Logits at some places, and what is wished for of each; [] where no C++ routine finds it."""
+        """Logits at some places, and what is wished for of each; [] where that is found out later, row by row: on a CPU without the C++
+        routines, and on a GPU where a row's numbers may not depend on how many others there are."""
         head, fused = self.host.native_head, self.host.fused
         if head is not None and not self.host.spec.readouts:
             return candidates.compute(self.at(places), head.matrix, wishes, head.pool)
         logits = self.logits(places)
-        return logits, candidates.read(logits, wishes, fused.pool) if fused else []
+        if fused:
+            return logits, candidates.read(logits, wishes, fused.pool)
+        together = logits.device.type != "cpu" and not self.host.spec.deterministic
+        return logits, candidates.on_device(logits, wishes) if together else []
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,30 @@ def same(first: Candidates, second: Candidates) -> None:
 # What the head finds
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+wishes = st.builds(Wish, best=st.sampled_from([0, 1, 1, 8, 64, 128]), temperature=st.sampled_from([0.0, 0.5, 2.0]), sums=st.booleans())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(seeds, st.sampled_from(["spread", "flat", "ties", "ruled out"]), wishes), max_size=5), count=st.integers(1, 700)
+)
+def test_what_is_fetched_of_several_rows_at_once_is_what_the_readable_twin_finds(device, rows, count):
+    logits = [row_of(seed, count, kind) for seed, kind, _ in rows]
+    found = candidates.on_device(torch.stack([*logits, torch.zeros(count)]).to(device), [*(one for _, _, one in rows), Wish()])
+    for row, (_, _, one), mine in zip(logits, rows, found, strict=False):
+        same(mine, found_in(row.numpy(), one))
+
+
+@pytest.mark.parametrize(("wrong", "largest"), [(math.nan, math.nan), (math.inf, math.nan), (-math.inf, -math.inf)])
+def test_rows_that_cannot_be_drawn_from_are_told_by_their_largest(wrong, largest):
+    (found,) = candidates.on_device(torch.full((1, 9), wrong), [Wish(3, 1.0, True)])
+    assert str(found.largest) == str(largest) and found.mass is None and math.isnan(found.log_sum) and math.isnan(found.entropy)
+    with pytest.raises(SteelyardError, match="no token can be drawn"):
+        draw(torch.full((9,), wrong), AnswerSettings(temperature=0), 0, found)
+
+
 @kinds
 @settings(max_examples=60, deadline=None)
 @given(row=rows_of_logits, best=st.sampled_from([0, 1, 8, 64, 128]), temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]), sums=st.booleans())
