@@ -98,6 +98,8 @@ CHALLENGES = (
             Figure(
                 "patches", "entropy patches", "bits_per_byte", "bits a byte of bytes in entropy patches, beside tokens at equal operations"
             ),
+            Figure("long_range", "lstm", "characters_right", "marks found 4 times farther back than trained by an LSTM, beside attention"),
+            Figure("scaling", "law", "loss", "nats a byte that a law of small trainings foretells of a larger one, and what it reached"),
         ),
     ),
     Challenge("Hardware", "Photonic, analog and other processors."),
@@ -115,7 +117,15 @@ CHALLENGES = (
         "What people need around a model that answers.",
         (Figure("places", "quote", "right figure", "answers about a table that quote a computed figure state the right one"),),
     ),
-    Challenge("Other languages", "Quality and cost beyond English."),
+    Challenge(
+        "Other languages",
+        "Quality and cost beyond English.",
+        (
+            Figure("languages", "German", "tokens", "tokens of the same problem in German, beside English"),
+            Figure("languages", "Telugu", "tokens", "tokens of the same problem in Telugu, beside English"),
+            Figure("languages", "Telugu", "bits", "bits of the same problem in Telugu, beside English"),
+        ),
+    ),
     Challenge(
         "Evaluation at scale",
         "Can a verdict be trusted?",
@@ -138,11 +148,21 @@ CHALLENGES = (
             Figure("abstain", "abstain", "limits broken", "of random splits broke a limit that 10% may break"),
         ),
     ),
-    Challenge("Bias", "Whom do errors hit?"),
+    Challenge(
+        "Bias",
+        "Whom do errors hit?",
+        (
+            Figure("fairness", "base", "stereotyped", "of pairs the more stereotyped sentence is the likelier to the model; half is none"),
+            Figure("fairness", "by name", "origin_words_gap", "words' gap between English and Arabic names, where it was planted"),
+        ),
+    ),
     Challenge(
         "Generalisation",
         "Is what was learned of use on what was never seen?",
-        (Figure("sft", "taught", "valid", "answers valid on forms that share no subject and no key with those trained on"),),
+        (
+            Figure("sft", "taught", "valid", "answers valid on forms that share no subject and no key with those trained on"),
+            Figure("reversal", "both ways", "picked", "who is asked for B by A, told in both orders, beside told that A is B alone"),
+        ),
     ),
     Challenge(
         "Slow thinking",
@@ -230,6 +250,7 @@ def table(kept: dict[str, dict[str, Any]]) -> str:
 def experiment(result: dict[str, Any]) -> str:
     """One experiment in full: what was expected, what was found, where."""
     machine, versions = result["machine"], result["versions"]
+    worked = f" ({result['processor_seconds']:.0f} s of processor time)" if "processor_seconds" in result else ""
     where = f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 1e9:.0f} GB; " + ", ".join(
         f"{name} {versions[name]}" for name in ("steelyard", "torch", "transformers") if name in versions
     )
@@ -249,7 +270,7 @@ def experiment(result: dict[str, Any]) -> str:
             lines.append(f"| {part} | {cell['claim']} | {cell['metric']} {told(cell)} | {'yes' if cell['holds'] else 'no'} |")
     lines += ["", *(f"Note: {note}  " for note in result["notes"])]
     lines.append(
-        f"`{result['command']}`, seed {result['seed']}, {result['started'][:10]}, {result['seconds']:.0f} s, load average "
+        f"`{result['command']}`, seed {result['seed']}, {result['started'][:10]}, {result['seconds']:.0f} s{worked}, load average "
         f"{result['load_average']:.1f} at the start; {where}. [All of it as JSON](results/{result['experiment']}.json)."
     )
     return "\n".join(lines)

@@ -32,7 +32,7 @@ def main() -> None:
             print(f"  {'holds' if claim['holds'] else 'FAILS'}: {claim['claim']}: {figure(claim)}")
         for note in result["notes"]:
             print(f"  note: {note}")
-        print(f"  {result['outcome']}, {result['seconds']} s")
+        print(f"  {result['outcome']}, {result['seconds']} s, {result['processor_seconds']} s of processor time")
         if not given.reduced:
             print(f"  kept in {store(result, given.results)}")
         if result["outcome"] in ("contrary", "control failed"):

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 from unittest import mock
 
-from acceptance.experiment import MODEL, Bench, Claim, Experiment, Finding, compared, counted, untrained
+from acceptance.experiment import MODEL, SMALL, Bench, Claim, Experiment, Finding, compared, counted, untrained
 from steelyard.core.protocols import AnswerSettings, Event
 from steelyard.core.seeds import derive
 from steelyard.data.generated.passages import make_passage
@@ -29,15 +29,6 @@ from steelyard.weigh.tasks.task import Metric
 PASSES = Metric("passes_per_token", "speed", "passes/token", False, margin=0.02, relative=True, kind="ratio")
 SPEED = next(metric for metric in METRICS if metric.name == "tokens_per_second")
 SLOTS = 4
-SMALL = {
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-}
-"""Of the reduced form's random model."""
 
 Request = tuple[list[int], AnswerSettings]
 Said = list[tuple[int, float]]

@@ -11,6 +11,7 @@ import dataclasses
 import datetime
 import importlib
 import os
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,15 @@ from steelyard.weigh.statistics.intervals import wilson
 from steelyard.weigh.tasks.task import Metric, Task, Value
 
 MODEL = "smollm2-135m-instruct"
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
+"""Of a random model that stands in its place in reduced forms (`untrained`)."""
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 QUIET = 0.5
 """Load average before the start, per usable core, above which a result is marked as taken on a busy machine."""
@@ -89,17 +99,19 @@ class Bench:
         """A size for the full experiment, or for its reduced form."""
         return reduced if self.reduced else full
 
-    def ask(self, task: Task, arms: Mapping[str, Sequence[Lever]], seeds: Sequence[int] = ()) -> dict[str, list[Scored]]:
+    def ask(
+        self, task: Task, arms: Mapping[str, Sequence[Lever]], seeds: Sequence[int] = (), model: str = MODEL
+    ) -> dict[str, list[Scored]]:
         """What the base and every arm answered, scored: arm -> one entry, or one per training seed.
 
-        Arms are given as levers themselves, so that controls need not be registered.
+        Arms are given as levers themselves, so that controls need not be registered. `model` is a got name or a directory.
         """
         samples, out = task.samples(self.seed), {}
         opener = ArmOpener(Run(self.directory, self.seed, say=self.say))
         try:
             with Records(self.directory / "records.sqlite") as records:
                 for name, levers in {BASE: (), **arms}.items():
-                    arm = Arm(name=name, source=ModelSource(name=MODEL), levers=tuple(levers))
+                    arm = Arm(name=name, source=ModelSource(name=model), levers=tuple(levers))
                     for seed in seeds if is_trained(arm) and seeds else (None,):
                         opened, begun = opener.open(arm, seed), time.perf_counter()
                         try:
@@ -177,7 +189,7 @@ def outcome(claims: Sequence[Claim]) -> Outcome:
 
 def carry_out(experiment: Experiment, bench: Bench) -> dict[str, Any]:
     """Runs an experiment; its result as plain data, in a form that `steelyard levers NAME` and the docs read."""
-    load, started, begun = os.getloadavg()[0], datetime.datetime.now(datetime.UTC), time.perf_counter()
+    load, started, begun, worked = os.getloadavg()[0], datetime.datetime.now(datetime.UTC), time.perf_counter(), processor_seconds()
     found = experiment.run(bench)
     memory.hand_back()  # the next experiment measures its own
     busy = load > QUIET * hardware.usable_cores()
@@ -196,6 +208,7 @@ def carry_out(experiment: Experiment, bench: Bench) -> dict[str, Any]:
         "seed": bench.seed,
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - begun, 1),
+        "processor_seconds": round(processor_seconds() - worked, 1),
         "load_average": round(load, 2),
         "notes": notes,
         "arms": {name: {"levers": [written_lever(lever) for lever in levers]} for name, levers in found.arms.items()},
@@ -204,6 +217,12 @@ def carry_out(experiment: Experiment, bench: Bench) -> dict[str, Any]:
         "machine": {key: value for key, value in hardware.describe().items() if key not in ("versions", "memory_available_bytes")},
         "versions": hardware.versions(),
     }
+
+
+def processor_seconds() -> float:
+    """What this process and those it started and saw end have worked, on all cores together."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def _written(claim: Claim) -> dict[str, Any]:
