@@ -6,13 +6,12 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from acceptance.experiment import Bench
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
 from steelyard.data.batching import NOT_LEARNED, Batch, Place
@@ -26,6 +25,9 @@ from steelyard.model.step import Step
 from steelyard.model.trunk import Trunk
 from steelyard.train.objectives import Objective, next_token_loss
 from steelyard.train.trainer import Stream, TrainerSettings, train
+
+if TYPE_CHECKING:
+    from acceptance.experiment import Bench  # who runs these alone, in a process of its own, need not wait for all of the balance
 
 VOCABULARY = len(CHARACTERS) + 1
 """The characters of exercises; 0 is padding."""
@@ -85,7 +87,9 @@ def taught(
     **settings: Any,
 ) -> Trunk:
     """The trunk, trained in place by the one trainer there is."""
-    run = Run(bench.directory / f"{name}-{seed}", seed, say=lambda line: None)
+    folder = bench.directory / f"{name}-{seed}"
+    assert not folder.exists(), f"{folder} holds another training, which would be gone on with: give this one its own name"
+    run = Run(folder, seed, say=lambda line: None)
     told = TrainerSettings(
         steps=steps, learning_rate=learning_rate, **{"warmup": 0.05, "weight_decay": 0.01, "betas": (0.9, 0.98)} | settings
     )
