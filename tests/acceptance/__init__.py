@@ -20,6 +20,8 @@ NAMES = (
     "planted_defect",
     "error_rate",
     "robustness",
+    "languages",
+    "fairness",
     "kill",
     "coverage",
     "arena",
@@ -62,6 +64,9 @@ NAMES = (
     "linear_attention",
     "recurrent_gemma",
     "patches",
+    "long_range",
+    "reversal",
+    "scaling",
     "data_parallel",
 )
 """In the order `make accept` runs them. Each is a module of this folder with an `EXPERIMENT`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,11 +43,12 @@ def raced(
     All answer the same lines, drawn from another seed than what they learned from. `settings` are further ones of the trainer.
     """
     out: dict[tuple[str, int], list[list[float]]] = {}
+    own = dataclasses.replace(bench, directory=bench.directory / kind)  # a training of another kind left there would be gone on with
     for name, plan in plans.items():
         for seed in bench.pick((1, 2, 3), (1,)):
             trunk = new(PLAN | dict(plan), VOCABULARY, seed)
             stream = Exercises(kind, lengths, size, seed, make)
-            taught(bench, name, trunk, stream, steps=steps, seed=seed, learning_rate=learning_rate, **settings)
+            taught(own, name, trunk, stream, steps=steps, seed=seed, learning_rate=learning_rate, **settings)
             for length in asked:
                 values = shares(trunk, Exercises(kind, (length,), lines, 10_000 + bench.seed, make).batch(0))
                 out.setdefault((name, length), []).append(values)
