@@ -24,7 +24,7 @@ WORDS = 12
 SHORT, LONG = (3, 6), (7, 9)
 """Words of a sentence, at least and at most."""
 TRAINING: dict[str, tuple[int, float]] = {"attention": (600, 3e-3), "lstm": (1200, 5e-3), "summary": (1200, 5e-3)}
-"""Steps and learning rate. At 600 steps and 3e-3 LSTMs with cross-attention had 94.7% of short and 68.5% of long sentences."""
+"""Steps and learning rate."""
 ARMS: dict[str, tuple[str, str]] = {"attention": ("attention", "all"), "lstm": ("lstm", "all"), "summary": ("lstm", "last")}
 EXACT = Metric("exact", "quality", "share", True, margin=0.05, reach=(0.0, 1.0))
 
@@ -115,6 +115,8 @@ def run(bench: Bench) -> Finding:
         [
             *notes,
             f"{WORDS} words, sentences of {SHORT[0]} to {LONG[1]}; steps of 64 pairs and rates: {TRAINING}; {len(seeds)} seeds; greedy answers.",
+            "The LSTMs' steps and rate were raised after 600 steps at 0.003 had been seen to leave those with cross-attention at 94.7% of short "
+            "and 68.5% of long sentences.",
         ],
     )
 

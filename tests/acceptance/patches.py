@@ -35,6 +35,8 @@ TIME, SIZE = 64, 16
 """Tokens of a window and windows of a batch; of bytes there are four times as many in a window and a quarter of the windows."""
 READ, ASKED = 120, 120
 """Bytes of a piece that are given, and that are scored."""
+TOGETHER = 50
+"""Pieces that are read at once."""
 TYPOS = 0.1
 """Share of the letters beside another letter that change places with it."""
 NOISE = Metric("bits_per_byte", "quality", "bits/byte", False, margin=0.05)
@@ -100,11 +102,16 @@ def with_typos(text: str, draw: random.Random) -> str:
 def bits(trunk: Trunk, tokenizer: Tokenizer, asked: Sequence[tuple[str, str]]) -> list[float]:
     """Bits per byte of each piece, after what is given before it."""
     out = []
-    for given, text in asked:
-        before, after = tokenizer.encode(given), tokenizer.encode(text)
-        ids = torch.tensor([before + after])
-        logprobs = trunk.logits(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])[0, len(before) - 1 :, 0]
-        out.append(float(-logprobs.sum()) / np.log(2) / len(text.encode()))
+    for start in range(0, len(asked), TOGETHER):
+        some = asked[start : start + TOGETHER]
+        both = [(tokenizer.encode(given), tokenizer.encode(text)) for given, text in some]
+        ids = torch.zeros(len(both), max(len(before) + len(after) for before, after in both), dtype=torch.int64)
+        for row, (before, after) in zip(ids, both, strict=True):
+            row[: len(before) + len(after)] = torch.tensor(before + after)  # what fills a row up follows all that is asked
+        logprobs = trunk.logits(ids[:, :-1]).log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
+        for row, (before, after), (_, text) in zip(logprobs, both, some, strict=True):
+            told = row[len(before) - 1 : len(before) + len(after) - 1]
+            out.append(float(-told.sum()) / np.log(2) / len(text.encode()))
     return out
 
 
