@@ -43,8 +43,9 @@ from steelyard.model.trunk import Trunk
 
 SHORTEST = 256
 """Keys are read up to this many tokens, or twice, four times ... as many."""
-MOST = 96
-"""Graphs that are kept; the one replayed longest ago gives way. 8 slots have 15 windows, of up to 6 extents in a context of 8,192."""
+A_SLOT = 12
+"""Graphs that are kept for each slot; the one replayed longest ago gives way. There are nearly two windows a slot, each of up to 6 extents
+in a context of 8,192: where one stream comes after the other, each takes another slot."""
 STORAGES = (DenseStorage, PackedStorage, Int8Storage, Int4Storage, Float8Storage)
 """Ways to keep weights whose products ask the host nothing."""
 
@@ -72,6 +73,7 @@ class GraphedTrunk:
     def __init__(self, trunk: Trunk, state: State, record: Recorder):
         self.trunk, self.state, self.record = trunk, state, record
         self.pools: list[KeyValuePool] = [state[f"{block.name}.mixer"] for block in trunk.blocks]  # type: ignore[union-attr]
+        self.most = A_SLOT * state.slots
         self.longest = min(state.tokens, trunk.inputs.plan.positions or state.tokens)
         self.numbers = torch.zeros(state.slots, 3, dtype=torch.int64, device=trunk.device)  # token, place, source of each slot
         rotaries: list[Rotary] = [block.mixer.plan.rotary for block in trunk.blocks if block.mixer.plan.rotary]  # type: ignore[union-attr]
@@ -119,7 +121,7 @@ class GraphedTrunk:
             self._recordings.clear()
             self._addresses = addresses
         if shape not in self._recordings:
-            if len(self._recordings) == MOST:
+            if len(self._recordings) == self.most:
                 self._recordings.popitem(last=False)
             self._recordings[shape] = self.record(partial(self._compute, shape))
         self._recordings.move_to_end(shape)

@@ -14,7 +14,6 @@ from tiny_llama import tiny_llama
 from torch import Tensor
 
 from steelyard.kernels import gpu
-from steelyard.model import graphed
 from steelyard.model.depth.stacked import Block
 from steelyard.model.families.config import Config
 from steelyard.model.families.family import find
@@ -167,9 +166,9 @@ def test_a_cache_that_has_moved_is_recorded_anew():
     assert both.graphed._recordings[Shape(0, 2, 256)] is not before
 
 
-def test_only_so_many_recordings_are_kept(monkeypatch):
-    monkeypatch.setattr(graphed, "MOST", 2)
+def test_only_so_many_recordings_are_kept():
     both = Both(TRUNK, on_tape)
+    both.graphed.most = 2
     for slot in (0, 1, 2, 0, 1):
         both.read([slot], [1])
     assert list(both.graphed._recordings) == [Shape(0, 1, 256), Shape(1, 1, 256)]
