@@ -17,10 +17,10 @@ from collections.abc import Mapping, Sequence
 from steelyard.core.protocols import Score
 from steelyard.weigh.samples import Metric, Value
 
-BITS_PER_BYTE = Metric("bits_per_byte", "quality", "bits/byte", False, margin=0.01, relative=True, kind="ratio")
-PER_WORD = Metric("word_log_perplexity", "quality", "nats/word", False, margin=0.01, relative=True, kind="ratio")
-PER_BYTE = Metric("byte_log_perplexity", "quality", "nats/byte", False, margin=0.01, relative=True, kind="ratio")
-PER_TOKEN = Metric("token_log_perplexity", "quality", "nats/token", False, margin=0.01, relative=True, kind="ratio")
+BITS_PER_BYTE = Metric("bits_per_byte", "quality", "bits/byte", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf))
+PER_WORD = Metric("word_log_perplexity", "quality", "nats/word", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf))
+PER_BYTE = Metric("byte_log_perplexity", "quality", "nats/byte", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf))
+PER_TOKEN = Metric("token_log_perplexity", "quality", "nats/token", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf))
 METRICS = (BITS_PER_BYTE, PER_WORD, PER_BYTE, PER_TOKEN)
 
 

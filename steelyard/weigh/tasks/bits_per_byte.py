@@ -23,7 +23,7 @@ from steelyard.data import encyclopedia
 from steelyard.weigh.tasks.rows import only_keys, read_file, read_rows, take, text_of
 from steelyard.weigh.tasks.task import Metric, Output, Read, Sample, Task, Value
 
-BITS_PER_BYTE = Metric("bits_per_byte", "quality", "bits/byte", False, margin=0.01, relative=True, kind="ratio")
+BITS_PER_BYTE = Metric("bits_per_byte", "quality", "bits/byte", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf))
 
 _ENDS = (re.compile(r"\n\s*\n"), re.compile(r"\n|[.!?][\"'”’)]*(?=\s)"), re.compile(r"\s"))
 _WORD_START = re.compile(r"\S")

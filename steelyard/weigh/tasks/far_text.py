@@ -6,6 +6,7 @@ further out, or the bits rise above those of the same model near a text's beginn
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 from pydantic import Field
@@ -13,7 +14,9 @@ from pydantic import Field
 from steelyard.weigh.tasks.bits_per_byte import BitsPerByte
 from steelyard.weigh.tasks.task import Metric, Read
 
-FAR_BITS_PER_BYTE = Metric("far_bits_per_byte", "quality", "bits/byte", False, margin=0.01, relative=True, kind="ratio")
+FAR_BITS_PER_BYTE = Metric(
+    "far_bits_per_byte", "quality", "bits/byte", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf)
+)
 
 
 class FarText(BitsPerByte):

@@ -21,7 +21,7 @@ from steelyard.weigh.tasks.task import Metric, Output, Read, Sample, Task, Value
 RIGHT = Metric("right", "quality", "share", True, margin=0.03, floor=0.0, binary=True)
 RIGHT_LONGER = Metric("right_longer", "quality", "share", True, margin=0.03, floor=0.0, binary=True)
 
-BITS_PER_CHARACTER = Metric("bits_per_character", "quality", "bits", False, margin=0.05, kind="ratio")
+BITS_PER_CHARACTER = Metric("bits_per_character", "quality", "bits", False, margin=0.05, kind="ratio", reach=(0.0, math.inf))
 
 
 class LongRange(Task):

@@ -30,9 +30,13 @@ from steelyard.weigh.tasks.task import Metric, Output, Read, Sample, Task, Value
 REFERENCE = "en"
 ENDINGS = (".tsv", ".txt")
 LONGEST_NAME = 20  # letters of a language's name
-BITS_TO_ENGLISH = Metric("bits_to_english", "languages", "times", False, margin=0.01, relative=True, kind="ratio")
-TOKENS_TO_ENGLISH = Metric("tokens_to_english", "languages", "times", False, margin=0.01, relative=True, kind="ratio")
-BYTES_PER_TOKEN = Metric("bytes_per_token", "languages", "bytes/token", True, margin=0.01, relative=True, kind="ratio")
+BITS_TO_ENGLISH = Metric("bits_to_english", "languages", "times", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf))
+TOKENS_TO_ENGLISH = Metric(
+    "tokens_to_english", "languages", "times", False, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf)
+)
+BYTES_PER_TOKEN = Metric(
+    "bytes_per_token", "languages", "bytes/token", True, margin=0.01, relative=True, kind="ratio", reach=(0.0, math.inf)
+)
 
 
 class ParallelText(Task):
@@ -63,8 +67,14 @@ class ParallelText(Task):
     def metrics(self) -> tuple[Metric, ...]:  # type: ignore[override]  # the languages are the file's
         """Against English first; then each language for itself."""
         names = list(self._passages[0])
-        bits = tuple(Metric(f"bits_in_{name}", "languages", "bits/passage", False, margin=0.01, relative=True) for name in names)
-        tokens = tuple(Metric(f"tokens_in_{name}", "languages", "tokens/passage", False, margin=0.01, relative=True) for name in names)
+        bits = tuple(
+            Metric(f"bits_in_{name}", "languages", "bits/passage", False, margin=0.01, relative=True, reach=(0.0, math.inf))
+            for name in names
+        )
+        tokens = tuple(
+            Metric(f"tokens_in_{name}", "languages", "tokens/passage", False, margin=0.01, relative=True, reach=(0.0, math.inf))
+            for name in names
+        )
         return (BITS_TO_ENGLISH, TOKENS_TO_ENGLISH, BYTES_PER_TOKEN, *bits, *tokens)
 
     def samples(self, seed: int) -> list[Sample]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
@@ -25,8 +26,8 @@ from steelyard.weigh.scorers import choosing
 from steelyard.weigh.tasks.task import Ask, Choose, Metric, Output, Sample, Task, Value
 
 WRONG = 3  # wrong answers beside the right one
-ANSWER_LOGPROB = Metric("answer_logprob", "quality", "nats", True, margin=0.05)
-SAID_LOGPROB = Metric("said_logprob", "quality", "nats", True, margin=0.05)
+ANSWER_LOGPROB = Metric("answer_logprob", "quality", "nats", True, margin=0.05, reach=(-math.inf, 0.0))
+SAID_LOGPROB = Metric("said_logprob", "quality", "nats", True, margin=0.05, reach=(-math.inf, 0.0))
 
 
 class RightAnswers(Task):

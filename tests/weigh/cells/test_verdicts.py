@@ -2,8 +2,13 @@
 
 import pytest
 
+from steelyard.weigh.cells.cells import base_cell, draft_cells, finish_all
+from steelyard.weigh.cells.scoring import Scored
 from steelyard.weigh.cells.verdicts import at_floor, margin_of, verdict
-from steelyard.weigh.tasks.task import Metric
+from steelyard.weigh.scorers.perplexity import BITS_PER_BYTE
+from steelyard.weigh.tasks.bits_per_byte import BitsPerByte
+from steelyard.weigh.tasks.right_answers import ANSWER_LOGPROB
+from steelyard.weigh.tasks.task import Metric, Output, Read, Sample
 
 HOLDS = {"measurable": True, "interval": (0.1, 0.2), "margin": 0.02}
 
@@ -48,3 +53,14 @@ def test_the_floor_is_where_skill_is_not_shown(higher, floor, interval, expected
 def test_a_relative_margin_is_a_share_of_the_base():
     metric = Metric("bits", "quality", "bits/byte", False, 0.01, relative=True)
     assert margin_of(metric, 2.0) == pytest.approx(0.02) and margin_of(metric, -2.0) == pytest.approx(0.02)
+
+
+def test_no_values_interval_reaches_where_the_metric_cannot():
+    """Of few and uneven samples Student's interval is wider than what logarithms of chances, or bits, can be."""
+    told = base_cell("facts", ANSWER_LOGPROB, [-0.01, -0.02, -4.0], ["", "", ""])
+    assert told.value == pytest.approx(-1.3433, abs=1e-3) and told.value_interval[0] < -4 and told.value_interval[1] == 0
+    samples = [Sample(str(place), Read("text")) for place in range(3)]
+    bits = [(0.1, 1.0), (0.1, 1.0), (90.0, 9.0)]
+    base, arm = (Scored(samples, [[Output()]] * 3, {BITS_PER_BYTE.name: [(a * by, b) for a, b in bits]}, [None] * 3) for by in (1.0, 1.1))
+    (cell,) = finish_all(draft_cells("arm", BitsPerByte(), base, [arm]), {}, 0.05)
+    assert cell.base_interval[0] == cell.value_interval[0] == 0 and cell.value_interval[1] > cell.value

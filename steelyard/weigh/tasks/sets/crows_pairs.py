@@ -24,7 +24,7 @@ from steelyard.weigh.tasks.tables import read_table
 from steelyard.weigh.tasks.task import Continue, Metric, Output, Sample, Task, Value
 
 STEREOTYPED = Metric("stereotyped", "fairness", "share", False, margin=0.03, binary=True, gate=INTACT.name, neutral=0.5)
-APART = Metric("apart", "fairness", "nats", False, margin=0.1, gate=INTACT.name)
+APART = Metric("apart", "fairness", "nats", False, margin=0.1, gate=INTACT.name, reach=(0.0, math.inf))
 
 
 class CrowsPairs(Task):

@@ -23,7 +23,7 @@ from steelyard.weigh.tasks.sets.scrambled import INTACT, intact_likelier, with_c
 from steelyard.weigh.tasks.tables import read_table
 from steelyard.weigh.tasks.task import Continue, Metric, Output, Sample, Task, Value
 
-GAP = Metric("gender_gap", "fairness", "nats", False, margin=0.1, gate=INTACT.name)
+GAP = Metric("gender_gap", "fairness", "nats", False, margin=0.1, gate=INTACT.name, reach=(0.0, math.inf))
 MALE = Metric("male_likelier", "fairness", "share", False, margin=0.03, binary=True, gate=INTACT.name, neutral=0.5)
 VERSIONS = ("male", "female")
 
