@@ -6,6 +6,9 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
+#if defined(SY_HAS_avx2)
+#include <cpuid.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -50,6 +53,14 @@ bool has(Feature feature) {
 }
 #endif
 
+#if defined(SY_HAS_avx2)
+// F16C. Not every compiler's __builtin_cpu_supports knows that name (Clang 14 does not).
+bool converts_halves() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 const Routines* usable(const char* name) {
 #if defined(SY_HAS_avx512)
     if (std::strcmp(name, "avx512") == 0 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -58,7 +69,7 @@ const Routines* usable(const char* name) {
         return &routines_avx512;
 #endif
 #if defined(SY_HAS_avx2)
-    if (std::strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"))
+    if (std::strcmp(name, "avx2") == 0 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && converts_halves())
         return &routines_avx2;
 #endif
 #if defined(SY_HAS_i8mm)

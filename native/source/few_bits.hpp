@@ -1,7 +1,11 @@
 // Keys and values in few bits, as steelyard/generate/states/quantized.py keeps them: tokens behind a window as codes, later ones in floats.
-//   x = code * scale + low: product and sum apart, so that every number is the one that PyTorch's path makes of the same code
-// A stretch of keys is brought into floats in memory of the thread's own, which stays in the processor's caches, and multiplied there like
-// any other. What a query sees rounded depends on its position alone; queries that see the same go over a stretch side by side.
+//   x = code * scale + low
+// Numbers that share a scale as the cache's settings have it (keys by channel, values by sixteen channels or more) are multiplied as
+// codes, scales and lows being taken into the other factor, once for all numbers that share them:
+//   q . k = sum_d (q_d scale_d) code_d + sum_d q_d low_d;     sum_t w_t v_t = sum_t (w_t scale_t) code_t + sum_t w_t low_t
+// Those that do not are brought into floats in memory of the thread's own, which stays in the processor's caches, product and sum apart as
+// PyTorch's path does it, and multiplied there like recent ones. What a query sees rounded depends on its position alone; queries that
+// see the same go over a stretch side by side.
 #pragma once
 
 #include "attention.hpp"
@@ -70,9 +74,15 @@ inline void unpack(int bits, const uint8_t* codes, int tokens, int width, float*
     bits == 4 ? unpack<4>(codes, tokens, width, to, at) : unpack<2>(codes, tokens, width, to, at);
 }
 
-// Floats that scales and lows of one group take, and all the memory a thread needs.
+// Whether keys and values are multiplied as codes.
+inline bool keys_as_codes(const FewBits& f) { return f.share == 0; }
+inline bool values_as_codes(const FewBits& f, int width) { return f.share > 0 && (f.share % LANES == 0 || f.share == width); }
+
+// Floats that scales and lows of one group take, and all the memory a thread needs: a stretch of keys and of values, scales and lows of a
+// group and of a stretch, and queries or weights with scales taken into them.
 inline size_t scale_room(int width) { return (size_t)STRETCH * std::max(1, width / 8) + 2 * LANES; }
-inline size_t few_bits_room(int width) { return sizeof(float) * (2 * (size_t)STRETCH * width + 2 * scale_room(width)); }
+inline size_t folded_room(int width) { return TOGETHER * std::max(scale_room(width), (size_t)padded_width(width)); }
+inline size_t few_bits_room(int width) { return sizeof(float) * (2 * (size_t)STRETCH * width + 4 * scale_room(width) + folded_room(width)); }
 
 // One group as floats [group, width]; `room` is for its scales and lows.
 inline void decode_group(const Groups& from, int group, float* to, float* room) {
@@ -173,7 +183,20 @@ inline void encode_group(const Groups& to, int slot, int head, int heads, int gr
     }
 }
 
-// A stretch in floats at a time. Keys and values are kept by one scheme (groups, window, ring) and differ in what shares a scale.
+constexpr int CODES_AHEAD = 4096;  // bytes: how far ahead of where they are needed codes are asked for
+constexpr int LINE = 64;           // bytes that come from memory at once
+
+// Sixteen channels of as many tokens as share bytes (`8 / Bits`), as codes.
+template <int Bits>
+inline void codes_at(const uint8_t* row, int count, f32x16* x) {
+    constexpr int each = 8 / Bits, mask = (1 << Bits) - 1;
+    uint8_t some[LANES] = {};
+    if (count < LANES) std::memcpy(some, row, count);
+    const i32x16 bytes = widened_bytes(count < LANES ? some : row);
+    for (int place = 0; place < each; place++) x[place] = to_float(each == 1 ? bytes : (bytes >> (place * Bits)) & mask);
+}
+
+// A stretch at a time. Keys and values are kept by one scheme (groups, window, ring) and differ in what shares a scale.
 struct FewBitsCache {
     typedef float Weight;
     const FewBits *keys, *values;
@@ -189,6 +212,7 @@ struct FewBitsCache {
         while (count < left && count < TOGETHER && rounded(count) == wanted) count++;
         if (stretch != begin) {
             begin = stretch, sees = 0;
+            for (float* part : {value_scales(), value_lows()}) std::memset(part, 0, sizeof(float) * STRETCH * parts_of_token(*values, width));
             const int end = std::min(queries[left - 1].position + 1 - begin, STRETCH);
             for (int token = wanted; token < end; token++) {
                 const size_t place = (size_t)token * width;
@@ -197,28 +221,171 @@ struct FewBitsCache {
             }
         }
         for (; sees < wanted; sees += keys->group) {
-            decode_group(groups_of(*keys, slot, head, heads, width), (begin + sees) / keys->group, numbers(0) + (size_t)sees * width, scales());
-            decode_group(groups_of(*values, slot, head, heads, width), (begin + sees) / keys->group, numbers(1) + (size_t)sees * width, scales());
+            const int group = (begin + sees) / keys->group;
+            if (!keys_as_codes(*keys)) decode_group(kept(keys), group, numbers(0) + (size_t)sees * width, scales());
+            if (values_as_codes(*values, width)) read_scales(group);
+            else decode_group(kept(values), group, numbers(1) + (size_t)sees * width, scales());
         }
         return count;
     }
 
     template <int Count>
     void score(const Query* queries, int first, int end, float* weights) const {
-        floats().score<Count>(queries, first - begin, end - begin, weights);
+        const int count = end - first, coded = keys_as_codes(*keys) ? std::min(sees, count) : 0;
+        if (coded == 0) return floats().score<Count>(queries, 0, count, weights);
+        by_bits(*keys, [&](auto bits) { score_codes<bits(), Count>(queries, coded, weights); });
+        if (coded == count) return;
+        float recent[Count * STRETCH + LANES];
+        floats().score<Count>(queries, coded, count, recent);
+        for (int i = 0; i < Count; i++) std::memcpy(weights + i * STRETCH + coded, recent + i * STRETCH, sizeof(float) * (count - coded));
     }
 
     static f32x16 keep(float* weights, f32x16 x) { return FloatCache::keep(weights, x); }
 
     template <int Count, int Vectors, bool Some>
     void mix(int first, int end, const float* weights, int d, f32x16 (*sum)[WIDE]) const {
-        floats().mix<Count, Vectors, Some>(first - begin, end - begin, weights, d, sum);
+        const int count = end - first, coded = values_as_codes(*values, width) ? std::min(sees, count) : 0;
+        if (coded > 0) by_bits(*values, [&](auto bits) { mix_codes<bits(), Count, Vectors>(coded, weights, d, sum); });
+        floats().mix<Count, Vectors, Some>(coded, count, weights + coded, d, sum);
     }
 
   private:
     float* numbers(int which) const { return room + which * (size_t)STRETCH * width; }
     float* scales() const { return numbers(2); }
+    float* value_scales() const { return scales() + 2 * scale_room(width); }  // [parts, STRETCH]
+    float* value_lows() const { return value_scales() + scale_room(width); }
+    float* folded() const { return value_lows() + scale_room(width); }
     FloatCache floats() const { return {numbers(0), numbers(1), width}; }
+    Groups kept(const FewBits* f) const { return groups_of(*f, slot, head, heads, width); }
+
+    template <class Go>
+    static void by_bits(const FewBits& f, const Go& go) {
+        if (f.bits == 8) go(std::integral_constant<int, 8>());
+        else if (f.bits == 4) go(std::integral_constant<int, 4>());
+        else go(std::integral_constant<int, 2>());
+    }
+
+    // Scales and lows of one group's values, each part's tokens side by side.
+    void read_scales(int group) {
+        const int count = scales_of_group(*values, width), parts = parts_of_token(*values, width), at = group * values->group - begin;
+        for (const bool low : {false, true}) {
+            to_floats(low ? kept(values).low(group) : kept(values).scale(group), count, scales());
+            float* to = (low ? value_lows() : value_scales()) + at;
+            if (parts == 2) apart<2>(scales(), to, 2);
+            else apart<0>(scales(), to, parts);
+        }
+    }
+
+    // `Parts`: how many, where the compiler is to know it, else 0.
+    template <int Parts>
+    void apart(const float* from, float* to, int parts) const {
+        const int each = Parts ? Parts : parts;
+        for (int part = 0; part < each; part++)
+            for (int token = 0; token < values->group; token++) to[(size_t)part * STRETCH + token] = from[token * each + part];
+    }
+
+    // Scores of the stretch's first `count` keys, which are whole groups.
+    template <int Bits, int Count>
+    void score_codes(const Query* queries, int count, float* weights) const {
+        constexpr int at_once = std::max(8 / Bits, REGISTER == 64 ? 4 : 2);
+        const int group = keys->group;
+        for (int first = 0; first < count; first += group) {
+            const Groups from = kept(keys);
+            const int number = (begin + first) / group;
+            float constants[Count];
+            fold_queries<Count>(queries, from, number, constants);
+            for (int token = 0; token < group; token += LANES) {
+                const int here = std::min(LANES, group - token);
+                f32x16 sums[Count][LANES];
+                for (int i = 0; i < Count; i++)
+                    for (int j = here; j < LANES; j++) sums[i][j] = f32x16{};
+                for (int j = 0; j < here; j += at_once) {
+                    const uint8_t* row = from.codes(number) + (size_t)(token + j) * Bits / 8 * width;
+                    if (width == 64) dots<Bits, Count, at_once, 64>(row, sums, j);
+                    else dots<Bits, Count, at_once, 0>(row, sums, j);
+                }
+                for (int i = 0; i < Count; i++) store_lanes(weights + i * STRETCH + first + token, sums_of(sums[i]) + constants[i], here);
+            }
+        }
+    }
+
+    // Queries with one group's scales taken in, and what its lows add to each of their scores.
+    template <int Count>
+    void fold_queries(const Query* queries, const Groups& from, int group, float* constants) const {
+        float *scale = scales(), *low = scales() + scale_room(width);
+        const int room_of_one = padded_width(width);
+        to_floats(from.scale(group), width, scale);
+        to_floats(from.low(group), width, low);
+        f32x16 sums[Count] = {};
+        for (int d = 0; d < width; d += LANES) {
+            const f32x16 s = load(scale + d), l = load(low + d);
+            for (int i = 0; i < Count; i++) {
+                const f32x16 q = load(queries[i].q + d);
+                store(folded() + i * room_of_one + d, q * s);
+                sums[i] = multiply_add(q, l, sums[i]);
+            }
+        }
+        for (int i = 0; i < Count; i++) constants[i] = sum_of(sums[i]);
+    }
+
+    // Sixteen partial sums of each query's product with `Tokens` keys. `Width`: a head's, where the compiler is to know it, else 0.
+    template <int Bits, int Count, int Tokens, int Width>
+    void dots(const uint8_t* codes, f32x16 (*sums)[LANES], int place) const {
+        constexpr int each = 8 / Bits;
+        const int width = Width ? Width : this->width, room_of_one = padded_width(width);
+        const float* q = folded();
+        f32x16 own[Count][Tokens];
+        for (int i = 0; i < Count; i++)
+            for (int j = 0; j < Tokens; j++) own[i][j] = f32x16{};
+        for (int d = 0; d < width; d += LANES) {
+            f32x16 x[Tokens];
+            for (int j = 0; j < Tokens; j += each) {
+                const uint8_t* row = codes + (size_t)(j / each) * width + d;
+                if (d % LINE == 0) __builtin_prefetch(row + CODES_AHEAD);
+                codes_at<Bits>(row, lanes_from(d, width), x + j);
+            }
+            for (int i = 0; i < Count; i++) {
+                const f32x16 some = load(q + i * room_of_one + d);
+                for (int j = 0; j < Tokens; j++) own[i][j] = multiply_add(x[j], some, own[i][j]);
+            }
+        }
+        for (int i = 0; i < Count; i++)
+            for (int j = 0; j < Tokens; j++) sums[i][place + j] = own[i][j];
+    }
+
+    // Adds what the stretch's first `count` values give in the channels from d on.
+    template <int Bits, int Count, int Vectors>
+    void mix_codes(int count, const float* weights, int d, f32x16 (*sum)[WIDE]) const {
+        constexpr int each = 8 / Bits;
+        const int share = values->share, first = d / share, parts = (d + (Vectors - 1) * LANES) / share - first + 1;
+        const float* part_of[Vectors];  // of each vector, the first query's weights with the scales taken in
+        for (int j = 0; j < Vectors; j++) part_of[j] = folded() + (size_t)((d + j * LANES) / share - first) * STRETCH;
+        const size_t query = (size_t)parts * STRETCH;
+        for (int i = 0; i < Count; i++) {
+            float constants[Vectors];
+            for (int part = 0; part < parts; part++) {
+                const size_t at = (size_t)(first + part) * STRETCH;
+                f32x16 total = {};
+                for (int token = 0; token < count; token += LANES) {
+                    const f32x16 weight = load(weights + i * STRETCH + token);
+                    store(folded() + i * query + (size_t)part * STRETCH + token, weight * load(value_scales() + at + token));
+                    total = multiply_add(weight, load(value_lows() + at + token), total);
+                }
+                constants[part] = sum_of(total);
+            }
+            for (int j = 0; j < Vectors; j++) sum[i][j] = sum[i][j] + constants[(d + j * LANES) / share - first];
+        }
+        const uint8_t* codes = kept(values).codes(begin / values->group) + d;
+        for (int token = 0; token < count; token += each, codes += width) {
+            f32x16 x[Vectors][each];
+            __builtin_prefetch(codes + CODES_AHEAD);
+            for (int j = 0; j < Vectors; j++) codes_at<Bits>(codes + j * LANES, Vectors > 1 ? LANES : lanes_from(d, width), x[j]);
+            for (int i = 0; i < Count; i++)
+                for (int j = 0; j < Vectors; j++)
+                    for (int place = 0; place < each; place++)
+                        sum[i][j] = multiply_add(x[j][place], all(part_of[j][i * query + token + place]), sum[i][j]);
+        }
+    }
 };
 
 }  // namespace

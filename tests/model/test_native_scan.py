@@ -57,7 +57,7 @@ def compared(ours: Any, readable: Any, parts: list[Tensor], step: Step, draw: to
         results.append([*outs, *(torch.zeros_like(leaf) if g is None else g for g, leaf in zip(gradients, leaves, strict=True))])
     for number, (mine, wanted) in enumerate(zip(*results, strict=True)):
         assert mine.shape == wanted.shape
-        scale = wanted.abs().max().clamp(min=1e-3)
+        scale = wanted.abs().max().clamp(min=0.05)  # a lone number may be what is left of terms around 1
         assert ((mine - wanted).abs().max() / scale) < 2e-5, number
 
 

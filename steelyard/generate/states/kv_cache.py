@@ -10,9 +10,8 @@ Source: Z. Liu, J. Yuan, H. Jin, S. Zhong, Z. Xu, V. Braverman, B. Chen, X. Hu, 
 Cache, arXiv:2402.02750, section 3.2; groups of 32 and a window of 128 are its settings. There a token's own prompt is read in floats
 and rounded afterwards; here every query, of a prompt too, sees what lies `window` tokens behind it rounded, so that a text read in one
 piece, in pieces, and token by token gives the same (`quantized.py` beside this file says how, and what going back costs).
-Cost: what is read has to be unpacked. Whole steps in C++ (`model/fused.py`) do so a stretch of keys at a time, near the processor; the
-trunk's own PyTorch path unpacks the whole cache of one layer at a time, at every step, which takes time and the memory of one layer in
-floats. Both read and write the same memory. A prompt goes through C++ in pieces of the ring's spare room, 64 tokens at the defaults.
+Cost: whole steps in C++ (`model/fused.py`) multiply codes as they are, in about the time of a cache in bfloat16; the trunk's own PyTorch
+path unpacks the whole cache of one layer at a time, at every step, which takes time and the memory of one layer in floats. Both read and write the same memory. A prompt goes through C++ in pieces of the ring's spare room, 64 tokens at the defaults.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ class KvCache(Lever):
     equation: ClassVar[str] = "x' = round((x - min) / s) * s + min, s = (max - min) / (2^bits - 1); keys over tokens, values over channels"
     paper: ClassVar[str] = "arXiv:2402.02750"
     cost: ClassVar[str] = (
-        "What is read has to be unpacked: in C++ a stretch of keys at a time, in about the time that floats take to come from memory; "
-        "PyTorch's path unpacks one layer's cache after the other, at every step, which is slow and takes one layer in floats. A prompt "
-        "that shares only part of an earlier text is read anew."
+        "In C++ about the time of a cache in bfloat16, as codes are multiplied as they are (keys rounded by token, and values in groups of 8, "
+        "are unpacked first, which is slower); PyTorch's path unpacks one layer's cache after the other, at every step, which is slow and takes "
+        "one layer in floats. A prompt that shares only part of an earlier text is read anew."
     )
     main: ClassVar[str] = "bits"
     needs: ClassVar[frozenset[str]] = frozenset({"weights"})
