@@ -6,6 +6,7 @@ Shapes: b rows, t time, d width, n places, v vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -30,6 +31,8 @@ from steelyard.model.sites import SiteProgram, with_own
 from steelyard.model.state import Dense, State
 from steelyard.model.step import DETERMINISTIC_EXTENT, Step
 from steelyard.model.trunk import Trunk
+
+logger = logging.getLogger(__name__)
 
 
 class Piece(NamedTuple):
@@ -174,12 +177,25 @@ class Host:
             readable=self.spec.kernels == "reference",
             capacity=self.capacity,
         )
-        if self.graphed is not None and self.graphed.supports(step):
-            hidden = self.graphed(ids, step)
-        else:
+        hidden = self._repeated(ids, step)
+        if hidden is None:
             hidden = (self.fused or self.trunk)(ids.to(self.trunk.device), step, self.state)
         rows = [row_of[piece.slot] for piece in pieces]
         return Pass(self, hidden, rows, step.program.readings if step.program else {})
+
+    def _repeated(self, ids_bt: Tensor, step: Step) -> Tensor | None:
+        """Hidden states of a step by its recording, or None where it has none. A device that cannot record it (its memory is full, say)
+        is asked no more, unless the engine was told to record: then that is an error. Either way the step can be computed again."""
+        if self.graphed is None or not self.graphed.supports(step):
+            return None
+        try:
+            return self.graphed(ids_bt, step)
+        except RuntimeError:
+            if self.spec.graphs:
+                raise
+            logger.exception("a decoding step could not be recorded; from now on every step is launched kernel by kernel")
+            self.graphed = None
+            return None
 
     def _with_idle(self, slots: list[int]) -> list[int]:
         """Slots to compute: those asked for, with idle ones between them where that saves copying the cache, and as many as

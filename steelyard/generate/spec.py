@@ -92,7 +92,7 @@ class EngineSpec:
         folder: where levers may keep what they fit to the model, or None; it changes no answer.
         states: how keys, values and other states are kept; None = in plain tensors.
         graphs: whether plain decoding steps are recorded and repeated (`model/graphed.py`), which saves the time of launching their
-            kernels; None = on a GPU, where the model can. Never with `deterministic`, whose rows must not depend on their neighbours.
+            kernels; None = on a GPU, where model and device can. Never with `deterministic`, whose rows must not depend on their neighbours.
     """
 
     model: Model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -127,6 +128,25 @@ def check_with_and_without(model: Model, without: bool | None, graphs: bool | No
             said.append([one.logprobs for one in engine.generate(["abc", "a long prompt", "x"], max_tokens=30, ignore_eos=True)])
     for one, other in zip(*said, strict=True):
         assert len(one) == 30 and one == pytest.approx(other, abs=0.05)  # a last bit may turn what an activation is rounded to
+
+
+@pytest.mark.parametrize("asked", [None, True])
+def test_a_device_that_cannot_record_answers_without_unless_it_was_told_to(model, asked, caplog):
+    def full(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        compute()  # a capture warms up before it fails
+        raise torch.OutOfMemoryError("the device's memory is full")
+
+    with Engine.from_spec(spec(model)) as engine:
+        (expected,) = engine.generate(["abc"], max_tokens=8, ignore_eos=True)
+    with Engine.from_spec(replace(spec(model), graphs=asked)) as engine:
+        host = engine.scheduler.host
+        host.graphed = GraphedTrunk(host.trunk, host.state, full)
+        if asked:
+            with pytest.raises(SteelyardError, match="memory is full"):
+                engine.generate(["abc"], max_tokens=8)
+        else:
+            (answer,) = engine.generate(["abc"], max_tokens=8, ignore_eos=True)
+            assert answer.text == expected.text and host.graphed is None and "could not be recorded" in caplog.text
 
 
 def test_nothing_is_recorded_on_a_cpu_unless_asked_for_and_the_fingerprint_knows(model):
