@@ -161,7 +161,7 @@ CHALLENGES = (
         "Is what was learned of use on what was never seen?",
         (
             Figure("sft", "taught", "valid", "answers valid on forms that share no subject and no key with those trained on"),
-            Figure("reversal", "both ways", "picked", "who is asked for B by A, told in both orders, beside told that A is B alone"),
+            Figure("reversal", "both ways", "picked", "asked the other way round who somebody is: told in both orders, beside told in one"),
         ),
     ),
     Challenge(
