@@ -92,10 +92,15 @@ def headline(report: Report) -> list[Column]:
 def grid(report: Report) -> dict[tuple[Column, str], Cell]:
     """(column, arm) -> cell, with the base's side read off the arms' cells where the base has none of its own.
 
-    Such a cell of the base carries value, interval and n only; it was compared with nothing. Where the base's value depends on the arm
+    Such a cell of the base carries value, interval and n only; it was compared with nothing. Its n is the least beside any arm: a sample that
+    the base gave no value counts where the arm gave one. Where the base's value depends on the arm
     beside it (`base_spans`), its cell has none.
     """
     base, spans, found = base_name(report), base_spans(report), {}
+    least = dict[Column, int]()
+    for cell in report.cells:
+        if finite(cell.base) is not None:
+            least[column_of(cell)] = min(cell.n, least.get(column_of(cell), cell.n))
     for cell in report.cells:
         column = column_of(cell)
         found.setdefault((column, cell.arm), cell)
@@ -104,6 +109,7 @@ def grid(report: Report) -> dict[tuple[Column, str], Cell]:
             found[column, base] = dataclasses.replace(
                 cell, arm=base, value=cell.base if one else None, value_interval=cell.base_interval if one else None, base=None,
                 base_interval=None, difference=None, low=None, high=None, primary=False, note="" if one else BY_ARM, samples_to_settle=None,
+                n=least[column],
             )  # fmt: skip
     for cell in report.cells:
         if cell.arm == base:

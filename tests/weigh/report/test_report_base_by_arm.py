@@ -5,7 +5,7 @@ import dataclasses
 from example_report import example_report
 from rich.console import Console
 
-from steelyard.weigh.report.columns import base_span, base_spans, column_of, grid, task_key, task_title
+from steelyard.weigh.report.columns import base_name, base_span, base_spans, column_of, grid, task_key, task_title
 from steelyard.weigh.report.findings import limits
 from steelyard.weigh.report.html import page
 from steelyard.weigh.report.lm_eval import to_lm_eval
@@ -68,3 +68,12 @@ def test_a_floor_is_not_said_to_be_both_sides_where_a_gate_closed_for_one():
     (floor,) = [limit for limit in limits(report) if limit.title == "At the floor"]
     assert "Neither base nor arm is shown" in floor.text and "the side it names" in floor.text
     assert "the arm: `remedy` is not shown to be above 0" in page(report)
+
+
+def test_the_bases_n_is_not_raised_by_answers_of_an_arm_to_what_the_base_left_open():
+    report = example_report(flips=0)
+    first, *more = [cell for cell in report.cells if cell.metric == "right" and cell.task == "facts" and cell.base is not None]
+    cells = [dataclasses.replace(first, n=59), *(dataclasses.replace(cell, base=first.base, n=57) for cell in more)]
+    report = dataclasses.replace(report, cells=cells)
+    found = grid(report)
+    assert more and found[column_of(first), base_name(report)].n == 57 and found[column_of(first), first.arm].n == 59
