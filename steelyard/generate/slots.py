@@ -53,6 +53,7 @@ class Slots:
         others = [other for other in running if other.width == 1 and other.slot is not None] if self.copies else []
         shared = [self._shared(sequence, self._read(other)) for other in others]
         kept = self.prefixes.find(sequence.reader, sequence.tokens, sequence.reusable) if self.prefixes else []
+        kept = kept[: len(kept) * BLOCK // self.grid * self.grid // BLOCK]
         best = max([len(kept) * BLOCK, *shared])
         if best < reuse + WORTH:
             self._occupy(slot, reuse)

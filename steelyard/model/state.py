@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -205,7 +205,7 @@ class KeyValuePool:
         self.lengths = [0] * slots
 
     @classmethod
-    def of(cls, storage: Storage, slots: int, heads: int, tokens: int, width: int) -> KeyValuePool:
+    def of(cls, storage: Storage, slots: int, heads: int, tokens: int, width: int) -> Self:
         """Room for `heads` keys and values of `width` of each of `tokens` tokens."""
         return cls(storage.tokens(slots, heads, tokens, width, "keys"), storage.tokens(slots, heads, tokens, width, "values"), slots)
 

@@ -78,8 +78,8 @@ PLANS: dict[str, dict[str, Any]] = {
 
 
 def questions(draw: random.Random) -> list[tuple[list[int], AnswerSettings, int, None]]:
-    """Prompts short and long, a few that repeat themselves, and the turns they come at."""
-    asked = []
+    """Prompts short and long, a few that repeat themselves or begin alike, and the turns they come at."""
+    asked, beginning = [], [draw.randrange(1, 250) for _ in range(280)]
     for letters in (3, 250, 250, 7, 250):
         length = draw.choice((draw.randrange(1, 20), draw.randrange(20, 90), draw.randrange(200, 280)))
         wanted = AnswerSettings(
@@ -90,7 +90,8 @@ def questions(draw: random.Random) -> list[tuple[list[int], AnswerSettings, int,
             ignore_eos=True,
             alternatives=2,
         )
-        asked.append(([draw.randrange(1, letters) for _ in range(length)], wanted, draw.randrange(6), None))
+        own = [draw.randrange(1, letters) for _ in range(length)]
+        asked.append((beginning[: length - 5] + own[-5:] if letters == 250 else own, wanted, draw.randrange(6), None))
     return asked
 
 

@@ -15,11 +15,19 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from steelyard.model.recurrent_state import Memory
+from steelyard.model.recurrent_state import SNAPSHOT, Memory
+from steelyard.model.state import KeyValuePool
 from steelyard.model.step import Step
 
 Mixing = Callable[[Step, Sequence[Tensor], Memory], tuple[Tensor, Memory]]
 """(step, tensors [b, t, *], memory before) -> (y [b, t, *], memory after each row's last token)."""
+
+
+class PiecewisePool(KeyValuePool):
+    """Keys and values of mixers that compute the tokens of a call together: how a text was cut shows in their last bits, so exact engines go on
+    from it only where prompts are cut anyway."""
+
+    grid = SNAPSHOT
 
 
 def apart(step: Step, tensors_bt: Sequence[Tensor], memory: Memory, mix: Mixing) -> tuple[Tensor, Memory]:

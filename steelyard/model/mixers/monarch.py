@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
-from steelyard.model.mixers.apart import one_by_one
+from steelyard.model.mixers.apart import PiecewisePool, one_by_one
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.kept import Kept, bucket
 from steelyard.model.mixers.recurrence import causal_convolution
@@ -54,7 +54,7 @@ class MonarchPlan:
 
 
 class Monarch(nn.Module):
-    """x [b, t, width] -> [b, t, width]. Its state is a `KeyValuePool`: inputs in place of keys, z in place of values."""
+    """x [b, t, width] -> [b, t, width]. Its state is a `PiecewisePool`: inputs in place of keys, z in place of values."""
 
     grid = 1
     causal = True
@@ -94,8 +94,8 @@ class Monarch(nn.Module):
         inner = self.plan.inner
         return self.filter_in.float().view(inner, -1), self.filter_mid.float().view(inner, inner), self.filter_out.float().view(-1, inner)
 
-    def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
-        return KeyValuePool.of(storage, slots, 1, tokens, self.width)
+    def new_pool(self, slots: int, tokens: int, storage: Storage) -> PiecewisePool:
+        return PiecewisePool.of(storage, slots, 1, tokens, self.width)
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         if state is None:

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from steelyard.core.errors import RecipeError
 from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
+from steelyard.model.mixers.apart import PiecewisePool
 from steelyard.model.mixers.attention import fitting_heads
 from steelyard.model.mixers.documents import each_document
 from steelyard.model.mixers.own_keys import from_memory, gathered
@@ -73,8 +74,8 @@ class TransformerXL(nn.Module):
         self.distance_bias = nn.Parameter(torch.zeros(plan.heads, plan.head_width))
         self.scale = 1 / math.sqrt(plan.head_width)
 
-    def new_pool(self, slots: int, tokens: int, storage: Storage) -> KeyValuePool:
-        return KeyValuePool.of(storage, slots, self.plan.heads, tokens, self.plan.head_width)
+    def new_pool(self, slots: int, tokens: int, storage: Storage) -> PiecewisePool:
+        return PiecewisePool.of(storage, slots, self.plan.heads, tokens, self.plan.head_width)
 
     def forward(self, x_btd: Tensor, step: Step, state: KeyValuePool | None = None) -> Tensor:
         q, k, v = together(x_btd, step, (self.query, self.key, self.value))
