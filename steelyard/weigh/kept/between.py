@@ -110,7 +110,7 @@ def between(first: Path, second: Path, arms: Sequence[str] = (), tasks: Sequence
     names = shared_tasks(one.recipe, other.recipe, tasks)
     pairs = shared_arms(one.recipe, other.recipe, arms)
     refuse_unlike(one.recipe, other.recipe, names, pairs)
-    asked = [question for question in questions(one.recipe) if question.name in names]
+    asked = [question for question in questions(one.recipe) if {question.name, question.of} & set(names)]
     notes = only_one_has(one, other, pairs) if not arms else []
     drafts: list[Draft] = []
     groups: list[list[Flip]] = []
@@ -134,7 +134,12 @@ def between(first: Path, second: Path, arms: Sequence[str] = (), tasks: Sequence
     axes = [axis for axis in AXES if axis in one.recipe.axes and axis in other.recipe.axes]
     drafts = [draft for draft in drafts if draft.metric.axis in axes]
     cells = finish_all(drafts, _primaries(drafts, asked))
-    cells += [cell for pair in pairs for cell in _costs(one.report, other.report, *pair)]
+    cells += [
+        cell
+        for pair in pairs
+        for cell in _costs(one.report, other.report, *pair)
+        if cell.task in ("", *(question.name for question in asked))
+    ]
     return Between(one, other, tuple(pairs), cells, chosen(groups), differences(one, other, pairs), notes)
 
 

@@ -48,7 +48,7 @@ def test_each_arm_is_compared_with_its_namesake_sample_by_sample(runs):
     own = next(cell for cell in first["cells"] if cell["arm"] == "good" and cell["metric"] == "right")
     assert plain(good.base) == own["value"]
     assert {flip.arm for flip in found.flips} == {"good"}
-    assert all(flip.base_value == 1 and flip.arm_value == 0 for flip in found.flips)
+    assert all((flip.base_value, flip.arm_value) == (1, 0) for flip in found.flips if flip.metric == "right")
 
 
 def test_what_differs_is_said_and_what_only_one_run_has_too(runs):
@@ -116,6 +116,28 @@ def test_a_task_that_only_one_run_has_is_named_and_can_be_left_out():
         shared_tasks(first, second, [])
     assert "--task arithmetic" in str(refused.value)
     assert shared_tasks(first, second, ["arithmetic"]) == ["arithmetic"]
+
+
+def test_a_tasks_questions_in_other_words_and_its_right_answers_are_compared_with_it(tmp_path):
+    given = asked(axes=["quality", "robustness"], problems=20)
+    for side in ("first", "second"):
+        weighed(tmp_path / side, given)
+    found = between(tmp_path / "first", tmp_path / "second", tasks=["arithmetic"])
+    assert {cell.task for cell in found.cells} == {"arithmetic", "arithmetic, perturbed", "arithmetic, right answers"}
+    (primary,) = [cell for cell in found.cells if cell.primary and cell.arm == "good"]
+    assert (primary.task, primary.metric) == ("arithmetic", "right")
+
+
+def test_costs_of_tasks_that_are_not_compared_are_left_out(runs, tmp_path):
+    for side in ("first", "second"):
+        shutil.copytree(runs / side, tmp_path / side)
+        path = tmp_path / side / "report.json"
+        report = json.loads(path.read_text())
+        written = report["cells"][0] | {"axis": "money", "metric": "tokens_written", "unit": "tokens/answer"}
+        report["cells"] += [written | {"task": task} for task in ("arithmetic", "elsewhere")]
+        path.write_text(json.dumps(report))
+    found = between(tmp_path / "first", tmp_path / "second")
+    assert {cell.task for cell in found.cells if cell.metric == "tokens_written"} == {"arithmetic"}
 
 
 def test_fewer_samples_in_one_run_are_paired_and_the_rest_is_counted(runs, tmp_path):
