@@ -52,4 +52,8 @@ def why_none(metric: Metric, columns: Sequence[Sequence[Value]]) -> str:
         return "one side has only right or only wrong answers, which no confidence can tell apart"
     if metric.kind == "kappa" and all(sides):
         return "one label is all there is"
-    return "the metric applies to no sample of one side"
+    empty = [name for name, column in zip(("the base", "the arm"), columns, strict=False) if all(value is None for value in column)]
+    who = " and ".join(empty) or "one side"
+    if metric.axis == "calibration":
+        return f"no answer of {who} comes with a probability that can be judged"
+    return f"the metric applies to no sample of {who}"

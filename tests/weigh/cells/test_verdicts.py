@@ -3,8 +3,10 @@
 import pytest
 
 from steelyard.weigh.cells.cells import base_cell, draft_cells, finish_all
+from steelyard.weigh.cells.remarks import why_none
 from steelyard.weigh.cells.scoring import Scored
 from steelyard.weigh.cells.verdicts import at_floor, margin_of, verdict
+from steelyard.weigh.scorers import calibration
 from steelyard.weigh.scorers.perplexity import BITS_PER_BYTE
 from steelyard.weigh.tasks.bits_per_byte import BitsPerByte
 from steelyard.weigh.tasks.right_answers import ANSWER_LOGPROB
@@ -64,3 +66,9 @@ def test_no_values_interval_reaches_where_the_metric_cannot():
     base, arm = (Scored(samples, [[Output()]] * 3, {BITS_PER_BYTE.name: [(a * by, b) for a, b in bits]}, [None] * 3) for by in (1.0, 1.1))
     (cell,) = finish_all(draft_cells("arm", BitsPerByte(), base, [arm]), {}, 0.05)
     assert cell.base_interval[0] == cell.value_interval[0] == 0 and cell.value_interval[1] > cell.value
+
+
+def test_a_cell_without_values_says_which_side_has_none():
+    assert why_none(calibration.BRIER, [[None, None], [0.5, 0.25]]) == "no answer of the base comes with a probability that can be judged"
+    assert why_none(calibration.BRIER, [[None], [None]]).startswith("no answer of the base and the arm comes")
+    assert why_none(ANSWER_LOGPROB, [[-0.5], [None]]) == "the metric applies to no sample of the arm"
