@@ -140,7 +140,7 @@ class Monarch(nn.Module):
             numbers = range(step.rows)[rows] if isinstance(rows, slice) else rows
             kernel = self.kernel(min(self.plan.longest, max(step.starts[row] for row in numbers) + time))
             for times, seen in state.values.views(step, rows, extent):
-                own = range(step.time)[times][:time]
+                own = range(time)[times]
                 if not own:
                     continue
                 times = slice(own.start, own.stop)

@@ -28,7 +28,7 @@ def from_memory(q_bhtd: Tensor, step: Step, state: KeyValuePool, attend: Attend)
     for rows, extent, time in one_by_one(step):
         pick = slice(None) if isinstance(rows, slice) else list(rows)
         for times, keys, values in state.views(step, rows, extent):
-            times = range(step.time)[times][:time]
+            times = range(time)[times]
             if times:
                 own = slice(times.start, times.stop)
                 tiles = zip(q_bhtd[pick][:, :, own].contiguous().split(TILE, 2), starts[pick][:, own].split(TILE, 1), strict=True)
