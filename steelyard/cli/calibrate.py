@@ -24,6 +24,7 @@ def calibrate(
     ] = None,
     alpha: Annotated[float | None, typer.Option(min=0.001, max=0.5, help="For `abstain`: most wrong among what is answered.")] = None,
     delta: Annotated[float, typer.Option(min=0.001, max=0.5, help="Chance that this limit may fail.")] = 0.1,
+    device: Annotated[str, typer.Option(help="Where it answers: cpu, cuda, cuda:1.")] = "cpu",
     seed: Annotated[int | None, typer.Option(min=0, help="Of the questions; weigh on another one.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File to write; calibration.json in the model's folder if it is one, else here.")
@@ -48,7 +49,7 @@ def calibrate(
     levers = [lever for text in tries or [] for lever in parse_try(text)]
     place = locate(model, say)
     file = out or (place / NAME if place.is_dir() else Path(NAME))
-    run = Run(Path("runs") / f"calibrate-{place.stem}-{task}", calibrating.SEED if seed is None else seed, say=say)
+    run = Run(Path("runs") / f"calibrate-{place.stem}-{task}", calibrating.SEED if seed is None else seed, device, say=say)
     made, judged = calibrating.calibrate(
         model, asked, run.directory, name=measure, levers=levers, seed=run.seed, alpha=alpha, delta=delta, run=run
     )

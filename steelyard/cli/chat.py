@@ -40,6 +40,7 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(min=0.01, help="Above 1, words already used become less likely.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same answers.")] = 0,
+    device: Annotated[str, typer.Option(help="Where it answers: cpu, cuda, cuda:1.")] = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="Each answer as one line of JSON, when it is whole.")] = False,
 ) -> None:
     """Talk to a model in the terminal.
@@ -50,7 +51,7 @@ def chat(
 
     settings = AnswerSettings(max_tokens=max_tokens, temperature=temperature, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed)
     watched = sys.stdin.isatty()
-    with opened(model, tries or []) as answerer:
+    with opened(model, tries or [], device) as answerer:
         if watched:
             _note(f"{model}. {HINT}")
         talk = _Talk(answerer, settings, [Message("system", system)] if system else [], as_json)
@@ -60,7 +61,7 @@ def chat(
 
 
 @contextlib.contextmanager
-def opened(name: str, tries: list[str]) -> Iterator[Answerer]:
+def opened(name: str, tries: list[str], device: str = "cpu") -> Iterator[Answerer]:
     """An answerer over a local model with levers pulled, closed at the end."""
     from steelyard.core.levers import check_chain, parse_try
     from steelyard.core.recipe_parts import LOCAL, Arm, ModelSource
@@ -77,7 +78,7 @@ def opened(name: str, tries: list[str]) -> Iterator[Answerer]:
         from steelyard.generate.engine import Engine
         from steelyard.model.load import load
 
-        loaded = load(name)
+        loaded = load(name, device=device)
         if (pairs := answerer_for(loaded)) is not None:
             _note(ONE_MESSAGE)
             yield pairs
@@ -89,7 +90,7 @@ def opened(name: str, tries: list[str]) -> Iterator[Answerer]:
     from steelyard.core.run import Run
     from steelyard.weigh.asking.arms import ArmOpener
 
-    opener = ArmOpener(Run(home() / "chat", say=_note))  # what weight levers make is kept there for the next time
+    opener = ArmOpener(Run(home() / "chat", device=device, say=_note))  # what weight levers make is kept there for the next time
     try:
         arm = opener.open(Arm(name="chat", source=ModelSource(name=name), levers=levers), deterministic=False)
         try:

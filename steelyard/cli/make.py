@@ -15,7 +15,7 @@ def make(
     overrides: Annotated[list[str] | None, typer.Argument(help="key.path=value, such as steps.0.sft.rank=8.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder to write; runs/NAME/model if left out.")] = None,
     arm: Annotated[str | None, typer.Option(help="Make this arm instead of the recipe's `steps`.")] = None,
-    device: Annotated[str, typer.Option(help="Where to train: cpu, cuda, cuda:1, mps.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="Where to train: cpu, cuda, cuda:1, mps; by default where the recipe says.")] = None,
 ) -> None:
     """Train, adapt or shrink a model by a recipe.
 

@@ -57,6 +57,7 @@ def serve(
     slots: Annotated[int, typer.Option(min=1, max=256, help="Answers of one model written at once.")] = 8,
     context: Annotated[int | None, typer.Option(min=16, help="Most tokens of a conversation with its answer.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine.")] = None,
+    device: Annotated[str, typer.Option(help="Where models answer: cpu, cuda, cuda:1.")] = "cpu",
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait for a slot; more are told to come again.")] = 64,
     wait: Annotated[float, typer.Option(min=0.1, help="Seconds an answer may take to begin; then its client is told to come again.")] = 120,
     spare: Annotated[
@@ -101,7 +102,9 @@ def serve(
     )
     settings.check()
     files = _files(calibration or [])
-    served = [replace(_model(text, tries or [], threads, slots, context), calibrations=files) for text in models or [DEFAULT_MODEL]]
+    served = [
+        replace(_model(text, tries or [], threads, slots, context), calibrations=files, device=device) for text in models or [DEFAULT_MODEL]
+    ]
     run(settings, served, say=_note)
 
 

@@ -31,6 +31,7 @@ def weigh(
     seconds: Annotated[
         float | None, typer.Option(metavar="S", help="Ask for at most S seconds, shared by the arms; the report says what is there.")
     ] = None,
+    device: Annotated[str | None, typer.Option(help="Where models answer: cpu, cuda, cuda:1 (recipe key `run.device`).")] = None,
     shard: Annotated[str | None, typer.Option(metavar="K/N", help="Only ask the K-th of N parts; `steelyard merge` joins them.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with one line of JSON: the report.")] = False,
 ) -> None:
@@ -38,8 +39,9 @@ def weigh(
 
     Writes report.html and report.json, with intervals and a verdict for each figure. A killed run resumes.
     """
-    budgets = [f"{key}={value}" for key, value in (("samples", limit), ("seconds", seconds)) if value is not None]
-    recipe = _recipe([*(words or []), *budgets], base, data, tries or [])
+    given = (("samples", limit), ("seconds", seconds), ("run.device", device))
+    changes = [f"{key}={value}" for key, value in given if value is not None]
+    recipe = _recipe([*(words or []), *changes], base, data, tries or [])
     if plan:
         return _plan(recipe, out, as_json)
     if shard is not None:

@@ -16,7 +16,7 @@ from steelyard.core.errors import RecipeError, nearest
 from steelyard.core.recipe_yaml import Document, KeyPath
 
 NAMED = ("arms", "primary")  # mappings whose keys are the user's own names
-MADE = ("arms", "primary", "new", "endpoint")  # mappings an override may begin when the file has none
+MADE = ("arms", "primary", "new", "endpoint", "run")  # mappings an override may begin when the file has none
 
 
 def apply(document: Document, override: str, known: Iterable[str]) -> None:

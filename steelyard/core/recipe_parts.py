@@ -147,8 +147,11 @@ class Arm(_Part):
 
 
 class Where(_Part):
-    """Where a weighing's arms answer: in its own process, or in processes that Ray starts here and on further machines."""
+    """Where a weighing's arms answer: in its own process, or in processes that Ray starts here and on further machines; and on what."""
 
+    device: str | None = pydantic.Field(
+        default=None, min_length=1, description="where models are trained and answer: `cpu`, `cuda`, `cuda:1`; unset: `cpu`"
+    )
     ray: str | None = pydantic.Field(
         default=None, min_length=1, description="`auto`: the Ray cluster this machine belongs to, or one of its own; or a cluster's address"
     )
@@ -163,7 +166,14 @@ class Where(_Part):
     def _is_on_ray(self) -> Where:
         if self.ray is None and (self.workers or self.threads):
             raise pydantic_core.PydanticCustomError("ray", "`workers` and `threads` are Ray's: add `ray: auto`")
+        if self.ray is not None and self.device is not None:
+            raise pydantic_core.PydanticCustomError("ray", "Ray's processes answer on their processors: leave `device` or `ray` out")
         return self
+
+    @property
+    def place(self) -> str:
+        """The device, by PyTorch's name."""
+        return self.device or "cpu"
 
     def written(self) -> dict[str, Any]:
         """The recipe keys that say so; empty for its own process."""

@@ -150,6 +150,7 @@ class EngineSpec:
         kernels = self.kernels if self.kernels == "reference" else f"native {self.routines.name}" if self.routines else "pytorch"
         kernels += ", blocks on disk: pytorch" if readers(self.model.trunk) else ""
         kernels += ", graphs" if self.graphed else ""
+        kernels += f", {place}" if (place := self.model.trunk.device.type) != "cpu" else ""
         if blocks:
             return {"weights": f"stored in {'+'.join(blocks)}", "activations": "8 bits", "cache": cache, "kernels": kernels}
         return {"weights": weights, "activations": stream, "cache": cache, "kernels": kernels}

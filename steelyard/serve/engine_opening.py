@@ -112,7 +112,7 @@ def _open_talker(
     say: Say,
 ) -> Hosted:
     # What weight levers make is kept there for the next time. An opener for each: what one engine lets go of another may need.
-    opener = ArmOpener(Run(home() / "serve", say=say))
+    opener = ArmOpener(Run(home() / "serve", device=asked["device"], say=say))
     arm = Arm(name=asked["name"], source=ModelSource(name=asked["source"]), levers=tuple(levers))
     settings = {key: asked[key] for key in ("threads", "dtype", "slots", "context")}
     # The server counts who waits. The engine's own bound lies higher: it sees slots that have just become free only at its next step.
@@ -170,7 +170,9 @@ def takes_turns_in_a_row(template: ChatTemplate) -> bool:
 def _open_encoder(asked: Mapping[str, Any], path: Path, say: Say) -> Hosted:
     if asked["levers"]:  # the same are given for all models that are served
         say(f"{asked['name']} turns texts into vectors and answers nothing: levers have no part in that")
-    model = dataclasses.replace(load(asked["source"]), name=asked["name"])  # errors quote it, and no path is to leave the server
+    model = dataclasses.replace(
+        load(asked["source"], device=asked["device"]), name=asked["name"]
+    )  # errors quote it, and no path is to leave the server
     if model.tokenizer is None:
         raise ModelFileError("an encoder without a tokenizer", where=str(path), do="Restore its tokenizer files.")
     info = ServedInfo(

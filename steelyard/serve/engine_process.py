@@ -257,5 +257,5 @@ class ServedAnswerer:
 
 
 def _model_written(model: ServedModel) -> dict[str, Any]:
-    fields = {key: getattr(model, key) for key in ("name", "source", "threads", "dtype", "slots", "context")}
+    fields = {key: getattr(model, key) for key in ("name", "source", "threads", "dtype", "slots", "context", "device")}
     return fields | {"calibrations": list(model.calibrations), "levers": messages.levers_written(model.levers)}

@@ -31,6 +31,7 @@ class ServedModel:
         slots: answers written at once.
         context: most tokens of a conversation with its answer; None = the model's.
         calibrations: files that `steelyard calibrate` made; the first that is about this model is used.
+        device: where it answers, by PyTorch's name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ServedModel:
     slots: int = 8
     context: int | None = None
     calibrations: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)

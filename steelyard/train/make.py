@@ -28,7 +28,7 @@ from steelyard.core.references import ModelRef, Reference
 from steelyard.core.run import Run
 from steelyard.model.adapters import save_adapter
 from steelyard.model.linears.lora import branches
-from steelyard.model.load import load
+from steelyard.model.load import device_of, load
 from steelyard.model.model import Model
 from steelyard.model.save import put_in_place
 from steelyard.train.card import model_card
@@ -43,7 +43,7 @@ def make(
     overrides: Sequence[str] = (),
     *,
     arm: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Model:
     """Makes the model a recipe describes and saves it.
@@ -53,7 +53,7 @@ def make(
         out: directory to write; `runs/NAME/model` if None.
         overrides: `key.path=value`, as on the command line.
         arm: make this arm of the recipe instead of its `steps`. A recipe without steps and with one arm makes that arm.
-        device: where to train.
+        device: where to train; None = where the recipe says (`run: {device: cuda}`), else on the CPU.
         say: receives lines for a person; a terminal also gets a progress bar on standard error.
 
     Returns:
@@ -71,6 +71,8 @@ def make(
     if isinstance(source, NewSource):
         look_for_texts(source.shaped(levers))
     look_ahead(levers)
+    device = device or recipe.run.place
+    device_of(device)
     crew = company(torch.device(device))  # under torchrun all of its processes make the model; the first one writes and speaks
     say = say if crew.first else _silent
     with shown() as progress:

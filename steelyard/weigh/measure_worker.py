@@ -129,7 +129,9 @@ def serve(directory: Path, name: str, lines: IO[str], out: IO[str]) -> None:
         recipe = read(directory / RECIPE)
         arm: Arm = recipe.arms[name]
         begun = time.perf_counter()
-        opened = ArmOpener(Run(directory, seed=recipe.seed)).open(arm, arm.seeds[0] if arm.seeds else None, deterministic=False)
+        opened = ArmOpener(Run(directory, recipe.seed, recipe.run.place)).open(
+            arm, arm.seeds[0] if arm.seeds else None, deterministic=False
+        )
         if opened.engine is not None:  # this process only answers: the floats that the engine was made from would count as its memory
             release(opened.engine.model, opened.engine.trunk)
             memory.hand_back()

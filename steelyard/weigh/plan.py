@@ -135,7 +135,7 @@ def plan(
     Raises:
         SteelyardError: the recipe's tasks, base or an arm's models or documents cannot be had.
     """
-    run = Run(directory or Path("runs") / recipe.name, seed=recipe.seed, say=say)
+    run = Run(directory or Path("runs") / recipe.name, seed=recipe.seed, device=recipe.run.place, say=say)
     with held(run.directory):
         refuse_another_recipe(recipe, run.directory)
         return _planned_in(run, recipe, calibrate, opener)

@@ -87,7 +87,7 @@ def weigh(
     recipe = recipe if isinstance(recipe, Recipe) else recipes.read(recipe, overrides)
     with contextlib.ExitStack() as stack:
         draw = progress if progress is not None else stack.enter_context(shown())
-        run = Run(Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, say=say)
+        run = Run(Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, recipe.run.place, say=say)
         logged = Lines(run.log)
 
         def told(*how_far: Any) -> None:

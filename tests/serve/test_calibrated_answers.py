@@ -140,7 +140,16 @@ def test_a_promise_is_not_stretched_to_answers_drawn_otherwise(server: LiveServe
 def test_a_file_about_none_of_the_models_or_a_broken_one_stops_the_start(tmp_path: Path) -> None:
     saved_talker(tmp_path / "tiny")
     (tmp_path / "tiny" / "calibration.json").write_text("{")
-    asked = {"name": "tiny", "source": str(tmp_path / "tiny"), "levers": [], "threads": 1, "dtype": None, "slots": 1, "context": None}
+    asked = {
+        "name": "tiny",
+        "source": str(tmp_path / "tiny"),
+        "levers": [],
+        "threads": 1,
+        "dtype": None,
+        "slots": 1,
+        "context": None,
+        "device": "cpu",
+    }
     with pytest.raises(SteelyardError, match=r"model `tiny`.*calibration\.json"):
         open_model(asked, 1, (), (), False, lambda line: None)
     with pytest.raises(SteelyardError, match="about none of the models"):

@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from steelyard.augment.answerers import EndpointAnswerer, LocalAnswerer
 from steelyard.augment.endpoint_days import first_asked
 from steelyard.augment.pair_answerer import PairAnswerer, answerer_for
@@ -39,7 +37,7 @@ from steelyard.generate.numerics import stays_stored
 from steelyard.generate.offload import Offload, kept
 from steelyard.generate.spec import EngineSpec, native_type
 from steelyard.model.linears.lora import branches, merge
-from steelyard.model.load import STORED, load
+from steelyard.model.load import STORED, device_of, load
 from steelyard.model.model import Model
 from steelyard.train.pretrain.new import new_model
 from steelyard.train.steps import pull, weight_levers
@@ -120,10 +118,11 @@ class References:
 
     Args:
         say: receives lines for a person: an index is being built.
+        device: where models come to lie.
     """
 
-    def __init__(self, say: Callable[[str], None] = lambda line: None) -> None:
-        self._say = say
+    def __init__(self, say: Callable[[str], None] = lambda line: None, device: str = "cpu") -> None:
+        self._say, self._device = say, device
         self._found: dict[Reference, Any] = {}
         self._engines: list[Engine] = []
 
@@ -145,7 +144,7 @@ class References:
     def _open(self, reference: Reference) -> Any:
         match reference:
             case ModelRef():
-                return load(reference.name)
+                return load(reference.name, device=self._device)
             case IndexRef():
                 from steelyard.augment.retrieve.opening import open_index  # only arms that retrieve need it
 
@@ -166,11 +165,15 @@ class ArmOpener:
     """Opens the arms of one run.
 
     Args:
-        run: its directory keeps what weight levers made; its seed is theirs.
+        run: its directory keeps what weight levers made; its seed is theirs; on its device models are trained and answer.
+
+    Raises:
+        UnsupportedError: there is no such device.
     """
 
     def __init__(self, run: Run):
-        self.references = References(run.say)
+        self.device = device_of(run.device)
+        self.references = References(run.say, run.device)
         self.run = dataclasses.replace(run, resolve=self.references)
         self._models: dict[tuple[str, Offload | None, bool], Model] = {}
 
@@ -236,12 +239,13 @@ class ArmOpener:
 
     def _base(self, arm: Arm, seed: int, streamed: Offload | None = None, stored: bool = False) -> Model:
         if isinstance(arm.source, NewSource):
-            return new_model(arm.source.shaped(arm.levers), dataclasses.replace(self.run, seed=seed))
+            made = new_model(arm.source.shaped(arm.levers), dataclasses.replace(self.run, seed=seed))
+            return made.with_trunk(made.trunk.to(self.device))
         assert isinstance(arm.source, ModelSource)
         key = (arm.source.name, streamed, stored)
         if key not in self._models:
             self._models = {}  # one source at a time: memory
-            self._models[key] = load(arm.source.name, STORED) if stored else _opened(arm.source.name, streamed)
+            self._models[key] = self._opened(arm.source.name, streamed, STORED if stored else "float32")
         return self._models[key]
 
     def _weights(self, arm: Arm, levers: Sequence[Lever], seed: int) -> Model:
@@ -258,7 +262,13 @@ class ArmOpener:
             if not apart(lambda: self._made(pulled, base, place, seed)):
                 return base
             self.run.log(f"{arm.name}: made in {time.perf_counter() - begun:.1f} s")
-        return _opened(str(place / "model"), streamed)
+        return self._opened(str(place / "model"), streamed)
+
+    def _opened(self, name: str, streamed: Offload | None, dtype: str = "float32") -> Model:
+        """A model in memory; or, where an arm streams its blocks, with these on disk in the type they are multiplied in."""
+        if streamed is None:
+            return load(name, dtype, device=self.run.device)
+        return load(name, native_type(self.device), streamed.keep, streamed.folder, self.run.device)
 
     def _made(self, levers: Sequence[Lever], base: Model, place: Path, seed: int) -> bool:
         """Pulls weight levers and saves what they make; whether they made anything."""
@@ -268,13 +278,6 @@ class ArmOpener:
         # An adapter kept apart is weighed merged: the same function up to rounding.
         (made.with_trunk(merge(made.trunk)) if branches(made.trunk) else made).save(place / "model")
         return True
-
-
-def _opened(name: str, streamed: Offload | None) -> Model:
-    """A model in memory; or, where an arm streams its blocks, with these on disk in the type they are multiplied in."""
-    if streamed is None:
-        return load(name)
-    return load(name, native_type(torch.device("cpu")), streamed.keep, streamed.folder)
 
 
 def training_cost(model: Model) -> dict[str, Any]:

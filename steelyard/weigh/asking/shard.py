@@ -61,7 +61,9 @@ def collect(
         SteelyardError: as for `weigh`; and an arm that cannot be made or opened.
     """
     with shown() as draw:
-        run = Run(Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, say=say, progress=draw)
+        run = Run(
+            Path(directory) if directory is not None else Path("runs") / recipe.name, recipe.seed, recipe.run.place, say=say, progress=draw
+        )
         with held(run.directory):
             refuse_another_recipe(recipe, run.directory)
             write_text(run.path(RECIPE), recipe.text())
