@@ -382,6 +382,7 @@ def _remote(arm: Arm, source: EndpointSource, levers: Sequence[Lever], directory
         asked.append(True)
         if answerer.scores is not None:
             opened.read = read
+            opened.roll = lambda texts: read([("", text) for text in texts])  # one window: the server refuses what is longer
             opened.answerer = _wrapped(arm.name, answerer, levers).answerer  # what wraps it passes on what it was seen to have
 
     def read(pairs: Sequence[tuple[str, str]], cut: bool = False) -> list[Score]:

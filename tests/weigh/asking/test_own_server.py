@@ -30,6 +30,8 @@ def weighed(tmp_path_factory):
     ]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "text.txt").write_text(" ".join(f"Sentence {i} is about the number {i * i}. Ünïcode 🗼." for i in range(30)))
+    passages = [{"en": f"Number {i} is green.", "de": f"Die Zahl {i} ist grün. 🗼"} for i in range(3)]
+    (folder / "parallel.jsonl").write_text("\n".join(map(json.dumps, passages)))
     server = LiveServer([ServedModel("tiny", str(path))])
     try:
         remote = {"endpoint": {"url": server.url + "/v1", "model": "tiny"}}
@@ -40,8 +42,9 @@ def weighed(tmp_path_factory):
                 {"arithmetic": {"problems": 8, "shown": 1, "max_tokens": 6}},
                 {"choices": {"path": str(folder / "rows.jsonl")}},
                 {"bits_per_byte": {"path": str(folder / "text.txt"), "pieces": 6, "piece_bytes": 80}},
+                {"parallel_text": {"path": str(folder / "parallel.jsonl")}},
             ],
-            "axes": ["quality", "calibration", "format", "repeatability"],
+            "axes": ["quality", "languages", "calibration", "format", "repeatability"],
             "seed": 3,
         }
         report = weigh(recipes.from_mapping(value, name="both"), folder / "run", say=lambda line: None, progress=lambda *told: None)
@@ -73,7 +76,9 @@ def test_answers_and_their_probabilities_are_those_of_the_model_here(weighed):
         assert (here.model, there.model) == ("", "tiny")
 
 
-@pytest.mark.parametrize(("task", "mark"), [("choices", "fingerprint"), ("bits_per_byte", "read_fingerprint")])
+@pytest.mark.parametrize(
+    ("task", "mark"), [("choices", "fingerprint"), ("bits_per_byte", "read_fingerprint"), ("parallel_text", "read_fingerprint")]
+)
 def test_log_probabilities_of_given_texts_are_those_of_the_model_here(weighed, task, mark):
     _, pairs = weighed
     scored = pairs(task, mark)
