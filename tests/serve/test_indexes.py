@@ -16,6 +16,7 @@ import pytest
 
 from steelyard.augment.retrieve.uploaded import documents_in
 from steelyard.data.documents.sections import Section
+from steelyard.serve import indexing
 from steelyard.serve.api.indexes import place_of
 from steelyard.serve.engine_process import EngineProcess, ServedModel
 from steelyard.serve.indexing import Indexing, key_of
@@ -177,18 +178,24 @@ def test_deleting_while_indexing_ends_it(server: LiveServer) -> None:
     assert _files(server, index) == []
 
 
-def test_an_indexing_process_that_is_killed_leaves_the_old_index_whole_and_can_be_asked_again(server: LiveServer) -> None:
+def test_an_indexing_process_that_is_killed_leaves_the_old_index_whole_and_can_be_asked_again(server: LiveServer, monkeypatch) -> None:
+    said = indexing._said
+
+    async def killed(process):
+        async for line in said(process):  # after its first document
+            yield line
+            os.kill(process.pid, signal.SIGKILL)
+            return  # what it may have said since is not heard
+
     index = begun(server, "Killed")
     put(server, index, "a.txt", RIVERS.encode())
     settled(server, index)
-    put(server, index, "big.txt", b"A sentence about other things altogether. " * 30_000)
-    pid, until = b"", time.monotonic() + 30
-    while not pid and time.monotonic() < until:
-        pid = subprocess.run(["pgrep", "-P", str(os.getpid()), "-f", "index_worker"], capture_output=True).stdout
-    os.kill(int(pid), signal.SIGKILL)
+    monkeypatch.setattr(indexing, "_said", killed)
+    put(server, index, "b.txt", b"A sentence about other things altogether. " * 300)
     shown = settled(server, index)
     assert "killed" in shown["error"] and shown["built"]
     assert any(event["type"] == "citation" for event in answered(server, "How long is the Zvarna?", "Killed"))
+    monkeypatch.undo()
     server.post(f"/api/indexes/{index}/build")
     assert settled(server, index)["error"] is None
 
