@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from random_families import FAMILIES, random_model
 from safetensors.torch import load_file, save_file
 from tiny_talker import tiny_talker
 
@@ -134,24 +134,6 @@ def test_streamed_from_disk_it_says_the_same(tmp_path):
     small = Quantize(bits="fp8").compress(tiny_talker(), None)
     small.save(tmp_path / "small")
     assert torch.equal(load(tmp_path / "small", keep=0.0).logits(IDS), small.logits(IDS))
-
-
-SIZES = {"vocab_size": 101, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-FAMILIES = {
-    "Llama": SIZES | {"num_key_value_heads": 2},
-    "Phi3": SIZES | {"num_key_value_heads": 2, "pad_token_id": 0},
-    "GPT2": {"vocab_size": 101, "n_embd": 64, "n_layer": 2, "n_head": 4},
-}
-
-
-def random_model(kind: str, folder: Path) -> Model:
-    """A model of transformers with random weights, as we open it."""
-    torch.manual_seed(0)
-    theirs = transformers.AutoModelForCausalLM.from_config(getattr(transformers, f"{kind}Config")(**FAMILIES[kind]))
-    for name, parameter in theirs.named_parameters():
-        torch.nn.init.normal_(parameter, mean=1.0 if "norm" in name or "ln_" in name else 0.0, std=0.1)
-    theirs.save_pretrained(folder)
-    return load(folder)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
