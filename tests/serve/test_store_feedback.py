@@ -249,6 +249,19 @@ def test_choices_corrections_and_edits_are_preference_pairs(store: Store, tmp_pa
     assert len(store.preference_rows(ANN).lines) == 2
 
 
+def test_what_would_teach_nothing_is_left_out_and_counted(store: Store) -> None:
+    conversation = store.conversations.create(ANN)["id"]
+    question = say(store, conversation, "Which way?")
+    silent, same, alike = (answer(store, conversation, text, question) for text in (" ", "Left", "Left"))
+    for chosen, rejected in ((same, alike), (same, silent)):
+        store.feedback.choose(ANN, conversation, question, chosen=chosen, rejected=rejected, shown=[chosen, rejected], strength=1)
+    store.feedback.add(ANN, silent, "thumbs", "up")
+    pairs, rows = store.preference_rows(ANN), store.sft_rows(ANN)
+    assert pairs.lines == [] == rows.lines
+    assert pairs.left_out == [f"message {same}: both answers are the same", f"message {same}: one of the answers is empty"]
+    assert rows.left_out == [f"message {silent}: nothing was said"]
+
+
 def test_only_what_was_consented_to_is_exported_when_asked(store: Store) -> None:
     ids = taught(store)
     store.conversations.change(ANN, ids["conversation"], {"consent": False})

@@ -101,6 +101,29 @@ def test_the_keyboard_reaches_every_cell_heading_and_row(tab, server):
     assert grid(tab).locator('[tabindex="0"]').count() == 1
 
 
+def test_places_stand_in_the_order_of_pointing_however_long_the_server_takes_for_each(tab, server):
+    """The first telling is answered last; and what is pointed at twice before it could be told is not asked about."""
+    tab.goto(server)
+    attach(tab)
+    told = []
+
+    def slow_at_first(route: Any) -> None:
+        told.append(route)
+        if len(told) == 1:
+            tab.wait_for_timeout(500)
+        route.continue_()
+
+    tab.route("**/api/places", slow_at_first)
+    tab.get_by_role("button", name="Show planets.csv as table and chart").click()
+    for name in ("mass", "moons"):
+        grid(tab).get_by_role("columnheader", name=name).click()
+    for _ in range(2):
+        grid(tab).get_by_role("gridcell", name="146").click()
+    grid(tab).get_by_role("columnheader", name="planet").click()
+    expect(chips(tab)).to_have_text(["column mass in planets.csv", "column moons in planets.csv", "column planet in planets.csv"])
+    assert len(told) == 4
+
+
 def test_a_point_of_a_chart_is_asked_about(tab, server):
     tab.goto(server)
     attach(tab, "two.csv", "name,value\nleft,3\nright,9\n")

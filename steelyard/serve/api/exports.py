@@ -29,7 +29,8 @@ def router(service: Service) -> APIRouter:
         """Everything of the person who asks, as JSONL.
 
         `consent` states that all of it may be trained on, and rows of `sft` and `preferences` then say so; `only_consented` takes
-        only conversations that carry the consent themselves. `X-Left-Out` counts rows that could not become text.
+        only conversations that carry the consent themselves. `X-Left-Out` counts rows that would teach nothing (nothing was said, or both
+        answers are the same) and those that could not become text.
         """
         user, left_out = request.state.user, 0
         if kind == "conversations":

@@ -40,7 +40,7 @@ class Exported:
 
     Attributes:
         lines: one row each, with its line end.
-        left_out: why, for each row that was left out.
+        left_out: why, for each row that was left out: it would teach nothing, or cannot become text.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -103,6 +103,7 @@ def sft_rows(database: Database, owner: str | None, consented: bool, stated: boo
         answers += [(id, "thumbs", judged.text(id)) for id, value in judged.thumbs.items() if value == "up" and id not in told]
         for id, source, text in sorted(answers, key=lambda answer: judged.tree.nodes[answer[0]].number):
             if not text.strip():
+                out.left_out.append(f"message {id}: nothing was said")
                 continue
             try:
                 turns = [turn | ({"weight": 0} if turn["role"] == "assistant" else {}) for turn in judged.prompt(id)]
@@ -121,9 +122,12 @@ def preference_rows(database: Database, owner: str | None, consented: bool, stat
         seen: set[tuple[str | None, str, str]] = set()
         for id, better, worse, extra in _pairs(judged):
             key = (judged.tree.parent_of(id), better, worse)
-            if not better.strip() or not worse.strip() or better == worse or key in seen:
+            if key in seen:
                 continue
             seen.add(key)
+            if not better.strip() or not worse.strip() or better == worse:
+                out.left_out.append(f"message {id}: {'both answers are the same' if better == worse else 'one of the answers is empty'}")
+                continue
             try:
                 prompt = judged.prompt(id)
             except UnsupportedError as error:

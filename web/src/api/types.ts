@@ -187,7 +187,7 @@ export interface Sampling {
 export interface AnswerRequest {
   parent: string | null;
   model: string;
-  settings: Record<string, unknown>;
+  settings: { seed: number } & Record<string, unknown>;
   levers: LeverChoice[];
   store: boolean;
 }

@@ -175,7 +175,11 @@ export class Chat {
     this.failed = null;
     await catalog.modelsRead;
     const other = this.settings.other;
-    const asked = [this.settings, ...(other ? [other] : [])].map((how) => new LiveAnswer(id, requestFor(how, parent, quote)));
+    const requests = [this.settings, ...(other ? [other] : [])].map((how) => requestFor(how, parent, quote));
+    const [first, second] = requests;
+    // the same asked twice with one seed would be the same answer twice
+    if (second && JSON.stringify(first) === JSON.stringify(second)) second.settings.seed += 1;
+    const asked = requests.map((request) => new LiveAnswer(id, request));
     this.live = asked;
     notices.say(t("live.answering"));
     await Promise.all(asked.map((answer) => answer.run()));

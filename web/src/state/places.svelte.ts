@@ -17,9 +17,38 @@ class Places {
   /** Whether the next answer is to be one of the figures. */
   quote = $state(false);
   figures = $derived(this.pending.some((place) => place.figures.length > 0));
+  /** What was pointed at before is told first, so that places stand in the order of pointing and a second press finds the first. */
+  #before: Promise<unknown> = Promise.resolve();
 
   /** Points at something; pointing at it again takes it out. Returns whether the server could tell of it. */
-  async point(pointed: PointedPart): Promise<boolean> {
+  point(pointed: PointedPart): Promise<boolean> {
+    return this.#inTurn(() => this.#tell(pointed));
+  }
+
+  /** Points into a table; one that is only in this browser yet is sent to the server first. */
+  pointInto(table: Table, selection: Selection, shown: string | null): Promise<boolean> {
+    return this.#inTurn(async () => {
+      if (table.source === null) return false;
+      if (table.source instanceof File) {
+        const file = table.source;
+        const sent = await attempt(async () => {
+          const { id } = await attach(file);
+          table.source = { attachment: id };
+          if (handed.table === table) handed.table = { ...table };
+        });
+        if (!sent || table.source instanceof File) return false;
+      }
+      return this.#tell({ type: "place", source: table.source, selection, shown });
+    });
+  }
+
+  #inTurn(act: () => Promise<boolean>): Promise<boolean> {
+    const done = this.#before.then(act);
+    this.#before = done.catch(() => undefined);
+    return done;
+  }
+
+  async #tell(pointed: PointedPart): Promise<boolean> {
     const there = this.pending.find((place) => same(place, pointed));
     if (there) {
       this.remove(there);
@@ -31,21 +60,6 @@ class Places {
       this.pending = [...this.pending, place];
       notices.say(t("place.added", { label: place.label }));
     });
-  }
-
-  /** Points into a table; one that is only in this browser yet is sent to the server first. */
-  async pointInto(table: Table, selection: Selection, shown: string | null): Promise<boolean> {
-    if (table.source === null) return false;
-    if (table.source instanceof File) {
-      const file = table.source;
-      const sent = await attempt(async () => {
-        const { id } = await attach(file);
-        table.source = { attachment: id };
-        if (handed.table === table) handed.table = { ...table };
-      });
-      if (!sent || table.source instanceof File) return false;
-    }
-    return this.point({ type: "place", source: table.source, selection, shown });
   }
 
   has(source: PlaceSource, selection: Selection): boolean {

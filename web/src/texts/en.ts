@@ -288,7 +288,7 @@ export const en = entries({
   "feedback.noneFound": "Nothing like that.",
   export: "Export",
   "export.consent": "I may use these for training",
-  "export.leftOut": { one: "{n} row was left out, because a file in it is no text.", other: "{n} rows were left out, because files in them are no text." },
+  "export.leftOut": { one: "{n} row was left out: it would teach nothing (an empty answer, or two that are the same), or a file in it is no text.", other: "{n} rows were left out: they would teach nothing (empty answers, or two that are the same), or files in them are no text." },
   "export.conversations": "Conversations",
   "export.sft": "Corrections (sft)",
   "export.preferences": "Preferences",
