@@ -105,13 +105,15 @@ def with_unit(text: str, unit: str) -> str:
 
 def relative(cell: Cell, plain: bool = False) -> tuple[str, str]:
     """The difference and its interval in percent of the base's measured value, or ("", "") where that says nothing: of shares,
-    and of scores, whose zero is no absence of anything."""
+    and of scores, whose zero is no absence of anything. What is left is never less than nothing, so no more than all can be lost."""
     base, difference = finite(cell.base), finite(cell.difference)
     if not base or difference is None or cell.unit in ("share", "score") or base < 0 or abs(difference) > 1e4 * base:
         return "", ""
     change, interval = 100 * difference / abs(base), _scaled(pair(cell.low, cell.high), 100 / abs(base))
     if interval and not all(math.isfinite(bound) for bound in interval):  # the base is next to nothing
         return "", ""
+    if interval and (finite(cell.value) or 0.0) >= 0:
+        interval = (max(interval[0], -100.0), max(interval[1], -100.0))
     deserved = decimals(change, interval)
     places = min(deserved, 1 if abs(change) < 100 else 0)
     while places < deserved and any(bound and round(bound, places) == 0 for bound in interval or ()):

@@ -46,6 +46,13 @@ def test_other_units_carry_the_relative_difference_with_its_interval():
     assert shown.move == "742.0 → 428.0 MB"
 
 
+def test_no_more_than_all_can_be_lost_of_what_is_never_less_than_nothing():
+    error = cell(unit="squared error", base=0.25, value=0.055, difference=-0.195, low=-0.27, high=-0.12)
+    assert (words(error).interval, words(error).relative_interval) == ("[−0.27, −0.12]", "[−100, −48]%")
+    below = dataclasses.replace(error, value=-0.1, difference=-0.35, low=-0.4, high=-0.3)
+    assert words(below).relative_interval == "[−160, −120]%"
+
+
 @pytest.mark.parametrize(
     ("value", "interval", "expected"),
     [
