@@ -9,6 +9,7 @@ from llguidance import LLMatcher, LLParserLimits
 
 from steelyard.generate.constraints.tokens import byte_table
 
+ONE_OF = "oneOf is supported only where its alternatives are seen to exclude one another, by type, value, bounds or a required key"
 MOST_SAID = 300
 """Characters of a complaint."""
 
@@ -20,6 +21,7 @@ def problem_of(matcher: LLMatcher) -> str:
     lines = [line.strip() for line in matcher.get_error().partition("<state>")[0].replace("<non-verbose/>", "").splitlines()]
     text = " ".join(line for line in lines if line) or "the grammar cannot go on"
     text = text.partition(" Enable 'coerce_one_of'")[0].rstrip(".")  # not an option here: it would be something else than was asked for
+    text = text.replace("oneOf constraints are not supported", ONE_OF)
     if len(text) <= MOST_SAID:
         return text
     reason = re.search(r"\berror: (.+)", "\n".join(lines))  # a regex's own, after the whole regex
