@@ -12,7 +12,6 @@ from tests.web.fake_api import CITED, SOURCES, Kept, tokens_of
 from tests.web.test_page_chat import answers, say
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-expect.set_options(timeout=15_000)
 
 SALES = 'month;"sales, gross";returns\nJanuary;"1.200,5";3\nFebruary;900,0;5\n'
 
@@ -56,7 +55,8 @@ def test_two_answers_are_compared_without_names_and_the_choice_is_kept_with_its_
     expect(both).not_to_contain_text("other-model")
     assert {asked["model"] for asked in kept.asked} == {"small-model", "other-model"}
     both.get_by_role("button", name="This one is better").last.click()
-    both.get_by_role("button", name="Clearly").click()
+    with tab.expect_response(lambda response: response.request.method == "PATCH"):  # the page goes on with it before the server knows
+        both.get_by_role("button", name="Clearly").click()
     expect(both).to_have_count(0)
     [choice] = kept.choices
     assert choice["turn"] == "m1" and {choice["chosen"], choice["rejected"]} == {"m2", "m3"}
@@ -109,6 +109,52 @@ def test_thumbs_tags_and_corrections_are_kept_found_changed_deleted_and_exported
     tab.get_by_role("button", name="Delete").click()
     expect(tab.get_by_text("Nothing like that.")).to_be_visible()
     assert len(kept.feedback) == 2
+
+
+def slow_at_first(tab: Any, pattern: str) -> None:
+    """The first request to such an address takes longer than those after it."""
+    asked: list[Any] = []
+
+    def handle(route: Any) -> None:
+        asked.append(route)
+        if len(asked) == 1:
+            tab.wait_for_timeout(500)
+        route.continue_()
+
+    tab.route(pattern, handle)
+
+
+def test_a_thumb_pressed_twice_in_a_hurry_is_taken_back_however_long_the_server_takes(tab, server, kept):
+    slow_at_first(tab, "**/api/feedback*")
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    good, bad = (answers(tab).get_by_role("button", name=name) for name in ("Good answer", "Bad answer"))
+    expect(good).to_be_visible()
+    with tab.expect_response(lambda response: response.request.method == "DELETE"):
+        for thumb in (bad, good, good):
+            thumb.click()
+    for thumb in (bad, good):
+        expect(thumb).to_have_attribute("aria-pressed", "false")
+    assert [row["value"] for row in kept.feedback.values()] == ["down"]  # a real server keeps one thumb: the other took its place
+
+
+def test_the_branch_that_was_gone_to_last_is_the_one_that_stays(tab, server, kept):
+    talk = kept.conversation("talk")
+    question = kept.add(talk, "user", "Which?")["id"]
+    first, *_ = [kept.add(talk, "assistant", text, question)["id"] for text in ("one", "two", "three")]
+    tab.goto(f"{server}#/c/{talk}")
+    patched: list[str] = []
+    tab.on("response", lambda response: patched.append(response.url) if response.request.method == "PATCH" else None)
+    slow_at_first(tab, "**/api/conversations/*")
+    for shown in ("three", "two"):
+        expect(answers(tab)).to_contain_text(shown)
+        answers(tab).get_by_role("button", name="Previous branch").click()
+    expect(answers(tab)).to_contain_text("one")
+    for _ in range(600):
+        if len(patched) == 2:
+            break
+        tab.wait_for_timeout(100)
+    assert len(patched) == 2 and kept.conversations[talk]["head"] == first
 
 
 def test_levers_are_waited_for_and_then_shown(tab, server):

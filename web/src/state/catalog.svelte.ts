@@ -23,7 +23,8 @@ class Catalog {
   }
 
   async load(): Promise<void> {
-    await Promise.all([attempt(() => this.loadModels()), attempt(() => this.loadLevers())]);
+    const models = attempt(() => this.loadModels());
+    await Promise.all([models, attempt(() => this.loadLevers(models))]);
   }
 
   private async loadModels(): Promise<void> {
@@ -32,8 +33,11 @@ class Catalog {
     this.tellRead();
   }
 
-  private async loadLevers(): Promise<void> {
-    this.levers = await listLevers();
+  /** Levers name models: one that is pulled takes the first of them, so they are shown once these are known. */
+  private async loadLevers(models: Promise<unknown>): Promise<void> {
+    const levers = await listLevers();
+    await models;
+    this.levers = levers;
     this.leversRead = true;
   }
 

@@ -15,6 +15,7 @@ import {
 import type { AnswerRequest, AttachmentInfo, Choice, FilePart, Message, PlacePart, SentPart } from "../api/types";
 import { t } from "../texts/texts";
 import { growTree, pathTo, textOf, tipOf } from "../tree";
+import { turns } from "../turns";
 import { catalog } from "./catalog.svelte";
 import { library } from "./library.svelte";
 import { LiveAnswer } from "./live.svelte";
@@ -161,16 +162,17 @@ export class Chat {
 
   private sending = false;
   private settled: Promise<void> = Promise.resolve();
+  private readonly inTurn = turns();
 
   /** Asks for an answer to what is at `parent` (the head when not said); two answers when two are compared. */
   answer(parent: string | null = this.head, quote = false): Promise<void> {
-    this.settled = this.answerOnce(parent, quote);
+    if (!this.answering) this.settled = this.answerOnce(parent, quote);
     return this.settled;
   }
 
   private async answerOnce(parent: string | null, quote: boolean): Promise<void> {
     const id = this.id;
-    if (id === null || parent === null || this.answering) return;
+    if (id === null || parent === null) return;
     this.head = parent;
     this.failed = null;
     await catalog.modelsRead;
@@ -241,7 +243,8 @@ export class Chat {
     const turn = end < 0 ? after : after.slice(0, end);
     // The answer is one of the figures where the one before was, as long as there still are places that have any.
     const placed = [message, ...turn].some((said) => said.parts.some((part) => part.type === "place" && part.figures.length > 0));
-    const quote = placed && after[turn.length]?.generation?.settings?.quote === true;
+    const coming = this.live.find(({ request }) => request.parent === (turn.at(-1) ?? message).id)?.request; // it may still be written
+    const quote = placed && (after[turn.length]?.generation ?? coming)?.settings?.quote === true;
     await this.branch(async (conversation) => {
       made = (await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null))).id;
       for (const later of turn) await this.add(conversation, edited(later, textOf(later), this.head));
@@ -293,7 +296,7 @@ export class Chat {
       this.wait(null);
       this.head = head;
     }
-    await attempt(() => changeConversation(conversation, { head }));
+    await this.inTurn(() => attempt(() => changeConversation(conversation, { head })));
   }
 
   goThrough(message: string): Promise<void> {

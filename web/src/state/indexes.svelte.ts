@@ -3,6 +3,7 @@
 import { attach } from "../api/calls";
 import { addDocument, buildIndex, createIndex, deleteIndex, type DocumentIndex, listIndexes, removeDocument } from "../api/documents";
 import { t } from "../texts/texts";
+import { turns } from "../turns";
 import { chat } from "./chat.svelte";
 import { attempt, notices, wording } from "./notices.svelte";
 
@@ -24,8 +25,14 @@ class Indexes {
   uploading = $state<Record<string, number>>({});
   refused = $state<Refused[]>([]);
   private timer: ReturnType<typeof setTimeout> | undefined;
+  private readonly inTurn = turns();
 
-  async load(): Promise<void> {
+  /** Reads the list anew; an answer of before never takes the place of a later one. */
+  load(): Promise<void> {
+    return this.inTurn(() => this.readList());
+  }
+
+  private async readList(): Promise<void> {
     clearTimeout(this.timer);
     await attempt(async () => {
       const told = await listIndexes();

@@ -2,6 +2,7 @@
 
 import { ApiError } from "../api/http";
 import { t } from "../texts/texts";
+import { turns } from "../turns";
 
 export interface Notice {
   key: number;
@@ -24,6 +25,7 @@ class Notices {
   private steps: Notice[] = [];
   private next = 1;
   private readonly timers = new Map<number, ReturnType<typeof setTimeout>>();
+  private readonly inTurn = turns();
 
   show(text: string, undo?: () => Promise<void>, everywhere = false): void {
     const notice: Notice = { key: this.next++, text, kind: "done", everywhere, ...(undo ? { undo } : {}) };
@@ -66,10 +68,12 @@ class Notices {
   async undo(notice: Notice): Promise<void> {
     this.dismiss(notice.key);
     this.steps = this.steps.filter((step) => step.key !== notice.key);
-    await attempt(async () => {
-      await notice.undo?.();
-      this.say(t("notice.undone"));
-    });
+    await this.inTurn(() =>
+      attempt(async () => {
+        await notice.undo?.();
+        this.say(t("notice.undone"));
+      }),
+    );
   }
 
   say(text: string): void {

@@ -3,6 +3,7 @@
 import { attach, tellPlace } from "../api/calls";
 import type { PlacePart, PlaceSource, PointedPart, Selection } from "../api/types";
 import { t } from "../texts/texts";
+import { turns } from "../turns";
 import { attempt, notices } from "./notices.svelte";
 import { handed, type Table } from "./table.svelte";
 
@@ -18,7 +19,7 @@ class Places {
   quote = $state(false);
   figures = $derived(this.pending.some((place) => place.figures.length > 0));
   /** What was pointed at before is told first, so that places stand in the order of pointing and a second press finds the first. */
-  #before: Promise<unknown> = Promise.resolve();
+  #inTurn = turns();
 
   /** Points at something; pointing at it again takes it out. Returns whether the server could tell of it. */
   point(pointed: PointedPart): Promise<boolean> {
@@ -40,12 +41,6 @@ class Places {
       }
       return this.#tell({ type: "place", source: table.source, selection, shown });
     });
-  }
-
-  #inTurn(act: () => Promise<boolean>): Promise<boolean> {
-    const done = this.#before.then(act);
-    this.#before = done.catch(() => undefined);
-    return done;
   }
 
   async #tell(pointed: PointedPart): Promise<boolean> {
