@@ -363,7 +363,7 @@ async def _answer(kept: Kept, name: str, body: dict[str, Any]) -> AsyncIterator[
     turns = [[m["id"] for m in turn] for role, turn in said if role == "user"]
     text = HARMFUL if "markup" in asked else CITED if "sources" in asked else ANSWER
     if "slow" in asked:
-        text = " ".join(["word"] * 400)
+        text = " ".join(["word"] * 4000)  # two minutes: no test waits for its end
     pause = 0.03 if "slow" in asked else 0.002
     before = kept.conversations[name]["head"]
     message = kept.add(name, "assistant", "", body["parent"])

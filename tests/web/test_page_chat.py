@@ -10,7 +10,6 @@ import pytest
 from tests.web.fake_api import Kept
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-expect.set_options(timeout=15_000)
 
 
 def say(tab: Any, text: str, key: str = "Control+Enter") -> None:
@@ -71,9 +70,18 @@ def test_messages_wait_can_be_changed_and_are_sent_together(tab, server, kept):
 
 
 def test_a_pause_ends_the_turn(tab, server, kept):
+    tab.add_init_script("localStorage.clear()")  # the page's own pause, of a second and a half
+    tab.clock.install(time=0)
     tab.goto(server)
+    tab.clock.pause_at(600_000)
     say(tab, "just this", "Enter")
-    expect(tab.get_by_role("region", name="Messages that wait")).to_be_visible()
+    waiting = tab.get_by_role("region", name="Messages that wait")
+    expect(waiting).to_be_visible()
+    tab.clock.run_for(1400)
+    expect(waiting).to_be_visible()
+    assert kept.asked == []
+    tab.clock.run_for(200)
+    tab.clock.resume()
     expect(answers(tab)).to_contain_text("Black Forest")
     assert texts(kept) == ["just this"]
 
@@ -119,12 +127,12 @@ def test_a_question_that_got_no_answer_says_why_and_can_be_asked_again(tab, serv
     say(tab, "Tell me about the Danube")
     unanswered = tab.get_by_role("group", name="This has no answer yet.")
     expect(unanswered).to_contain_text("It does not sample.")
-    complaints[:] = [line for line in complaints if "400" not in line]
     tab.reload()
     unanswered.get_by_role("button", name="Answer it").click()
     expect(answers(tab)).to_contain_text("Black Forest")
     expect(unanswered).to_have_count(0)
     assert texts(kept) == ["Tell me about the Danube"]
+    complaints[:] = [line for line in complaints if "400" not in line]
 
 
 def test_what_a_model_writes_can_do_no_harm(tab, server):

@@ -14,7 +14,6 @@ from tests.web.test_page_chat import answers, say
 from tests.written_documents import docx, pdf
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-expect.set_options(timeout=15_000)
 
 RIVERS = (
     "# Rivers of Orvia 🐟🐟\n\nThe Zvarna is a river in Orvia. It is 412 km long and ends in Lake Tessel.\n\n"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.conftest import SLOW_MACHINE_MS, WEB
+from tests.web.conftest import PATIENT, SLOW_MACHINE_MS, WEB
 from tests.web.fake_api import Kept
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
@@ -18,6 +18,7 @@ def test_a_browser_that_wants_arabic_gets_all_of_the_page_in_it_from_the_right(c
     kept.add(talk, "user", "ما أطول نهر؟")
     kept.add(talk, "assistant", "The **Danube** is long.")
     context = chromium.new_context(viewport={"width": width, "height": 800}, locale="ar-EG", reduced_motion="reduce")
+    context.add_init_script(PATIENT)
     tab = context.new_page()
     tab.set_default_timeout(SLOW_MACHINE_MS)
     tab.goto(f"{server}#/c/{talk}")

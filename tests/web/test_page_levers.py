@@ -15,7 +15,6 @@ from steelyard.serve.lever_catalogue import told
 from tests.web.test_page_chat import answers, say
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-expect.set_options(timeout=15_000)
 
 
 def test_settings_of_every_form_are_chosen_or_written_and_what_is_wrong_is_told(tab, server, kept):

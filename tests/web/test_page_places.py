@@ -254,7 +254,8 @@ def test_an_edited_message_keeps_its_places_and_how_it_was_to_be_answered(tab, s
     mine.hover()
     mine.get_by_role("button", name="Edit").click()
     tab.get_by_role("textbox", name="Edit").fill("How many in all?")
-    tab.get_by_role("button", name="Save and answer again").click()
+    with tab.expect_response("**/answer"):
+        tab.get_by_role("button", name="Save and answer again").click()
     expect(mine).to_contain_text("How many in all?")
     expect(mine.get_by_role("button", name="column moons in planets.csv")).to_be_visible()
     expect(answers(tab)).to_have_count(1)

@@ -10,7 +10,6 @@ import pytest
 from tests.web.fake_api import Kept, tokens_of
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-expect.set_options(timeout=15_000)
 
 TEXT = "Lima 🇵🇪 is the capital of Peru. It lies at the sea."
 BASIS = {
