@@ -16,7 +16,6 @@ from tests.serve.tiny_served import saved_talker
 from tests.web.test_page_chat import answers, say
 
 expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
-expect.set_options(timeout=15_000)
 
 
 @pytest.fixture
@@ -36,6 +35,7 @@ def test_a_person_talks_to_a_real_server_judges_edits_deletes_and_finds_all_of_i
     tab.get_by_role("button", name="Show how sure").click()
     tab.get_by_role("button", name="How it answers").click()
     tab.get_by_label("Most tokens").fill("24")
+    tab.get_by_label("Seed").fill("5")  # or now and then a random model says nothing
     say(tab, "Hello", "Enter")
     say(tab, "there")
     answer = answers(tab).last
