@@ -19,6 +19,7 @@ from steelyard.core.protocols import Done, Event, Failure
 from steelyard.serve import engine_messages as messages
 from steelyard.serve.arrivals import Arrivals
 from steelyard.serve.engine_child import Child
+from steelyard.serve.resting import Resting
 from steelyard.serve.served import EngineGone, ServedInfo
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Keeper:
         self._sparing: asyncio.Task[None] | None = None
         self._closing = False
         self._idle = asyncio.Event()
+        self._resting = Resting(lambda: not self.waiting)
         self._number = 0
 
     # Its life
@@ -84,6 +86,7 @@ class Keeper:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), drain)
         self._lose("the server closed")
+        self._resting.end()
         for task in (self._sparing, self._keeping):
             if task is not None:
                 task.cancel()
@@ -263,6 +266,7 @@ class Keeper:
             self.child.send([number, "cancel"])
         if not self.waiting:
             self._idle.set()
+        self._resting.after_work()
 
     def _lose(self, what: str) -> None:
         for number, waiting in list(self.waiting.items()):

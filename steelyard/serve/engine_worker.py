@@ -40,6 +40,7 @@ from steelyard.serve.engine_hosted import Asked, Hosted, ServedLocal, Submission
 from steelyard.serve.engine_metering import Metered
 from steelyard.serve.engine_opening import find_model, open_model, read_documents
 from steelyard.serve.infilling import infilling
+from steelyard.serve.resting import Resting
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,6 @@ GRACE = 4.0
 """Seconds after the parent's end in which everything is closed in order."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 """What no UTF-8 text can hold."""
-REST = 1.0
-"""Seconds after a request after which, if none is under way, freed memory goes back to the system."""
 BROKEN = 70
 """Exit status of a process that cannot go on; its parent starts another."""
 
@@ -111,8 +110,8 @@ class Worker:
         self.over = asyncio.Event()
         self._energy = SharedEnergy()
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._resting: asyncio.TimerHandle | None = None
         self._readers = ThreadPoolExecutor(READERS, "steelyard-reader")
+        self._resting = Resting(lambda: not self._tasks, self._readers)
         self._encoder = ThreadPoolExecutor(1, "steelyard-encoder")
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(WAITERS, "steelyard-waiter"))
         self._verbs: Mapping[str, Callable[..., Awaitable[Any]]] = {
@@ -146,13 +145,7 @@ class Worker:
 
     def _ended(self, number: int) -> None:
         self._tasks.pop(number, None)
-        if not self._tasks and self._resting is None:
-            self._resting = asyncio.get_running_loop().call_later(REST, self._rest)
-
-    def _rest(self) -> None:
-        self._resting = None
-        if not self._tasks:
-            asyncio.get_running_loop().run_in_executor(self._readers, memory.trim)
+        self._resting.after_work()
 
     async def _open(self, opening: Mapping[str, Any]) -> None:
         """Opens all models, and says that they are ready or what is wrong."""
