@@ -21,8 +21,10 @@ def look_ahead(levers: Sequence[Lever]) -> None:
     """Asks every lever that `pull` would pull whether what it will read is there.
 
     Raises:
+        RecipeError: see `pull`.
         SteelyardError: something is not; the step's place in the list is named.
     """
+    _check_order(weight_levers(levers))
     for number, lever in enumerate(weight_levers(levers), start=1):
         try:
             lever.ready()
@@ -41,11 +43,7 @@ def pull(levers: Sequence[Lever], model: Model, run: Run) -> Model:
         SteelyardError: a step failed; its place in the list is named.
     """
     pulled = weight_levers(levers)
-    kept_apart = [lever.name for lever in pulled[:-1] if getattr(lever, "merge", True) is False]
-    if kept_apart:
-        raise RecipeError(
-            f"`{kept_apart[0]}` keeps its adapter apart (`merge: false`) but is not the last step", do="Merge it: `merge: true`."
-        )
+    _check_order(pulled)
     streams: list[Callable[[Any], Any]] = []
     trail = [model.fingerprint] if pulled else []
     for number, lever in enumerate(pulled, start=1):
@@ -63,9 +61,20 @@ def pull(levers: Sequence[Lever], model: Model, run: Run) -> Model:
                 model = hooks.compress(model, None, inner)
         except SteelyardError as error:
             raise error.at(f"step {number} ({lever.name})") from error
-    if streams:
-        raise RecipeError("the last data lever changes samples that no later step trains on", do="Put it before the step that trains.")
     return model
+
+
+def _check_order(pulled: Sequence[Lever]) -> None:
+    """Refuses, before anything is pulled, an adapter kept apart before another step, and samples changed that no later step trains on."""
+    kept_apart = [lever.name for lever in pulled[:-1] if getattr(lever, "merge", True) is False]
+    if kept_apart:
+        raise RecipeError(
+            f"`{kept_apart[0]}` keeps its adapter apart (`merge: false`) but is not the last step", do="Merge it: `merge: true`."
+        )
+    hooks = [lever.hooks() for lever in pulled]
+    trained = max((number for number, each in enumerate(hooks) if "train" in each), default=-1)
+    if late := [lever.name for lever, each in zip(pulled[trained + 1 :], hooks[trained + 1 :], strict=True) if "data" in each]:
+        raise RecipeError(f"`{late[0]}` changes samples that no later step trains on", do="Put it before the step that trains.")
 
 
 def _composed(streams: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any] | None:

@@ -169,6 +169,7 @@ def test_one_arm_is_made_by_its_name_or_because_it_is_the_only_one(here):
     [
         ([{"quantize": {"bits": 8}}, sft()], r"step 2 \(sft\)[\s\S]*quantize afterwards"),
         ([sft(merge=False), sft()], "keeps its adapter apart"),
+        ([sft(), {"fim": {}}], "`fim` changes samples that no later step trains on"),
         ([sft(data="absent.jsonl")], r"step 1 \(sft\)[\s\S]*no such file"),
     ],
 )
