@@ -13,6 +13,7 @@ What is drawn depends on (seed, number of the document), and nothing reaches ove
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from steelyard.core.errors import DataError
+from steelyard.core.errors import DataError, RecipeError
 from steelyard.core.fingerprint import digest
 from steelyard.core.levers import Lever
 from steelyard.core.seeds import derive
@@ -63,6 +64,15 @@ class Fim(Lever):
         if len(set(self.tokens)) != 3 or not all(self.tokens):
             raise ValueError("`tokens` must be three different words")
         return self
+
+    def fits(self, plan: Any) -> None:
+        """Refuses a new model's tokenizer that is to be learned without the special tokens."""
+        tokenizer = plan.tokenizer
+        if self.rate and tokenizer.model is None and (missing := [token for token in self.tokens if token not in tokenizer.special]):
+            raise RecipeError(
+                f"`fim` marks stretches with {', '.join(missing)}, which the new model's tokenizer will not have",
+                do=f"Say `special: {json.dumps(list(self.tokens))}` below `tokenizer`.",
+            )
 
     def data(self, stream: Iterable[Document]) -> Iterable[Document]:
         """The documents with some of them turned.

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from steelyard.core import recipe
 from steelyard.core.errors import DataError, RecipeError
 from steelyard.core.levers import parse
 from steelyard.core.protocols import Message
@@ -133,6 +134,14 @@ def test_conversations_and_texts_that_are_turned_already_are_refused():
 def test_settings_that_make_no_sense_are_refused_when_read(settings):
     with pytest.raises(RecipeError):
         parse({"fim": settings}, where="recipe")
+
+
+def test_a_tokenizer_that_will_not_have_the_marks_is_refused_when_the_recipe_is_read():
+    steps = [{"fim": {}}, {"pretrain": {"data": "python", "steps": 1}}]
+    with pytest.raises(RecipeError, match=r"<\|fim_middle\|>, which the new model's tokenizer will not have[\s\S]*`special:"):
+        recipe.from_mapping({"new": {"tokenizer": {"special": TOKENS[:2], "kind": "bytes"}}, "steps": steps})
+    assert recipe.from_mapping({"new": {"tokenizer": {"special": TOKENS, "kind": "bytes"}}, "steps": steps})
+    assert recipe.from_mapping({"new": {}, "steps": [{"fim": {"rate": 0}}, steps[1]]})
 
 
 def test_recipes_find_the_lever_and_its_main_setting():
