@@ -32,6 +32,8 @@ NONE = "none"
 
 END = "<|endoftext|>"
 """The special token that every trained tokenizer has."""
+UNKNOWN = "<unk>"
+"""The token for what a tokenizer does not know: those of bytes have none, whatever is asked for."""
 VOCABULARY = 4096
 """Tokens that a new tokenizer learns, unless told otherwise."""
 
@@ -49,10 +51,10 @@ class TokenizerSettings(Numbers):
 
     @property
     def least_size(self) -> int | None:
-        """Tokens it will have at least, as far as that is known before it is learned; special ones beside the end of text not counted."""
+        """Tokens it will have, special ones among them, where that is known before it is learned."""
         if self.model is not None or self.kind == "characters":
             return None
-        return 257 if self.kind == "bytes" else self.vocabulary or VOCABULARY
+        return 256 + len({END, *self.special} - {UNKNOWN}) if self.kind == "bytes" else self.vocabulary or VOCABULARY
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -154,6 +156,12 @@ class DecoderPlan(Numbers):
                 f"`{seeing}` mixes every token with later ones, so what it predicted it would have seen: a decoder cannot use it",
                 do=f"Use `performer`, `linear_attention` or `sparse_attention`; `{seeing}` is for the encoder of an encoder-decoder.",
             )
+        for place, listed in (("mixer", self.mixer), ("channel", self.channel or ())):
+            if len(listed) > self.depth:
+                raise RecipeError(
+                    f"`{place}` lists {len(listed)} parts for {self.depth} blocks, so the last would be in none",
+                    do=f"Raise `depth` to {len(listed)}, or shorten the list; a shorter one repeats.",
+                )
         sized = self.model_copy(update={"vocabulary": self.vocabulary or vocabulary})
         trunk = TrunkPlan(
             self.width,
@@ -166,14 +174,14 @@ class DecoderPlan(Numbers):
         )
         return sized.inputs.around(sized, trunk) if isinstance(sized.inputs, Joining) else trunk
 
-    def check(self) -> None:
-        """Builds the whole without memory, so that what does not fit is told before anything is spent.
+    def check(self) -> Trunk:
+        """The whole, built without memory, so that what does not fit is told before anything is spent.
 
         Raises:
             RecipeError: see `trunk`.
         """
         with torch.device("meta"):
-            self.trunk(self.tokenizer.least_size or min(self.vocabulary or 512, 512)).build()
+            return self.trunk(self.tokenizer.least_size or min(self.vocabulary or 512, 512)).build()
 
     def written(self) -> dict[str, Any]:
         """The plan as a recipe would say it, every default filled in."""

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 
 from steelyard.core.errors import RecipeError
-from steelyard.model.encoder_decoder import EncoderDecoderPlan, two_trunks
+from steelyard.model.encoder_decoder import EncoderDecoder, EncoderDecoderPlan, two_trunks
 from steelyard.model.inputs.tokens import TokensLever
 from steelyard.model.mixers.cross_attention import CrossAttentionLever
 from steelyard.model.new import DecoderPlan, TokenizerSettings
@@ -85,14 +85,14 @@ class NewEncoderDecoder(pydantic.BaseModel):
         """
         return two_trunks(self.encoder, self.decoder, self.cross, (vocabulary, vocabulary), border)
 
-    def check(self) -> None:
-        """Builds the whole without memory, so that what does not fit is told before anything is spent.
+    def check(self) -> EncoderDecoder:
+        """The whole, built without memory, so that what does not fit is told before anything is spent.
 
         Raises:
             RecipeError: see `plan`.
         """
         with torch.device("meta"):
-            self.plan(512, 0).build()
+            return self.plan(512, 0).build()
 
     def written(self) -> dict[str, Any]:
         """The plan as a recipe would say it, every default filled in."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from new_parts import PARTS, SMALL
 
 from steelyard.core import recipe
-from steelyard.core.errors import ModelFileError, RecipeError
+from steelyard.core.errors import ModelFileError, RecipeError, UnsupportedError
 from steelyard.core.run import Run
 from steelyard.model.cost import flops, state_bytes, training_flops
 from steelyard.model.inspect import inspect
@@ -82,6 +82,9 @@ def test_the_same_seed_draws_the_same_weights(tmp_path: Path) -> None:
         ({"tokenizer": {"kind": "words"}}, "kind"),
         ({"mixer": {"sft": {"data": "x"}}}, "`sft` is no mixer"),
         ({"vocabulary": 100}, "the tokenizer has 257 tokens"),
+        ({"vocabulary": 258, "tokenizer": {"kind": "bytes", "special": ["<a>", "<b>"]}}, "the tokenizer has 259 tokens"),
+        ({"mixer": ["attention", "mamba", "lstm"]}, "lists 3 parts for 2 blocks"),
+        ({"channel": ["gated", "none", "moe"]}, "lists 3 parts for 2 blocks"),
         ({"vocabulary": 4095, "tokenizer": {"kind": "bpe", "data": "python"}}, "the tokenizer has 4096 tokens"),
         ({"vocabulary": 399, "tokenizer": {"kind": "unigram", "data": "python", "vocabulary": 400}}, "the tokenizer has 400 tokens"),
     ],
@@ -90,6 +93,13 @@ def test_a_plan_that_cannot_be_is_refused_when_the_recipe_is_read(plan: dict, to
     with pytest.raises(RecipeError) as refused:
         recipe.from_mapping({"new": SMALL | plan})
     assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("plan", [{"width": 2**17, "depth": 64}, {"kind": "encoder_decoder", "width": 2**17, "depth": 64}])
+def test_a_model_larger_than_memory_is_refused_before_a_text_is_read(plan: dict, tmp_path: Path) -> None:
+    it = recipe.from_mapping({"new": plan | {"tokenizer": {"kind": "bpe", "data": str(tmp_path / "absent.txt")}}})
+    with pytest.raises(UnsupportedError, match=r"weights, which take [\d,.]+ GB"):
+        new_model(it.base.plan, Run(tmp_path))  # type: ignore[union-attr]
 
 
 def test_a_vocabulary_smaller_than_the_tokenizers_is_refused(tmp_path: Path) -> None:

@@ -194,6 +194,14 @@ def test_windows_longer_than_the_context_are_refused(corpus, tmp_path):
         trained(corpus, tmp_path / "run", time=65)
 
 
+def test_a_training_that_memory_has_no_room_for_is_refused_before_a_text_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.train.pretrain.pretrain.memory_available", lambda: 4 * 4 * small().trunk.parameter_count())
+    with pytest.raises(UnsupportedError, match=r"5 numbers a weight"):
+        trained(tmp_path / "absent", tmp_path / "run", ema=0.9)
+    with pytest.raises(DataError):
+        trained(tmp_path / "absent", tmp_path / "run")
+
+
 def test_too_little_text_and_no_text_say_so(tmp_path, monkeypatch):
     monkeypatch.setenv("STEELYARD_HOME", str(tmp_path / "home"))
     (tmp_path / "short.txt").write_text("a few words")

@@ -7,6 +7,7 @@ from typing import Any
 
 from steelyard.core.errors import UnsupportedError
 from steelyard.core.fingerprint import digest
+from steelyard.core.hardware import memory_available
 from steelyard.core.run import Run
 from steelyard.core.seeds import derive
 from steelyard.data.texts.opening import look_for, open_texts
@@ -41,8 +42,9 @@ def new_model(plan: DecoderPlan | NewEncoderDecoder, run: Run, name: str = "new"
         name: what a person calls it.
 
     Raises:
-        SteelyardError: a plan that does not fit together, or a tokenizer that cannot be had.
+        SteelyardError: a plan that does not fit together or not into memory, or a tokenizer that cannot be had.
     """
+    _check_memory(plan)
     if isinstance(plan, NewEncoderDecoder):
         return new_encoder_decoder(plan, run, name)
     if (corpus := plan.inputs.learns_from) is not None:
@@ -52,6 +54,16 @@ def new_model(plan: DecoderPlan | NewEncoderDecoder, run: Run, name: str = "new"
     trunk = initialize(trunk_plan.build(), plan, derive(run.seed, "weights")).eval()
     family, config = written(plan, trunk_plan)
     return Model(trunk, family, {**config, **special_ids(tokenizer)}, tokenizer, ChatTemplate(PLAIN_TEMPLATE, {}), name)
+
+
+def _check_memory(plan: DecoderPlan | NewEncoderDecoder) -> None:
+    """Refuses, before a text is read, more weights than there is memory for."""
+    weights = sum(parameter.numel() for parameter in plan.check().parameters())
+    if 4 * weights > (free := memory_available()):
+        raise UnsupportedError(
+            f"the new model has {weights:,} weights, which take {4 * weights / 1e9:,.1f} GB; {free / 1e9:,.1f} GB of memory are free here",
+            do="Lower `width`, `depth` or what its parts are set to, or make it on a larger machine.",
+        )
 
 
 def new_encoder_decoder(plan: NewEncoderDecoder, run: Run, name: str = "new") -> Model:

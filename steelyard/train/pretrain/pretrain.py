@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field, model_validator
 from steelyard.core.errors import RecipeError, SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.get import home
+from steelyard.core.hardware import memory_available
 from steelyard.core.levers import Lever
 from steelyard.core.protocols import AnswerSettings
 from steelyard.core.run import Run
@@ -164,6 +165,8 @@ class Pretrain(Lever):
         if self.compile:
             check_compiler(device)
         crew = company(device)
+        if device.type == "cpu" and self.parallel == "data":
+            self._check_memory(model)
         if not isinstance(crew, Alone) and self.parallel == "sharded" and self.sample_every:
             raise UnsupportedError("a model whose weights are shared out cannot write samples", do="Leave `sample_every` out.")
         tokens, record = self._tokens(model, stream, run)
@@ -238,6 +241,18 @@ class Pretrain(Lever):
         told = ", ".join(f"{rate:g}: {'out' if loss is None else f'{loss:.3f}'}" for rate, loss in losses.items())
         run.say(f"learning rate {best:g} (validation loss after {self.trial:.0%} of the budget: {told})")
         return replace(settings, learning_rate=best), {"learning_rate": best, "rates": {f"{rate:g}": loss for rate, loss in losses.items()}}
+
+    def _check_memory(self, model: Model) -> None:
+        """Refuses, before a text is read, what the weights' copy, gradients, moments and mean surely have no room for."""
+        moments = 1 if self.optimizer == "muon" else 2
+        copies = 2 + moments + (self.ema is not None)
+        needed, free = 4 * copies * model.trunk.parameter_count(), memory_available()
+        if needed > free:
+            raise UnsupportedError(
+                f"training {model.trunk.parameter_count():,} weights takes {needed / 1e9:,.1f} GB besides the model ({copies} numbers a "
+                f"weight); {free / 1e9:,.1f} GB of memory are free here",
+                do="Train a smaller model or adapters (`sft`), leave `ema` out, or use a larger machine.",
+            )
 
     def _checked_time(self, model: Model) -> int:
         if "lm" not in model.trunk.heads or model.tokenizer is None:
