@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import threading
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_engines import Heard, generation, scheduler, talker
+from tiny_engines import WAIT, Heard, generation, scheduler, talker
 from toy_recurrence import recurrent_talker
 
 from steelyard.core.errors import BusyError, SteelyardError
@@ -152,15 +152,22 @@ def test_an_answer_that_takes_too_long_ends_as_it_is():
 def test_more_requests_than_may_wait_are_refused_and_those_before_them_answered():
     with Engine(talker(), slots=1, context=256, queue=2) as engine:
         heard = [Heard() for _ in range(3)]
-        first = engine.submit("Hello", dataclasses.replace(SETTINGS, max_tokens=200), heard[0])
-        deadline = time.monotonic() + 30
-        while not first.generated and time.monotonic() < deadline:
-            time.sleep(0.001)
+        begun, asked = threading.Event(), threading.Event()
+
+        def held(event) -> None:
+            """Keeps the first answer under way until the others have asked."""
+            heard[0](event)
+            begun.set()
+            asked.wait(WAIT)
+
+        first = engine.submit("Hello", dataclasses.replace(SETTINGS, max_tokens=200), held)
+        assert begun.wait(WAIT)
         for listener in heard[1:]:
             engine.submit("Hello", SETTINGS, listener)
         with pytest.raises(BusyError, match="wait"):
             engine.submit("Hello", SETTINGS, Heard())
         first.cancel()
+        asked.set()
         assert [listener.wait().reason for listener in heard] == ["cancelled", "length", "length"]
 
 
