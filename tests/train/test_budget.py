@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import RecipeError, SteelyardError
 from steelyard.core.run import Run
+from steelyard.train import clock
 from steelyard.train.budget import Budget, one_budget
 from steelyard.train.schedule import rate_share
 from steelyard.train.trainer import Progress, TrainerSettings, train
@@ -33,18 +34,21 @@ def test_training_ends_with_the_step_that_reaches_the_budget(tmp_path, budget, s
     assert progress.tokens == steps * TOKENS and progress.flops == 100 * progress.tokens == lines[-1]["flops"]
 
 
-def test_a_budget_of_seconds_counts_seconds_in_steps_alone(tmp_path):
-    line = Line()
+def test_a_budget_of_seconds_counts_seconds_in_steps_alone(tmp_path, monkeypatch):
+    line, now = Line(), [0.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def slow(batch):
-        time.sleep(0.02)
+        now[0] += 0.25
         return line.loss(batch)
 
-    sampled = []
-    chosen = TrainerSettings(learning_rate=0.1, seconds=0.3, sample_every=1)
-    progress = train(line, slow, Endless(), chosen, Run(tmp_path), sample=lambda: sampled.append(time.sleep(0.1)) or ["x"])
-    assert progress.seconds >= 0.3
-    assert 3 <= progress.step <= 15 and len(sampled) == progress.step
+    def sample():
+        now[0] += 1.0
+        return ["x"]
+
+    chosen = TrainerSettings(learning_rate=0.1, seconds=3, sample_every=1)
+    progress = train(line, slow, Endless(), chosen, Run(tmp_path), sample=sample)
+    assert (progress.step, progress.seconds, now[0]) == (12, 3.0, 15.0)
 
 
 @pytest.mark.parametrize("unit", ["tokens", "flops"])
