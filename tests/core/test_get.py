@@ -243,7 +243,7 @@ def test_what_a_killed_process_left_beside_a_complete_package_goes(tiny: KnownPa
 
 def test_processes_at_once_do_not_collide(tiny: KnownPackage, place: Path) -> None:
     processes = [subprocess.Popen(script(place, tiny), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    results = [process.communicate(timeout=60) for process in processes]
+    results = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], results
     assert len({out for out, _ in results}) == 1
     assert verify(NAME)
@@ -253,11 +253,11 @@ def test_the_lock_outlives_a_killed_parent_while_pip_still_writes(tmp_path: Path
     if sys.platform == "win32":
         pytest.skip("descriptors are not inherited on Windows")
     store = get_store.Store(KnownPackage("x", "corpus", "", "", "", "", 0, ()), tmp_path)
+    started = time.monotonic()
     with store.locked(quiet) as lock:
         child = subprocess.Popen(["sleep", "0.6"], pass_fds=(lock,))
-    started = time.monotonic()
     with store.locked(quiet):
-        assert time.monotonic() - started > 0.2
+        assert time.monotonic() - started > 0.6
     child.wait()
 
 
@@ -471,7 +471,7 @@ def run_hub(place: Path, code: str, **environment: str) -> subprocess.CompletedP
     settings = os.environ | {"HF_HOME": str(place / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | environment
     settings.pop("HF_TOKEN", None)
     program = f"from steelyard.core.get import locate, verify\nfrom steelyard.core.errors import DownloadError\n{code}"
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=settings, timeout=60)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=settings, timeout=240)
 
 
 SHOW = "path = locate('hf:acme/tiny')\nprint(sorted(p.name for p in path.iterdir()))\nprint(verify('hf:acme/tiny') == path)"
