@@ -510,7 +510,7 @@ engine.submit([1, 2, 3], AnswerSettings(max_tokens=1000, ignore_eos=True), lambd
 def test_a_program_may_end_without_closing_its_engine():
     paths = os.pathsep.join(str(Path(__file__).parents[up]) for up in (0, 1))
     done = subprocess.run(
-        [sys.executable, "-c", ENDS_WITHOUT_CLOSING], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", ENDS_WITHOUT_CLOSING], env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=240
     )
     assert (done.returncode, done.stderr) == (0, "")
 

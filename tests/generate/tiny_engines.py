@@ -17,7 +17,7 @@ from steelyard.generate.sequences import Generation
 from steelyard.generate.spec import EngineSpec
 from steelyard.model.model import Model
 
-WAIT = 60.0
+WAIT = 240.0
 """Seconds after which a test gives up on an answer; none takes nearly so long."""
 
 

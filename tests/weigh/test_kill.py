@@ -18,7 +18,7 @@ from steelyard.weigh.report.json import quality_part
 from steelyard.weigh.report.report import Report
 from steelyard.weigh.runner import weigh
 
-PATIENCE = 120.0  # seconds for a process to start and answer on a busy machine
+PATIENCE = 240.0  # seconds for a process to start and answer on a busy machine
 
 
 @pytest.fixture(scope="module")
