@@ -37,6 +37,7 @@ WRONG = {
     "leave none of 2 to loop": ["new.stack={recurrent_depth: {prelude: 2}}"],
     "more than the whole budget": ["steps.pretrain.schedule=wsd", "steps.pretrain.warmup=0.6", "steps.pretrain.decay=0.5"],
     "needs a `validation` share": ["steps.pretrain.validation=0", "steps.pretrain.validate_every=5"],
+    "an encoder-decoder learns from pairs": ["new={kind: encoder_decoder, width: 32, depth: 2}"],
     "one budget": ["steps.pretrain.seconds=5"],
 }
 

@@ -130,14 +130,14 @@ class Pretrain(Lever):
         return self
 
     def fits(self, plan: Any) -> None:
-        """Refuses windows that the new model cannot read, or that some of its heads could learn nothing from."""
-        sides = [plan.encoder, plan.decoder] if hasattr(plan, "encoder") else [plan]
-        context = min(side.context for side in sides)
-        if self.time is not None and self.time > context:
+        """Refuses an encoder-decoder, windows that the new model cannot read, and those that some of its heads could learn nothing from."""
+        if hasattr(plan, "encoder"):
+            raise RecipeError("an encoder-decoder learns from pairs, not from plain text", do="Train it with `sft: {full: true, ...}`.")
+        if self.time is not None and self.time > plan.context:
             raise RecipeError(
-                f"`time` is {self.time}, but the new model reads at most {context} tokens", do="Lower it, or raise `context`."
+                f"`time` is {self.time}, but the new model reads at most {plan.context} tokens", do="Lower it, or raise `context`."
             )
-        ahead = getattr(sides[-1].head, "tokens", 1)
+        ahead = getattr(plan.head, "tokens", 1)
         if self.time is not None and ahead > self.time:
             raise RecipeError(
                 f"{ahead} tokens ahead cannot be learned in windows of {self.time} tokens", do=f"Ask the head for at most {self.time}."
