@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
+import threading
+import time
 
 import pytest
 import torch
@@ -59,16 +62,32 @@ def test_an_empty_answer_that_a_form_ends_has_no_speed():
             asyncio.run(timed_answer(arm, [Message("user", "hello")], 12))
 
 
-def timed_through(*replies):
-    with serving(*replies) as fake:
-        answerer = EndpointAnswerer(fake.url, "some-model", whole=True)
+def timed_through(reply, kind=EndpointAnswerer):
+    with serving(reply) as fake:
+        answerer = kind(fake.url, "some-model", whole=True)
         as_it_comes(answerer)
         return asyncio.run(timed_answer(OpenArm("far", answerer, "far"), [Message("user", "hello")], 12))
 
 
 def test_an_endpoints_tokens_are_timed_as_they_come():
-    timed = timed_through(stream(says("He"), says("llo"), says("", "stop"), USAGE, pause=0.05))
-    assert len(timed["gaps"]) == 1 and timed["decode_seconds"] >= 0.04 and timed["decoded"] == 1
+    heard, begun = threading.Event(), time.monotonic()
+
+    class Heard(EndpointAnswerer):
+        async def answer(self, *asked, **how):
+            async for event in super().answer(*asked, **how):
+                yield event
+                heard.set()  # whoever listens has looked at the clock
+
+    def hesitates(handler):
+        stream(says("He"), done=False)(handler)
+        heard.wait(60)
+        time.sleep(max(0.05, 0.05 * (time.monotonic() - begun)))  # a share of the whole that no slow start makes small
+        for frame in (says("llo"), says("", "stop"), USAGE):
+            handler.wfile.write(b"data: " + json.dumps(frame).encode() + b"\n\n")
+        handler.wfile.write(b"data: [DONE]\n\n")
+
+    timed = timed_through(hesitates, Heard)
+    assert len(timed["gaps"]) == 1 and timed["decode_seconds"] >= 0.05 and timed["decoded"] == 1
 
 
 def test_an_endpoint_that_tells_all_at_once_is_timed_as_a_whole():
