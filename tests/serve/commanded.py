@@ -35,7 +35,7 @@ class Commanded:
 
 
 @contextlib.contextmanager
-def commanded(options: Sequence[str], patience: float = 120, **environment: str) -> Iterator[Commanded]:
+def commanded(options: Sequence[str], patience: float = 300, **environment: str) -> Iterator[Commanded]:
     """Starts it on a free port, and kills it in the end or when `patience` seconds are over: it must not hold up the tests."""
     command = [*COMMAND, *options, "--port", "0"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}) as process:
@@ -55,7 +55,7 @@ def commanded(options: Sequence[str], patience: float = 120, **environment: str)
             process.kill()
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     """Waits for something to hold; a test that waits in vain fails."""
     end = time.monotonic() + seconds
     while not holds():
