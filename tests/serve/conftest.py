@@ -21,7 +21,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
     """`tiny` (a chat model), `tooled` (one whose template takes tools, and that can fill in a middle), `encoder`."""
     folder = tmp_path_factory.mktemp("api")
     saved_talker(folder / "tiny", max_position_embeddings=2048)
-    saved_talker(folder / "tooled", template=TOOLED, special=TOKENS, max_position_embeddings=2048)
+    saved_talker(folder / "tooled", template=TOOLED, special=TOKENS, max_position_embeddings=16_384)  # room for answers without an end
     saved_encoder(folder / "encoder")
     models = [
         ServedModel("tiny", str(folder / "tiny"), slots=2, threads=1),
@@ -36,3 +36,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(request: pytest.FixtureRequest) -> None:
+    """A test of a server begins with none of the answers that the one before it did not wait for: they would take slots and energy."""
+    if "server" in request.fixturenames:
+        request.getfixturevalue("server").settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class LiveServer:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), daemon=True)
         self._thread.start()
-        assert self._started.wait(120), "the server did not start"
+        assert self._started.wait(300), "the server did not start"
         if self._error is not None:
             raise self._error
         key = self.settings.key
@@ -75,6 +76,19 @@ class LiveServer:
     def run(self, awaited: Any, seconds: float = 60) -> Any:
         """What is awaited, on the server's own loop."""
         return asyncio.run_coroutine_threadsafe(awaited, self._loop).result(seconds)
+
+    def settle(self, seconds: float = 60) -> None:
+        """Waits until no answer is under way: who left is gone a moment later."""
+
+        async def busy() -> bool:
+            status = await self.engine.status()
+            models = status.get("models", {}).values()
+            return bool(status.get("under_way") or any(model["active"] + model["waiting"] for model in models))
+
+        until = time.monotonic() + seconds
+        while self.engine.keeper.waiting or self.run(busy()):
+            assert time.monotonic() < until, "answers are under way that nobody waits for"
+            time.sleep(0.01)
 
     def close(self) -> None:
         self.client.close()

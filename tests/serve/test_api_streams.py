@@ -27,7 +27,7 @@ HI = [{"role": "user", "content": "hi"}]
 LONG = {"model": "tiny", "messages": HI, "max_tokens": 2000, "ignore_eos": True, "stream": True}
 
 
-def _patiently(condition: Any, seconds: float = 30) -> bool:
+def _patiently(condition: Any, seconds: float = 60) -> bool:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if condition():
@@ -75,7 +75,7 @@ def test_a_client_that_leaves_frees_its_slot_at_once(server: LiveServer) -> None
     with server.client.stream("POST", "/v1/chat/completions", json={**LONG, "n": 2}) as response:
         assert _active(server) > 0
         next(response.iter_lines())
-    assert _patiently(lambda: _active(server) == 0, 10)
+    assert _patiently(lambda: _active(server) == 0)
 
 
 def test_a_client_that_leaves_before_the_whole_answer_frees_its_slot_too(server: LiveServer) -> None:
@@ -83,8 +83,8 @@ def test_a_client_that_leaves_before_the_whole_answer_frees_its_slot_too(server:
     with socket.create_connection((server.client.base_url.host, server.client.base_url.port)) as connection:
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
-        assert _patiently(lambda: _active(server) > 0, 10)
-    assert _patiently(lambda: _active(server) == 0, 10)
+        assert _patiently(lambda: _active(server) > 0)
+    assert _patiently(lambda: _active(server) == 0)
 
 
 def test_a_stream_can_be_taken_up_where_its_line_broke(server: LiveServer) -> None:
@@ -109,7 +109,7 @@ def test_a_kept_stream_ends_when_it_is_deleted_and_others_are_not_kept(server: L
         id = response.headers["X-Steelyard-Stream"]
     assert _active(server) == 1  # it goes on without a client
     assert server.client.delete(f"/v1/streams/{id}").status_code == 204
-    assert _patiently(lambda: _active(server) == 0, 10)
+    assert _patiently(lambda: _active(server) == 0)
     assert server.client.get(f"/v1/streams/{id}").status_code == 404
     response = server.post("/v1/chat/completions", {**LONG, "max_tokens": 3})
     assert "X-Steelyard-Stream" not in response.headers

@@ -38,7 +38,7 @@ def test_an_answer_says_what_it_took_whole_and_streamed(server: LiveServer, path
 
 
 def test_answers_at_once_share_and_say_so(server: LiveServer) -> None:
-    body = {"model": "tiny", "prompt": "hi", "max_tokens": 300, "ignore_eos": True}
+    body = {"model": "tiny", "prompt": "hi", "max_tokens": 1000, "ignore_eos": True}
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: checked(server.post("/v1/completions", body).json()["usage"]), range(2)))
     assert all(took["shared"] for took in both)

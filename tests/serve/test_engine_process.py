@@ -48,6 +48,8 @@ from tests.tiny_talker import CHATML, tiny_tokenizer
 HI = (Message("user", "hi"),)
 SHORT = AnswerSettings(max_tokens=5, token_events=True, alternatives=2)
 LONG = AnswerSettings(max_tokens=220, ignore_eos=True)
+ENDLESS = AnswerSettings(max_tokens=15_000, ignore_eos=True)
+"""To `tooled`: whoever leaves, or is refused meanwhile, does so before its end, however slow the machine is."""
 TOOL_TEMPLATE = (
     "{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}{% if messages[0].role == 'tool' %}{{ raise_exception('who asked?') }}{% endif %}"
     + CHATML
@@ -70,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(folder: Path) -> Iterator[Running]:
     saved_talker(folder / "tiny")
     saved_talker(folder / "made", [{"constraint": {"regex": "yes|no"}}, {"prompt": {"system": "Be brief."}}], seed=1)
-    saved_talker(folder / "tooled", template=TOOL_TEMPLATE)
+    saved_talker(folder / "tooled", template=TOOL_TEMPLATE, max_position_embeddings=16_384)
     saved_encoder(folder / "encoder")
     (folder / "documents").mkdir()
     (folder / "documents" / "vltava.txt").write_text("Prague lies on the Vltava. The Vltava flows into the Elbe.")
@@ -380,7 +382,7 @@ def test_two_models_of_one_name_are_refused() -> None:
 def test_leaving_early_frees_the_slot_at_once(running: Running) -> None:
     async def leave() -> dict[str, Any]:
         before = (await quiet(running.engine))["models"]["tooled"]["tokens"]
-        async with aclosing(running.engine.answerer("tooled").answer(HI, LONG)) as events:  # type: ignore[type-var]
+        async with aclosing(running.engine.answerer("tooled").answer(HI, ENDLESS)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Text):
                     break
@@ -388,21 +390,21 @@ def test_leaving_early_frees_the_slot_at_once(running: Running) -> None:
         status = await quiet(running.engine)
         return {"made": status["models"]["tooled"]["tokens"] - before}
 
-    assert 0 < running.run(leave())["made"] < 220
+    assert 0 < running.run(leave())["made"] < ENDLESS.max_tokens
     assert answered(running, name="tooled").usage
 
 
 def test_leaving_before_the_first_token_and_under_a_wrap_frees_the_slot_too(running: Running) -> None:
     async def leave() -> None:
-        answerer = running.engine.answerer("tooled")
+        answerer, before = running.engine.answerer("tooled"), (await quiet(running.engine))["models"]["tooled"]["tokens"]
         for levers in ((), (parse({"prompt": "x"}),)):
             for patience in (0.0, 0.001, 0.02):
-                task = asyncio.create_task(collect(answerer.answer(HI, LONG, levers=levers)))
+                task = asyncio.create_task(collect(answerer.answer(HI, ENDLESS, levers=levers)))
                 await asyncio.sleep(patience)
                 task.cancel()
                 await asyncio.wait([task])
         status = await quiet(running.engine)
-        assert status["models"]["tooled"]["tokens"] < 6 * 220
+        assert status["models"]["tooled"]["tokens"] - before < ENDLESS.max_tokens
 
     running.run(leave())
 
@@ -410,7 +412,7 @@ def test_leaving_before_the_first_token_and_under_a_wrap_frees_the_slot_too(runn
 def test_more_than_slots_and_queue_are_refused_as_busy_and_may_come_again(running: Running) -> None:
     async def crowd() -> int:
         answerer = running.engine.answerer("tooled")
-        tasks = [asyncio.create_task(collect(answerer.answer(HI, LONG))) for _ in range(4)]
+        tasks = [asyncio.create_task(collect(answerer.answer(HI, ENDLESS))) for _ in range(4)]
         await asyncio.sleep(0)
         refused = 0
         for _ in range(2):
@@ -430,7 +432,7 @@ def test_more_than_slots_and_queue_are_refused_as_busy_and_may_come_again(runnin
 def test_who_waits_too_long_for_a_first_token_is_told_so_and_leaves_the_queue(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     async def wait() -> None:
         answerer = running.engine.answerer("tooled")  # one slot
-        long = [asyncio.create_task(collect(answerer.answer(HI, LONG))) for _ in range(3)]
+        long = [asyncio.create_task(collect(answerer.answer(HI, ENDLESS))) for _ in range(3)]
         await asyncio.sleep(0.02)
         monkeypatch.setattr(running.engine.keeper, "wait", 0.005)
         with pytest.raises(BusyError, match="not begun within 0.005 s"):
@@ -485,12 +487,12 @@ def test_a_crash_is_told_to_those_under_way_and_the_engine_comes_back_by_itself(
 
         async def listen() -> list[Event]:
             events = []
-            async for event in engine.answerer("tiny").answer(HI, LONG):
+            async for event in engine.answerer("tooled").answer(HI, ENDLESS):
                 events.append(event)
                 first.set()
             return events
 
-        listening = [asyncio.create_task(listen()) for _ in range(3)]  # one of them waits for a slot
+        listening = [asyncio.create_task(listen()) for _ in range(3)]  # two of them wait for a slot
         await first.wait()
         pid = engine.pid
         assert pid is not None

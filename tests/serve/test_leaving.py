@@ -12,7 +12,7 @@ from typing import Any
 from tests.serve.live_server import LiveServer
 
 HI = [{"role": "user", "content": "hi"}]
-LONG = {"model": "tooled", "messages": HI, "max_tokens": 1900, "ignore_eos": True, "stream": True, "steelyard": {"resumable": True}}
+LONG = {"model": "tooled", "messages": HI, "max_tokens": 15_000, "ignore_eos": True, "stream": True, "steelyard": {"resumable": True}}
 
 
 def patiently(condition: Callable[[], bool], seconds: float = 60) -> bool:

@@ -26,7 +26,7 @@ from tests.tiny_talker import tiny_talker
 
 HI = (Message("user", "one two one two one"),)
 GREEDY = AnswerSettings(max_tokens=12, token_events=True, ignore_eos=True)
-LONG = AnswerSettings(max_tokens=1900, ignore_eos=True)
+LONG = AnswerSettings(max_tokens=15_000, ignore_eos=True)
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Running]:
-    saved_talker(folder / "tiny", num_hidden_layers=4, max_position_embeddings=2048)
-    saved_talker(folder / "small", seed=1, max_position_embeddings=2048)
+    saved_talker(folder / "tiny", num_hidden_layers=4, max_position_embeddings=16_384)
+    saved_talker(folder / "small", seed=1, max_position_embeddings=16_384)
     models = [ServedModel("tiny", str(folder / "tiny"), slots=2), ServedModel("small", str(folder / "small"), slots=2)]
     running = Running(models, queue=8)
     yield running

@@ -19,7 +19,7 @@ from tests.serve.live_server import LiveServer
 
 HI = [{"role": "user", "content": "hi"}]
 SHORT = {"model": "tiny", "messages": HI, "max_tokens": 3, "ignore_eos": True}
-LONG = {**SHORT, "model": "tooled", "max_tokens": 1900, "stream": True, "steelyard": {"resumable": True}}
+LONG = {**SHORT, "model": "tooled", "max_tokens": 15_000, "stream": True, "steelyard": {"resumable": True}}
 IDLE = 200
 
 

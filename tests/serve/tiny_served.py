@@ -56,7 +56,7 @@ class Running:
         self.engine = EngineProcess(models, say=self.said.append, **settings)
         self.run(self.engine.start())
 
-    def run(self, awaited: Awaitable[T], seconds: float = 120) -> T:
+    def run(self, awaited: Awaitable[T], seconds: float = 300) -> T:
         """What is awaited, within some patience: a test that hangs says so."""
 
         async def waited() -> T:
