@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -247,9 +248,16 @@ def parse_try(text: str) -> list[Lever]:
 
 
 def parse_try_item(item: str) -> Lever:
-    """The lever one item of a `--try` stands for."""
+    """The lever one item of a `--try` stands for. A value that will not do as text is read as JSON: `kv_cache:4`, `"dola:[1, 2]"`."""
     name, colon, value = (part.strip() for part in item.partition(":"))
-    return parse({name: value} if colon else name, where=f"--try {item}")
+    try:
+        return parse({name: value} if colon else name, where=f"--try {item}")
+    except RecipeError:
+        try:
+            return parse({name: json.loads(value)}, where=f"--try {item}")
+        except (ValueError, RecursionError, RecipeError):
+            pass
+        raise
 
 
 def split_try(text: str) -> list[str]:

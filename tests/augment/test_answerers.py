@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 from tiny_talker import tiny_talker
@@ -19,7 +18,7 @@ ASKED = [Message("user", "Hello?")]
 
 @pytest.fixture(scope="module")
 def engine():
-    with Engine(tiny_talker(max_position_embeddings=1024), slots=2, deterministic=True) as engine:
+    with Engine(tiny_talker(max_position_embeddings=16_384), slots=2, deterministic=True) as engine:
         yield engine
 
 
@@ -53,16 +52,16 @@ def test_many_answers_at_once_are_each_their_own(engine):
 
 
 def idle(engine: Engine) -> bool:
-    """Whether the engine's slots come free within some seconds: a short request is answered in the middle of long ones."""
+    """Whether the engine's slots come free: a short request is answered long before long ones would have ended."""
     done = threading.Event()
     engine.submit(ASKED, AnswerSettings(max_tokens=1), lambda event: done.set() if isinstance(event, Done) else None)
-    return done.wait(5)
+    return done.wait(60)
 
 
 @pytest.mark.parametrize("way", ["closed", "cancelled", "never begun"])
 def test_an_answer_nobody_waits_for_frees_its_slot(engine, way):
     async def leave():
-        settings = AnswerSettings(max_tokens=900, ignore_eos=True)
+        settings = AnswerSettings(max_tokens=16_000, ignore_eos=True)
         events = [LocalAnswerer(engine).answer(ASKED, settings) for _ in range(4)]
         if way == "closed":
             for one in events:
@@ -79,14 +78,13 @@ def test_an_answer_nobody_waits_for_frees_its_slot(engine, way):
                 await one.aclose()
 
     asyncio.run(leave())
-    begun = time.monotonic()
-    assert idle(engine), f"still busy after {time.monotonic() - begun:.1f} s"
+    assert idle(engine)
 
 
 def test_what_is_wrong_is_raised_before_the_first_event(engine):
     local = LocalAnswerer(engine)
     with pytest.raises(ContextLengthError):
-        asyncio.run(collect(local.answer([Message("user", "x" * 5000)], AnswerSettings())))
+        asyncio.run(collect(local.answer([Message("user", "x" * 20_000)], AnswerSettings())))
     with pytest.raises(SteelyardError):
         asyncio.run(collect(local.answer(ASKED, AnswerSettings(temperature=-1))))
 
@@ -100,8 +98,8 @@ def test_scores_are_those_of_the_assistants_next_words(engine):
 
 def test_room_is_what_the_context_has_left(engine):
     local = LocalAnswerer(engine)
-    assert room(local, ASKED) == 1024 - len(engine.encode(ASKED))
-    assert room(local, [Message("user", "x" * 5000)]) < 0
+    assert room(local, ASKED) == 16_384 - len(engine.encode(ASKED))
+    assert room(local, [Message("user", "x" * 20_000)]) < 0
     assert count(local, "abc") == 3
 
 

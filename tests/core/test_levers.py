@@ -201,6 +201,14 @@ def test_a_try_sets_the_main_value(demo: Path) -> None:
     assert levers.parse_try("demo_rescale:0.25")[0].settings["factor"] == 0.25
 
 
+def test_numbers_among_choices_and_lists_are_set_by_a_try_and_text_stays_text() -> None:
+    kept, whole, layers, text = levers.parse_try('kv_cache:2,quantize:4,"dola:[1, 2]",prompt:8')
+    assert (kept.settings["bits"], whole.settings["bits"], text.settings["system"]) == (2, 4, "8")
+    assert list(layers.settings["layers"]) == [1, 2]
+    with pytest.raises(RecipeError, match=r"--try kv_cache:3: kv_cache: `bits`: input should be 2, 4, 8 or 16 \(given '3'\)"):
+        levers.parse_try("kv_cache:3")
+
+
 def chain(*names: str) -> list[levers.Lever]:
     return [levers.parse(name) for name in names]
 

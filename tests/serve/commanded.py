@@ -27,7 +27,7 @@ class Commanded:
 
     def client(self, key: str | None = None) -> httpx.Client:
         """A client, with the key if there is one."""
-        return httpx.Client(base_url=self.url, timeout=60, headers={"Authorization": f"Bearer {key}"} if key else {})
+        return httpx.Client(base_url=self.url, timeout=240, headers={"Authorization": f"Bearer {key}"} if key else {})
 
     def told(self) -> str:
         """All it has written to standard error so far."""

@@ -41,7 +41,7 @@ class LiveServer:
             raise self._error
         key = self.settings.key
         headers = {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
-        self.client = httpx.Client(base_url=self.url, timeout=60, headers=headers)
+        self.client = httpx.Client(base_url=self.url, timeout=240, headers=headers)
 
     async def _serve(self) -> None:
         store = None

@@ -141,7 +141,7 @@ def test_one_bad_request_disturbs_no_other(server: LiveServer) -> None:
     alone = _frames(server.post("/v1/chat/completions", good).text)
 
     async def together() -> list[httpx.Response]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=240) as client:
             bad = [{**LONG, "temperature": 9}, {**LONG, "messages": [{"role": "user", "content": "x" * 9000}]}, {"nothing": 1}]
             return await asyncio.gather(*[client.post("/v1/chat/completions", json=body) for body in (good, *bad)])
 
@@ -255,7 +255,7 @@ def test_a_slow_reader_holds_the_writer_up() -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_stream_is_whole_for_clients_of_either_version_of_http(server: LiveServer, version: str) -> None:
     body = json.dumps({**LONG, "max_tokens": 40, "seed": 3}).encode()
-    with socket.create_connection((server.client.base_url.host, server.client.base_url.port), timeout=60) as connection:
+    with socket.create_connection((server.client.base_url.host, server.client.base_url.port), timeout=240) as connection:
         lines = [f"POST /v1/chat/completions HTTP/{version}", "Host: 127.0.0.1", "Connection: close", f"Content-Length: {len(body)}"]
         connection.sendall("\r\n".join([*lines, "Content-Type: application/json", "", ""]).encode() + body)
         answer = http.client.HTTPResponse(connection)

@@ -44,7 +44,7 @@ def begun(server: LiveServer, name: str) -> str:
 
 def settled(server: LiveServer, index: str) -> dict[str, Any]:
     """An index once nothing is under way."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while time.monotonic() < until:
         shown = server.client.get(f"/api/indexes/{index}").json()
         if shown["progress"] is None:

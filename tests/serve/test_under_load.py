@@ -65,7 +65,7 @@ def test_two_hundred_silent_streams_are_held_while_another_request_is_answered(s
 
     async def crowd() -> None:
         async with (
-            httpx.AsyncClient(base_url=server.url, timeout=120, limits=httpx.Limits()) as client,
+            httpx.AsyncClient(base_url=server.url, timeout=240, limits=httpx.Limits()) as client,
             contextlib.AsyncExitStack() as open,
         ):
 
@@ -145,7 +145,7 @@ def test_a_client_may_go_away_at_every_point_of_a_request_and_of_its_stream(serv
 
 def test_more_than_the_queue_promises_is_refused_at_once_and_told_when_to_come_again(server: LiveServer) -> None:
     async def crowd() -> list[tuple[int, str, bytes]]:
-        async with httpx.AsyncClient(base_url=server.url, timeout=120) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=240) as client:
 
             async def ask() -> tuple[int, str, bytes]:
                 async with client.stream("POST", "/v1/chat/completions", json={**LONG, "steelyard": {}}) as response:

@@ -67,7 +67,7 @@ class World:
     """Things of one user, made when they are first asked for."""
 
     def __init__(self, server: LiveServer, key: str):
-        self.client = httpx.Client(base_url=server.url, timeout=60, verify=False, headers={"Authorization": f"Bearer {key}"})
+        self.client = httpx.Client(base_url=server.url, timeout=240, verify=False, headers={"Authorization": f"Bearer {key}"})
         self.made: dict[str, str] = {}
 
     def __getitem__(self, kind: str) -> str:
@@ -314,7 +314,7 @@ def test_a_file_of_users_that_is_not_right_is_refused_without_quoting_a_key(tmp_
 
 def test_a_session_opens_reports_and_nothing_else(shared: LiveServer) -> None:
     key = {"Authorization": f"Bearer {ANN}"}
-    with httpx.Client(base_url=shared.url, timeout=60) as browser:
+    with httpx.Client(base_url=shared.url, timeout=240) as browser:
         assert browser.post("/api/reports/session").status_code == 401
         opened = browser.post("/api/reports/session", headers=key)
         told = opened.headers["set-cookie"].lower()

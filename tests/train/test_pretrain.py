@@ -15,7 +15,10 @@ from tiny_talker import tiny_talker
 from steelyard.core.errors import DataError, RecipeError, SteelyardError, UnsupportedError
 from steelyard.core.levers import make as make_lever
 from steelyard.core.run import Run
+from steelyard.model.load import load
+from steelyard.model.new import DecoderPlan
 from steelyard.train import checkpoints
+from steelyard.train.pretrain.new import new_model
 from steelyard.train.pretrain.pretrain import Pretrain
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
@@ -111,6 +114,17 @@ def test_validation_text_is_the_last_and_never_learned(corpus, tmp_path, monkeyp
     ((learned, kept),) = met
     assert kept.tokens.first == len(learned.tokens) and len(kept.tokens) == pytest.approx(len(learned.tokens) / 3, abs=2)
     assert len(list(kept.iterate())) == 3
+
+
+@pytest.mark.parametrize("mixer", ["s4", "monarch"])
+def test_mixers_that_keep_filters_are_validated_and_used_with_those_of_the_learned_weights(corpus, tmp_path, mixer):
+    plan = DecoderPlan.model_validate({"width": 16, "depth": 1, "context": 32, "mixer": mixer})
+    made = trained(corpus, tmp_path / "run", new_model(plan, Run(tmp_path / "new")), steps=6, learning_rate=0.05, validate_every=2)
+    made.save(tmp_path / "saved")
+    again = load(tmp_path / "saved")
+    assert torch.equal(made.logits([[1, 2, 3, 4]]), again.logits([[1, 2, 3, 4]]))
+    measured = trained(corpus, tmp_path / "next", again, steps=1).record["training"][1]["result"]["validation_before"]
+    assert made.record["training"][0]["result"]["validation_loss"] == pytest.approx(measured, abs=1e-6)
 
 
 def test_samples_are_written_down_and_change_nothing(corpus, tmp_path):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
 
 class Kept:
-    """Holds values until a parameter is another one or has been changed in place."""
+    """Holds values until a parameter is another one, has been changed in place or is about to learn (`Keeping`)."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
         self.parameters: tuple[Tensor, ...] = ()  # held, so that no other one can stand where one of them stood
         self.marks: list[tuple[int, int]] = []
         self.values: dict[Hashable, Any] = {}
@@ -30,6 +33,20 @@ class Kept:
         if name not in self.values:
             self.values[name] = make()
         return self.values[name]
+
+
+class Keeping(nn.Module):
+    """A part that keeps values, and forgets them when it is put into training mode: a fused optimizer and weights gathered from several
+    processes change parameters in place without a mark on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept = Kept()
+
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self._kept.forget()
+        return super().train(mode)
 
 
 def bucket(length: int, least: int = 64) -> int:

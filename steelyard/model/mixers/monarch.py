@@ -27,7 +27,7 @@ from steelyard.model.linears.joined import together
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.apart import PiecewisePool, one_by_one
 from steelyard.model.mixers.documents import each_document
-from steelyard.model.mixers.kept import Kept, bucket
+from steelyard.model.mixers.kept import Keeping, bucket
 from steelyard.model.mixers.recurrence import causal_convolution
 from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory
@@ -53,7 +53,7 @@ class MonarchPlan:
         return Monarch(width, self)
 
 
-class Monarch(nn.Module):
+class Monarch(Keeping):
     """x [b, t, width] -> [b, t, width]. Its state is a `PiecewisePool`: inputs in place of keys, z in place of values."""
 
     grid = 1
@@ -73,7 +73,6 @@ class Monarch(nn.Module):
         self.filter_mid = nn.Parameter(torch.empty(plan.inner * plan.inner))
         self.filter_out = nn.Parameter(torch.empty(width * plan.inner))
         self.filter_level = nn.Parameter(torch.ones(width))
-        self._kept = Kept()
         if not self.short.is_meta:
             self.reset(torch.Generator().manual_seed(0))
 

@@ -28,7 +28,7 @@ from steelyard.model.activations import activate
 from steelyard.model.linears.linear import Linear
 from steelyard.model.mixers.apart import apart
 from steelyard.model.mixers.documents import each_document
-from steelyard.model.mixers.kept import Kept, bucket
+from steelyard.model.mixers.kept import Keeping, bucket
 from steelyard.model.mixers.recurrence import Recurrence
 from steelyard.model.parts import Decoder, PartLever
 from steelyard.model.recurrent_state import Memory, RecurrentPool
@@ -53,7 +53,7 @@ class S4Plan:
         return S4(width, self)
 
 
-class S4(Recurrence):
+class S4(Keeping, Recurrence):
     """x [b, t, width] -> [b, t, width]. What belongs to modes is kept flat: it is neither decayed nor ever narrowed, as vectors are."""
 
     parameter_rates = {"log_decay": SLOWLY, "frequency": SLOWLY, "into": SLOWLY, "rank": SLOWLY, "log_step": SLOWLY}
@@ -70,7 +70,6 @@ class S4(Recurrence):
         self.log_step = nn.Parameter(torch.empty(width))
         self.skip = nn.Parameter(torch.ones(width))  # D
         self.output = Linear(width, 2 * width, True)
-        self._kept = Kept()
         if not self.log_step.is_meta:
             self.reset(torch.Generator().manual_seed(0))
 
