@@ -339,8 +339,10 @@ def check_chain(levers: Iterable[Lever], available: Iterable[str], where: str) -
         if missing := lever.needs - have:
             what = f"`{lever.name}` needs {', '.join(sorted(missing))}, which nothing before it provides"
             raise RecipeError(what, where=where, do=_providers(missing))
-        barred = {other.name for other in earlier if lever.name in other.conflicts}
-        if clash := lever.conflicts & (have | {other.name for other in earlier}) | barred:
+        # While decoding no lever comes first, so there a conflict is one both ways; to train and then to quantize is none.
+        gives = lever.provides if lever.stages() == ("decode",) else frozenset()
+        barred = {other.name for other in earlier if other.conflicts & (gives | {lever.name})}
+        if clash := lever.conflicts & (have | {other.name for other in earlier}) or barred:
             raise RecipeError(f"`{lever.name}` conflicts with {', '.join(sorted(clash))}", where=where, do="Put them in arms of their own.")
         have |= lever.provides
         earlier.append(lever)

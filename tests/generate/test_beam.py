@@ -328,6 +328,8 @@ def test_what_cannot_be_searched_is_refused_with_a_reason(model):
         Beam().decode(PromptLookup().decode(EngineSpec(model)))
     with pytest.raises(RecipeError, match="conflicts with speculation"):
         levers.check_chain([PromptLookup(), Beam()], {"weights"}, "arm")
+    with pytest.raises(RecipeError, match="`prompt_lookup` conflicts with beam"):
+        levers.check_chain([Beam(), PromptLookup()], {"weights"}, "arm")
     with Engine.from_spec(spec) as engine, pytest.raises(SteelyardError, match="does not sample"):
         engine.generate([[70]], temperature=0.7)
 
