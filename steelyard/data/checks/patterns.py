@@ -3,7 +3,8 @@
 Python's `re` backtracks, and a pattern such as `(a+)+$` can need longer than the universe on forty letters. Threads
 cannot be stopped, alarms work on the main thread of some systems only, and other engines know other patterns; a process
 can always be ended, and inside it the patterns are exactly Python's. One worker is kept for many checks (about a
-millisecond each) and replaced when it had to be ended.
+millisecond each) and replaced when it had to be ended. The limit is of its processor time, so that a machine that does much
+else decides as one that is idle; the clock only ends what computes nothing, or what no timer of the processor can end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -21,16 +23,23 @@ from dataclasses import dataclass, field
 
 from steelyard.core.errors import SteelyardError
 
-SECONDS = 2.0  # a pattern that has not answered by then counts as one that cannot be decided
+SECONDS = 2.0  # of the processor: a pattern that has not answered by then counts as one that cannot be decided
 PROBE_SECONDS = 1.0
+PATIENCE = 60.0 if hasattr(signal, "setitimer") else 1.0  # as many seconds of the clock for each of these; Windows counts no others
 LONGEST_PATTERN = 2_000  # characters
 LONGEST_TEXT = 200_000  # characters
 
 _WORKER = """
-import json, re, sys
+import json, re, signal, sys
+limit = getattr(signal, "setitimer", lambda which, seconds: None)
+which = getattr(signal, "ITIMER_PROF", None)  # its signal ends the process, even in the middle of a search
+print(flush=True)
 for line in sys.stdin:
-    pattern, text = json.loads(line)
-    print(json.dumps(re.search(pattern, text) is not None), flush=True)
+    pattern, text, seconds = json.loads(line)
+    limit(which, seconds)
+    found = re.search(pattern, text) is not None
+    limit(which, 0)
+    print(json.dumps(found), flush=True)
 """
 
 
@@ -57,17 +66,19 @@ class _Worker:
                     text=True,
                     encoding="ascii",
                 )
+                assert self.process.stdout is not None
+                self.process.stdout.readline()  # it has started, however long that takes
             assert self.process.stdin is not None and self.process.stdout is not None
-            timer = threading.Timer(seconds, self.process.kill)
+            timer = threading.Timer(PATIENCE * seconds, self.process.kill)
             timer.start()
             try:
-                print(json.dumps([pattern, text]), file=self.process.stdin, flush=True)
+                print(json.dumps([pattern, text, seconds]), file=self.process.stdin, flush=True)
                 reply = self.process.stdout.readline()
             except BrokenPipeError:
                 reply = ""
             finally:
                 timer.cancel()
-            if not reply:  # ended by the timer, or by a pattern that needed too much memory
+            if not reply:  # ended by a timer, or by a pattern that needed too much memory
                 self.close()
             return json.loads(reply) if reply else None
 
@@ -115,7 +126,7 @@ def search_within(pattern: str, text: str, seconds: float = SECONDS) -> bool:
     """Whether a pattern is found anywhere in a text, as `re.search` would say.
 
     Raises:
-        PatternTimeout: where it is not decided within `seconds`.
+        PatternTimeout: where it is not decided within `seconds` of a processor.
         SteelyardError: for a text that is no pattern, or texts that are too long.
     """
     if problem := pattern_problem(pattern):
