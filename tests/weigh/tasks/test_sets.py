@@ -156,14 +156,14 @@ def test_the_asked_pair_stands_where_it_is_put_and_the_dial_keeps_it(tmp_path: P
     ],
 )
 def test_a_function_is_right_when_its_tests_pass(answer: str, right: float, parses: float, tmp_path: Path) -> None:
-    task = over(tmp_path, "human_eval", [PROGRAM], seconds=2.0)
+    task = over(tmp_path, "human_eval", [PROGRAM], seconds=2.0 if "while True" in answer else 60.0)  # of the clock
     (sample,) = task.samples(0)
     found = task.score(sample, Output(text=answer, reason="stop"))
     assert (found["right"], found["parses"]) == (right, parses)
 
 
 def test_real_solutions_pass_their_tests_and_broken_ones_do_not(shared_data: Path) -> None:
-    task = registry.make("human_eval", {"path": str(shared_data / "humaneval_first40.jsonl"), "limit": 8})
+    task = registry.make("human_eval", {"path": str(shared_data / "humaneval_first40.jsonl"), "limit": 8, "seconds": 60.0})
     for sample in task.samples(3):
         solution = sample.reference["expected"]
         assert said(task, sample, solution) == 1.0
@@ -196,7 +196,8 @@ def test_a_program_that_cheats_or_reaches_out_does_not_pass(program: str) -> Non
 
 def test_a_program_may_use_the_standard_library_and_its_own_folder(tmp_path: Path) -> None:
     run = run_program(
-        "import collections, re, json\nP = collections.namedtuple('P', 'a')\nopen('own', 'w').write('x')\nassert open('own').read() == 'x'\n"
+        "import collections, re, json\nP = collections.namedtuple('P', 'a')\nopen('own', 'w').write('x')\nassert open('own').read() == 'x'\n",
+        seconds=60.0,
     )
     assert run.passed, run.why
     assert not list(Path.cwd().glob("own"))
