@@ -73,7 +73,7 @@ def next_token_loss(
             parts["z"] = sums[1]
         if hasattr(head, "lessons"):  # heads that predict more than the next token
             for name, further_nd, wanted_n in head.lessons(hidden_btd, targets_bt, segments_bt):
-                step.losses.append((name, in_pieces(measure, table, further_nd, wanted_n).sum() / len(wanted_n)))
+                step.losses.append((name, in_pieces(measure, table, further_nd, wanted_n).sum() / max(1, len(wanted_n))))
         for name, value in step.cached("losses", list):
             weighted = value * len(hidden_nd)
             total = total + weighted

@@ -69,6 +69,15 @@ def test_nothing_is_learned_across_documents_or_of_what_is_not_asked():
     assert not head.lessons(hidden[:, :1], targets[:, :1], None)
 
 
+def test_lines_without_anything_to_learn_still_give_every_head_a_gradient():
+    """A process that gets such a line sends its share of every gradient, for the others wait for it."""
+    trunk, text = made(3).train().requires_grad_(True), ids(1, 9)
+    total, learned, parts = next_token_loss(trunk)(batch_of(text, targets=np.full((1, 8), NOT_LEARNED)))
+    total.backward()
+    assert (total.item(), learned) == (0, 0) and set(parts) == {"token_2", "token_3"}
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in trunk.parameters())
+
+
 def test_gradients_in_pieces_are_those_of_the_whole(monkeypatch):
     trunk, text = made(3).double().train(), ids(3, 21)
     found = []

@@ -11,10 +11,13 @@ import torch
 import torch.multiprocessing as multiprocessing
 from tiny_llama import tiny_llama
 
+from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.run import Run
 from steelyard.data.batching import Batches
 from steelyard.data.encoding import TokenRow
+from steelyard.model.new import DecoderPlan
 from steelyard.train.objectives import next_token_loss
+from steelyard.train.parallel.processes import Together, parallelize
 from steelyard.train.trainer import TrainerSettings, train
 
 SETTINGS = {"learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.1, "average": 0.9, "accumulation": 2, "validate_every": 4}
@@ -113,3 +116,24 @@ def test_sharded_weights_are_shared_out_and_the_others_are_not(two):
         whole = 2.0 if name == "data" else 1.0
         assert sum(share[name] for share in shares) == pytest.approx(whole, abs=0.01)
         assert shares[0][name] == pytest.approx(whole / 2, abs=0.05)
+
+
+def test_a_stack_whose_weights_cannot_be_shared_out_says_so():
+    trunk = DecoderPlan.model_validate({"width": 16, "depth": 2, "stack": "reversible"}).trunk(60).build()
+    with pytest.raises(UnsupportedError, match="`parallel: data`"):
+        parallelize(trunk, None, "sharded")  # type: ignore[arg-type]
+
+
+def test_a_process_whose_company_has_ended_says_so(monkeypatch):
+    """As torch.distributed reports it, whatever the backend."""
+
+    def gone(*given, **named):
+        raise RuntimeError("Connection closed by peer")
+
+    for call in ("barrier", "all_reduce", "broadcast"):
+        monkeypatch.setattr(f"torch.distributed.{call}", gone)
+    crew = object.__new__(Together)
+    crew.group, crew.device = None, torch.device("cpu")
+    for ask in (crew.wait, lambda: crew.total([1.0]), lambda: crew.agreed(1.0)):
+        with pytest.raises(SteelyardError, match="has ended"):
+            ask()

@@ -69,7 +69,8 @@ class MultiTokenHead(LMHead):
         return self(h if tokens == 1 else self.further[tokens - 2](h))
 
     def lessons(self, hidden_btd: Tensor, targets_bt: Tensor, segments_bt: Tensor | None) -> list[tuple[str, Tensor, Tensor]]:
-        """What training adds: (name, inputs of the table [n, d], targets [n]) for each further token that is there to be learned.
+        """What training adds: (name, inputs of the table [n, d], targets [n]) for each further token that fits into the lines. There may
+        be none to learn (n = 0); the head is asked all the same, for processes that train together wait for each other's gradients.
 
         Args:
             hidden_btd: after the final norm.
@@ -87,7 +88,7 @@ class MultiTokenHead(LMHead):
             hidden = hidden_btd[:, :-number]
             if bool(learned.all()):
                 out.append((f"token_{number + 1}", head(hidden.flatten(0, 1)), wanted.flatten()))
-            elif bool(learned.any()):
+            else:
                 out.append((f"token_{number + 1}", head(hidden[learned]), wanted[learned]))
         return out
 

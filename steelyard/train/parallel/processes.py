@@ -7,11 +7,15 @@ sharded   every process holds a share of every weight, gradient and moment; a bl
 All processes go through the same batches, so that the place in the data, the budget and every decision are those of one process, and
 what two have saved one can go on from. Communication a step, with P bytes of weights in float32 and n processes, for each of them:
 data 2 P (n - 1) / n; sharded 3 P (n - 1) / n.
+
+What parts add to the loss (the balance of experts, pondering, further tokens) is a mean over each process's own lines: with these, two
+processes are one only up to how alike their lines are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,8 +26,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from steelyard.core.errors import UnsupportedError
+from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.data.batching import NOT_LEARNED, Batch
+from steelyard.model.depth.reversible import Reversible
 from steelyard.model.depth.stacked import Block
 from steelyard.train.parallel.company import Way
 
@@ -52,6 +57,11 @@ def parallelize(module: T, mesh: DeviceMesh, way: Way) -> T:
         for parameter in module.parameters():
             dist.broadcast(parameter.detach(), src=0, group=mesh.get_group())
         return module
+    if any(isinstance(part, Reversible) for part in module.modules()):
+        raise UnsupportedError(
+            "a reversible stack asks for its blocks' parts one by one, so their weights cannot be shared out",
+            do="Train it with `parallel: data`.",
+        )
     blocks = [part for part in module.modules() if isinstance(part, Block)]
     if not blocks:
         raise UnsupportedError("the module has no blocks to share out", do="Train it with `parallel: data`.")
@@ -86,12 +96,14 @@ class Together:
 
     def total(self, values: list[float]) -> list[float]:
         sums = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(sums, group=self.group)
+        with _others():
+            dist.all_reduce(sums, group=self.group)
         return sums.tolist()
 
     def agreed(self, value: float) -> float:
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
-        dist.broadcast(shared, group=self.group, group_src=0)
+        with _others():
+            dist.broadcast(shared, group=self.group, group_src=0)
         return float(shared)
 
     def share_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -112,7 +124,8 @@ class Together:
         if not gradients:
             return
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat, group=self.group)
+        with _others():
+            dist.all_reduce(flat, group=self.group)
         for gradient, piece in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
             gradient.copy_(piece.view_as(gradient))
 
@@ -135,4 +148,16 @@ class Together:
                 part.reshard()
 
     def wait(self) -> None:
-        dist.barrier(group=self.group)
+        with _others():
+            dist.barrier(group=self.group)
+
+
+@contextlib.contextmanager
+def _others() -> Iterator[None]:
+    """Says so where another process is gone; what went wrong there, that one tells."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise SteelyardError(
+            "another of the processes that train together has ended, or cannot be reached", do="Look at what it said; run it again."
+        ) from error
