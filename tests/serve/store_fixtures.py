@@ -15,7 +15,7 @@ from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.store import Store
 from steelyard.serve.store.tables import metadata
 
-LIMITS = StoreLimits(page=3, wait_seconds=2.0, attachment_bytes=100_000, owner_bytes=200_000, picture_pixels=1_000_000)
+LIMITS = StoreLimits(page=3, wait_seconds=30.0, attachment_bytes=100_000, owner_bytes=200_000, picture_pixels=1_000_000)
 
 
 @pytest.fixture(scope="session")
