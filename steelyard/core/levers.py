@@ -36,6 +36,8 @@ HOOKS = ("build", "data", "train", "compress", "decode", "wrap")
 STAGE_OF_HOOK = {"build": "new", "data": "weights", "train": "weights", "compress": "weights", "decode": "decode", "wrap": "wrap"}
 STAGES = ("new", "weights", "decode", "wrap")
 ENTRY_POINTS = "steelyard.levers"
+_FORM = re.compile(r"[a-z-]+\[.*\]|bool|(constrained-)?(int|float|str)", re.DOTALL)
+"""How pydantic calls one of several types that a setting may have, among the keys that lead to it."""
 
 
 class Lever(Numbers):
@@ -291,24 +293,33 @@ def settings_error(error: pydantic.ValidationError, known: Iterable[str], where:
 
 
 def explain(error: pydantic.ValidationError, known: Iterable[str]) -> list[tuple[tuple[str | int, ...], str, str]]:
-    """Each wrong key of a pydantic error: its path, what was wrong, and the nearest known key where it is unknown."""
-    out = []
-    for problem in error.errors():
-        path = problem["loc"]
-        key = ".".join(str(part) for part in path)
+    """Each wrong key of a pydantic error: its path, what was wrong, and the nearest known key where it is unknown. What is wrong with one
+    key in every form that it may have is said once: `layers`: input should be 'low' or 'high', or a valid list."""
+    out: dict[Any, tuple[tuple[str | int, ...], str, str]] = {}
+    forms: dict[tuple[str | int, ...], list[str]] = {}
+    for number, problem in enumerate(error.errors()):
+        path = tuple(part for place, part in enumerate(problem["loc"]) if not (place and isinstance(part, str) and _FORM.fullmatch(part)))
+        key, said, given = ".".join(str(part) for part in path), _lowered(problem["msg"]), short(problem["input"])
         if problem["type"] == "extra_forbidden":
-            out.append((path, f"unknown key `{key}`", nearest(str(path[-1]), known)))
+            out[number] = path, f"unknown key `{key}`", nearest(str(path[-1]), known)
         elif not path:  # a rule over several settings names them itself
-            out.append((path, _lowered(problem["msg"]), ""))
+            out[number] = path, said, ""
         elif problem["type"] in ("missing", "secret"):  # there is nothing to show, or it must not be shown
-            out.append((path, f"`{key}`: {_lowered(problem['msg'])}", ""))
-        else:
-            out.append((path, f"`{key}`: {_lowered(problem['msg'])} (given {short(problem['input'])})", ""))
-    return out
+            out[number] = path, f"`{key}`: {said}", ""
+        elif path == problem["loc"]:
+            out[number] = path, f"`{key}`: {said} (given {given})", ""
+        elif problem["type"] != "is_instance_of":  # nobody writes a Python object into a recipe
+            wanted = forms.setdefault(path, [])
+            wanted.append(said.removeprefix("input should be ") if wanted else said)
+            out[path] = path, f"`{key}`: {', or '.join(wanted)} (given {given})", ""
+    return list(out.values())
 
 
 def _lowered(text: str) -> str:
     text = text.removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    text = text.replace("a valid tuple", "a valid list").replace(
+        "Input is not a valid path for <class 'pathlib.Path'>", "Input should be a path"
+    )
     return text[:1].lower() + text[1:]
 
 

@@ -209,6 +209,22 @@ def test_numbers_among_choices_and_lists_are_set_by_a_try_and_text_stays_text() 
         levers.parse_try("kv_cache:3")
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"dola": {"layers": "sideways"}}, "dola: `layers`: input should be 'low' or 'high', or a valid list (given 'sideways')"),
+        ({"beam": {"early_stopping": 3}}, "beam: `early_stopping`: input should be a valid boolean"),
+        ({"constraint": {"json_schema": 5}}, "constraint: `json_schema`: input should be a valid dictionary, or a path (given 5)"),
+        ({"speculative": {"draft": 5}}, "speculative: `draft`: input should be a valid string (given 5)"),
+    ],
+)
+def test_a_setting_of_several_forms_is_told_once_in_plain_words(entry: dict, told: str) -> None:
+    with pytest.raises(RecipeError) as raised:
+        levers.parse(entry)
+    assert raised.value.what and told in str(raised.value)
+    assert "[" not in str(raised.value) and str(raised.value).count("`: ") == 1
+
+
 def chain(*names: str) -> list[levers.Lever]:
     return [levers.parse(name) for name in names]
 
