@@ -1,5 +1,5 @@
-"""8 bits per weight: bits per byte within 1% of the base's, in fewer bytes; 4 bits: what they cost. Coarser rounding and wrong scales are
-found out."""
+"""8 bits per weight: bits per byte within 1% of the base's, in fewer bytes; 4 bits and 8-bit floats: what they cost. Coarser rounding
+and wrong scales are found out."""
 
 from __future__ import annotations
 
@@ -65,6 +65,7 @@ def run(bench: Bench) -> Finding:
     levers: dict[str, Lever] = {
         "int8": Quantize(),
         "int4": Quantize(bits=4),
+        "fp8": Quantize(bits="fp8"),
         "by_channel": FourBitsByChannel(),
         "two_bits": TwoBits(),
         "wrong_scales": WrongScales(),
@@ -79,7 +80,10 @@ def run(bench: Bench) -> Finding:
         values[arm] = [each[BITS_PER_BYTE.name] for each in bits]
         bench.say(f"{arm}: {megabytes[arm]:.0f} MB")
     cells = {arm: compared(arm, task.name, BITS_PER_BYTE, values["base"], values[arm]) for arm in levers}
-    apart = compared("by_channel", task.name, BITS_PER_BYTE, values["int4"], values["by_channel"])
+
+    def beside(other: str, arm: str) -> Cell:
+        return compared(arm, task.name, BITS_PER_BYTE, values[other], values[arm])
+
     return Finding(
         [
             Claim("bits per byte stay within 1% of the base's", cells["int8"], ("equivalent",)),
@@ -88,11 +92,14 @@ def run(bench: Bench) -> Finding:
             ),
             Claim("4 bits, by groups of 32 and without calibration, have a price", cells["int4"], ("worse",)),
             Claim("for fewer bytes still", fewer(megabytes["int8"], megabytes["int4"], "int4"), ("better",)),
-            Claim("4 bits with one scale a row are worse than in groups", apart, ("worse",), control=True),
+            Claim("8-bit floats cost less than 4 bits", beside("int4", "fp8"), ("better",)),
+            Claim("and more than integers of 8 bits", beside("int8", "fp8"), ("worse",)),
+            Claim("in fewer bytes than bfloat16", fewer(megabytes["base"], megabytes["fp8"], "fp8"), ("better",)),
+            Claim("4 bits with one scale a row are worse than in groups", beside("int4", "by_channel"), ("worse",), control=True),
             Claim("rounding to 2 bits is found to be worse", cells["two_bits"], ("worse",), control=True),
             Claim("scales of the wrong rows are found to be worse", cells["wrong_scales"], ("worse",), control=True),
         ],
-        {"int8": [levers["int8"]], "int4": [levers["int4"]]},
+        {arm: [levers[arm]] for arm in ("int8", "int4", "fp8")},
         [
             "The base's file is in 4 bits (Q4_1) already; what is compared is the dequantized model, run in bfloat16.",
             "Before the first run 4 bits were expected to stay within 5%; they cost 6.3%. On this file a grid with an offset for each 32 "
@@ -113,7 +120,8 @@ def fewer(before: float, after: float, arm: str = "int8") -> Cell:
 EXPERIMENT = Experiment(
     "quantize",
     "quantize",
-    "Weights and activations in 8 bits leave bits per byte within 1% and take fewer bytes; weights of 4 bits take fewer still, at a price.",
+    "Weights and activations in 8 bits leave bits per byte within 1% and take fewer bytes; weights of 4 bits take fewer still, at a price; "
+    "8-bit floats lie between.",
     "The same code with 4 levels instead of 255, with every row's scale taken from its neighbour, and 4 bits without groups, must come "
     "out worse.",
     "real model",
