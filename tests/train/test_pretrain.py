@@ -19,7 +19,7 @@ from steelyard.model.load import load
 from steelyard.model.new import DecoderPlan
 from steelyard.train import checkpoints
 from steelyard.train.pretrain.new import new_model
-from steelyard.train.pretrain.pretrain import Pretrain
+from steelyard.train.pretrain.pretrain import BUDGETS, Pretrain
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_losses.json").read_text())
 WORDS = "the cat sat on a mat while one small dog ran past two old hens and three grey geese".split()
@@ -47,7 +47,7 @@ def small(seed=0):
 
 def trained(corpus, directory, model=None, **settings):
     defaults = {"batch": 4, "time": 32, "learning_rate": 1e-2, "dtype": "float32"}
-    budget = {} if {"steps", "tokens", "flops", "seconds"} & set(settings) else {"steps": 20}
+    budget = {} if set(BUDGETS) & set(settings) else {"steps": 20}
     lever = Pretrain(data=str(corpus), **{**defaults, **budget, **settings})
     return lever.train(model or small(), None, Run(directory, seed=3))
 
@@ -97,6 +97,14 @@ def test_every_budget_ends_a_training(corpus, tmp_path, budget):
     ((unit, amount),) = budget.items()
     result = made.record["training"][0]["result"]
     assert amount <= result[unit] <= amount + result[unit] / result["step"] * (10 if unit == "seconds" else 1)
+
+
+def test_a_budget_of_tokens_for_each_parameter_follows_the_model(corpus, tmp_path):
+    for number, sizes in enumerate(({}, {"intermediate_size": 160})):
+        model = tiny_talker(**{"max_position_embeddings": 64, **sizes})
+        result = trained(corpus, tmp_path / str(number), model, tokens_per_parameter=0.05).record["training"][0]["result"]
+        wanted = 0.05 * model.trunk.parameter_count()
+        assert wanted - 1 <= result["tokens"] < wanted + 4 * 32 and result["step"] > 1
 
 
 def test_validation_text_is_the_last_and_never_learned(corpus, tmp_path, monkeypatch):

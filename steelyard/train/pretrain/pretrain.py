@@ -1,7 +1,7 @@
 """Pretraining: a model learns to go on with text, every token from all before it; a new model's first step, or more of it for another.
 
 loss = - sum_t log p(x_t | x_<t) / tokens, over windows of a long row of tokens (documents end to end, each with its end of text).
-Two arms trained with equal budgets (steps, tokens, FLOPs or seconds) on the same windows differ by their models alone.
+Two arms trained with equal budgets (steps, tokens, FLOPs, seconds, or tokens for each parameter) on the same windows differ by their models alone.
 Papers: GPT (Radford et al. 2018), arXiv:2001.08361, arXiv:2203.15556. Cost: 6 operations per weight and token, plus what mixing costs.
 """
 
@@ -47,6 +47,8 @@ from steelyard.train.trainer import TrainerSettings, TrainingStopped, train
 
 SAMPLE_TOKENS = 48
 PROMPT_TOKENS = 16
+BUDGETS = (*UNITS, "tokens_per_parameter")
+"""The settings that say how long to train."""
 
 
 class Pretrain(Lever):
@@ -57,7 +59,7 @@ class Pretrain(Lever):
     name: ClassVar[str] = "pretrain"
     idea: ClassVar[str] = (
         "Show the model long stretches of text and raise the probability of every next token. "
-        "The budget (steps, tokens, FLOPs or seconds) is what arms of a fair race have in common."
+        "The budget (steps, tokens, FLOPs, seconds, or tokens for each parameter) is what arms of a fair race have in common."
     )
     equation: ClassVar[str] = "loss = - sum_t log p(x_t | x_<t) / tokens (+ z (log sum exp logits)^2 + the parts' own losses)"
     paper: ClassVar[str] = "arXiv:2001.08361, arXiv:2203.15556"
@@ -85,6 +87,9 @@ class Pretrain(Lever):
     tokens: int | None = Field(None, ge=1, description="budget: tokens read")
     flops: float | None = Field(None, gt=0, description="budget: operations, forward and backward")
     seconds: float | None = Field(None, gt=0, description="budget: seconds in training steps; compiling, validating and saving not counted")
+    tokens_per_parameter: float | None = Field(
+        None, gt=0, description="budget: tokens read for each of the model's parameters; 20 is about best for a given number of operations"
+    )
     learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak")
     rates: tuple[float, ...] = Field((), max_length=16, description="learning rates that are tried first; the best of them is then trained")
     trial: float = Field(
@@ -115,10 +120,10 @@ class Pretrain(Lever):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Pretrain:
-        given = [unit for unit in UNITS if getattr(self, unit) is not None]
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
             named = f"{' and '.join(given)} are given" if given else "none is"
-            raise ValueError(f"a training has one budget, but {named}: give exactly one of {', '.join(UNITS)}")
+            raise ValueError(f"a training has one budget, but {named}: give exactly one of {', '.join(BUDGETS)}")
         if self.rates and (len(set(self.rates)) < 2 or not all(0 < rate < 1 for rate in self.rates) or not self.validation):
             raise ValueError("`rates` are two or more learning rates between 0 and 1, judged by a `validation` share above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -173,7 +178,7 @@ class Pretrain(Lever):
         learned, kept = self._windows(tokens, time, run)
         dtype: Any = self.dtype or native_type(device)
         settings = TrainerSettings(
-            **{unit: getattr(self, unit) for unit in UNITS},
+            **self._budget(model),
             **{key: getattr(self, key) for key in ("learning_rate", "optimizer", "warmup", "decay", "floor", "weight_decay", "betas")},
             **{key: getattr(self, key) for key in ("clip", "accumulation", "spikes", "validate_every", "sample_every")},
             shape=self.schedule,
@@ -241,6 +246,13 @@ class Pretrain(Lever):
         told = ", ".join(f"{rate:g}: {'out' if loss is None else f'{loss:.3f}'}" for rate, loss in losses.items())
         run.say(f"learning rate {best:g} (validation loss after {self.trial:.0%} of the budget: {told})")
         return replace(settings, learning_rate=best), {"learning_rate": best, "rates": {f"{rate:g}": loss for rate, loss in losses.items()}}
+
+    def _budget(self, model: Model) -> dict[str, Any]:
+        """The amount of each unit; all but one are None."""
+        amounts = {unit: getattr(self, unit) for unit in UNITS}
+        if self.tokens_per_parameter is not None:
+            amounts["tokens"] = max(1, round(self.tokens_per_parameter * model.trunk.parameter_count()))
+        return amounts
 
     def _check_memory(self, model: Model) -> None:
         """Refuses, before a text is read, what the weights' copy, gradients, moments and mean surely have no room for."""

@@ -12,7 +12,7 @@ from steelyard.weigh.report.report import Training
 
 SIZES = ("width", "depth", "heads", "key_value_heads", "head_width")
 """What members of a family may differ in, of their plans and of the parts in them."""
-PACE = (*UNITS, "learning_rate", "rates", "trial", "batch", "accumulation", "validate_every", "sample_every")
+PACE = (*UNITS, "tokens_per_parameter", "learning_rate", "rates", "trial", "batch", "accumulation", "validate_every", "sample_every")
 """The same, of how they were trained: how long, and how fast."""
 
 
