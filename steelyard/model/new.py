@@ -46,6 +46,8 @@ class TokenizerSettings(Numbers):
     kind: Literal["bpe", "unigram", "characters", "bytes"] = Field("bpe", description="how text is cut")
     vocabulary: int | None = Field(None, ge=2, le=2**24, description="tokens, of bpe and unigram; unset: 4096")
     data: str | None = Field(None, description="what it is trained on; bytes need none")
+    column: str = Field("text", description="what the texts are called in rows of JSONL, Parquet and data sets")
+    bad_files: Literal["stop", "skip"] = Field("stop", description="what becomes of files that cannot be read")
     special: tuple[str, ...] = Field((), description="special tokens besides the end of text")
     model: str | None = Field(None, description="take this model's tokenizer instead")
 
@@ -58,7 +60,9 @@ class TokenizerSettings(Numbers):
 
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.model is not None and (self.vocabulary or self.data or self.special or "kind" in self.model_fields_set):
+        if self.model is not None and (
+            self.vocabulary or self.data or self.special or {"kind", "column", "bad_files"} & self.model_fields_set
+        ):
             raise ValueError("`model` names a tokenizer that is there; leave the other keys out")
         if self.kind == "bytes" and self.data is not None:
             raise ValueError("a tokenizer of kind bytes learns nothing: leave `data` out, or name another kind")

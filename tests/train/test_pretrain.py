@@ -242,6 +242,18 @@ def test_bad_files_are_named_and_left_out_only_if_told(corpus, tmp_path):
     assert "broken.txt" in (tmp_path / "run" / "log.txt").read_text()
 
 
+def test_a_tokenizer_is_learned_from_the_same_rows_as_the_model_and_skips_what_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("STEELYARD_HOME", str(tmp_path / "home"))
+    rows = "".join(json.dumps({"body": text(60, number)}) + "\n" for number in range(8))
+    (tmp_path / "rows.jsonl").write_text(rows + '{"body": 3}\n')
+    tokenizer = {"kind": "characters", "data": str(tmp_path / "rows.jsonl"), "column": "body"}
+    plan = {"width": 16, "depth": 1, "context": 32}
+    with pytest.raises(DataError, match="line 9: `body` is a number"):
+        new_model(DecoderPlan.model_validate(plan | {"tokenizer": tokenizer}), Run(tmp_path / "new"))
+    model = new_model(DecoderPlan.model_validate(plan | {"tokenizer": tokenizer | {"bad_files": "skip"}}), Run(tmp_path / "new"))
+    assert trained(tmp_path / "rows.jsonl", tmp_path / "run", model, column="body", bad_files="skip", steps=2)
+
+
 def test_packed_weights_are_refused_with_the_reason(corpus, tmp_path):
     quantize = pytest.importorskip("steelyard.compress.quantize.quantize").Quantize
     packed = quantize().compress(small(), None, Run(tmp_path))

@@ -89,7 +89,9 @@ def tokenizer_of(settings: TokenizerSettings, run: Run) -> Tokenizer:
         return load_tokenizer(settings.model)
     if settings.data is None:
         return train_tokenizer(settings.kind, (), settings.vocabulary, settings.special)
-    texts = open_texts(settings.data)
+    texts = open_texts(settings.data, column=settings.column, bad_files=settings.bad_files)
+    for note in texts.notes:
+        run.say(note)
     place = run.directory / "tokenizers" / digest([settings.model_dump(mode="json"), texts.fingerprint])
     if (found := read_tokenizer(place) if place.exists() else None) is not None:
         return found
