@@ -230,6 +230,19 @@ class Engine:
             ContextLengthError: the prompt leaves no room for an answer.
             SteelyardError: settings or a program that mean nothing, or a closed engine.
         """
+        request = self._request(prompt, settings, on_event, program, processors)
+        self._enqueue([request])
+        return request
+
+    def _request(
+        self,
+        prompt: Prompt,
+        settings: AnswerSettings,
+        on_event: Callable[[Event], None],
+        program: SiteProgram | None,
+        processors: Sequence[Processor] = (),
+    ) -> Request:
+        """What is queued for an answer; see `submit`."""
         own = self._own(settings)
         self._check_program(program)
         ids = self.encode(prompt)
@@ -240,7 +253,6 @@ class Engine:
         else:
             request = Generation(ids, settings, on_event, tokenizer.stream_decoder(), frozenset(tokenizer.eos_ids), self.context)
         request.own, request.program = (*own, *processors), program
-        self._enqueue([request])
         return request
 
     def check(self, settings: AnswerSettings) -> None:
@@ -286,7 +298,7 @@ class Engine:
         programs: Sequence[SiteProgram | None] | None = None,
         **options: Any,
     ) -> list[Completion]:
-        """Answers to several prompts, run together.
+        """Answers to several prompts, begun together: by an engine with nothing else to do, the same bits each time.
 
         Args:
             prompts: texts, conversations, or lists of ids.
@@ -322,7 +334,9 @@ class Engine:
         try:
             for ids, wanted, program in zip(encoded, each, apart, strict=True):
                 done: Future[list[Event]] = Future()
-                pending.append((done, self.submit(ids, wanted, _collector(done), program)))
+                pending.append((done, self._request(ids, wanted, _collector(done), program)))
+            if pending:  # all at once: which of them share a step, and so their last bits, is no matter of time
+                self._enqueue([request for _, request in pending])
             return [_completion(done.result(), request) for done, request in pending]
         finally:  # after a failure or Ctrl-C nobody waits for the others; those that have ended do not mind
             for _, request in pending:

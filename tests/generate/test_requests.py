@@ -121,6 +121,20 @@ def test_an_answer_that_reaches_the_context_ends_with_length(engine, length):
 # What is refused
 
 
+def test_nothing_runs_where_one_of_several_prompts_is_refused(model):
+    read: list[int] = []
+
+    def told(tokens, logits):
+        read.append(len(tokens))
+        return logits
+
+    with Engine(model, processors=[told]) as engine:
+        with pytest.raises(ContextLengthError):
+            engine.generate(["fine", "a" * 128], max_tokens=50)
+        engine.generate(["x"], max_tokens=1)
+    assert read == [1]
+
+
 def test_prompts_longer_than_the_context_are_refused_with_both_counts(engine, model):
     with pytest.raises(ContextLengthError, match=r"128 tokens and 1 to generate.*128"):
         engine.generate(["fine", "a" * 128])
@@ -481,9 +495,16 @@ def test_a_step_that_cannot_be_computed_is_told_to_those_in_it_and_the_engine_go
 
 def test_closing_ends_everything_and_gives_the_memory_back(model):
     engine = Engine(model, slots=2)
-    begun = threading.Event()
-    heard = [ask(engine, listener=lambda event: begun.set(), max_tokens=10_000, ignore_eos=True) for _ in range(5)]
+    begun, closing = threading.Event(), threading.Event()
+
+    def held(event) -> None:
+        """Keeps the first answers under way until the engine is closed."""
+        begun.set()
+        closing.wait(WAIT)
+
+    heard = [ask(engine, listener=held, max_tokens=10_000, ignore_eos=True) for _ in range(5)]
     assert begun.wait(WAIT) and engine.scheduler.host.state.bytes() > 0
+    closing.set()
     engine.close()
     engine.close()
     for one in heard:
