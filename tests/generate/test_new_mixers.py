@@ -71,6 +71,7 @@ PLANS: dict[str, dict[str, Any]] = {
     "layer by layer": {"mixer": ["attention", "lstm", "s4"], "depth": 3},
     "in few bits": {"mixer": ["monarch", MIXERS["transformer_xl"], MIXERS["sparse_attention"]], "depth": 3},
     "attention": {"mixer": "attention", "channel": "monarch_channel"},
+    "experts": {"mixer": "attention", "channel": {"moe": {"experts": 6, "active": 2}}},
     "mamba": {"mixer": {"mamba": {"state": 4}}},
     "mamba2": {"mixer": {"mamba2": {"state": 8}}},
     "recurrent_gemma": {"mixer": "recurrent_gemma"},

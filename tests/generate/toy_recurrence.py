@@ -58,8 +58,6 @@ class DecayPool:
 
     in_parts = False
 
-    in_parts = False
-
     def __init__(self, slots: int, width: int, horizon: int):
         self.width, self.horizon = width, horizon
         self.lengths = [0] * slots
