@@ -258,6 +258,14 @@ def test_a_finished_answer_that_breaks_its_schema_is_told_why(text, words):
     assert words in (schemas.complaint(text, FORM) or "")
 
 
+def test_a_key_that_comes_twice_is_an_error_that_says_how_to_keep_it_from_coming():
+    schema = {"type": "object", "properties": {"b": {"type": "integer"}}, "additionalProperties": {"type": "integer"}}
+    repeated, opened, closed = '{"a": 1, "a": 2}', of_schema(schema), of_schema(schema | {"additionalProperties": False})
+    assert opened.accepts(repeated) and not closed.accepts('{"b": 1, "b": 2}')
+    with pytest.raises(SteelyardError, match=r"(?s)`a` appears twice.*Close objects with `additionalProperties: false`"):
+        opened.check(repeated)
+
+
 def test_a_finished_answer_that_matches_is_told_nothing():
     assert schemas.complaint('{"a": 1, "x1": "y", "b": null}', FORM) is None
     assert schemas.complaint("0.3", {"multipleOf": 0.1}) is None

@@ -70,11 +70,11 @@ class Grammar:
         if self.kind != "json_schema" and not self.accepts(text):
             problem = "it does not match"
         if problem:
-            raise SteelyardError(
-                f"the finished answer breaks its constraint: {problem}",
-                where=self.kind,
-                do="A stop string may have cut it; if none was given, please report it with the constraint.",
-            )
+            if "appears twice" in problem:  # a grammar cannot remember which keys of any name it has seen
+                do = "Close objects with `additionalProperties: false`: keys that a schema does not name may come again."
+            else:
+                do = "A stop string may have cut it; if none was given, please report it with the constraint."
+            raise SteelyardError(f"the finished answer breaks its constraint: {problem}", where=self.kind, do=do)
 
 
 def of(form: AnswerForm) -> Grammar:
