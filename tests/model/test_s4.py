@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from new_parts import decoder
 
+from steelyard.core.errors import RecipeError
+from steelyard.core.levers import parse
 from steelyard.model.mixers.s4 import S4, S4Plan, convolved, hippo
 from steelyard.model.step import Step
 from steelyard.train.optimizers import optimizers
@@ -149,3 +151,8 @@ def test_a_kept_system_is_made_anew_once_its_parameters_have_changed(kind):
     fresh.log_step.data += 0.5
     expected, expected_after = fresh._filter(x, (9,), memory)
     assert torch.allclose(y, expected, atol=1e-4) and torch.allclose(after["state"], expected_after["state"], atol=1e-4)
+
+
+def test_a_smallest_step_above_the_largest_is_refused():
+    with pytest.raises(RecipeError, match="`least_step` 0.2 is above `most_step` 0.1"):
+        parse({"s4": {"least_step": 0.2}}, "new.mixer")

@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from steelyard.model.activations import activate
@@ -270,6 +270,11 @@ class S4Lever(PartLever):
     least_step: float = Field(0.001, gt=0, le=10, description="smallest step at the start; its inverse is a memory in tokens")
     most_step: float = Field(0.1, gt=0, le=10, description="largest step at the start")
 
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.least_step > self.most_step:
+            raise ValueError(f"`least_step` {self.least_step:g} is above `most_step` {self.most_step:g}")
+        return self
+
     def plan(self, decoder: Decoder, layer: int) -> S4Plan:
-        low, high = sorted((self.least_step, self.most_step))
-        return S4Plan(self.kind, self.state, self.start, low, high)
+        return S4Plan(self.kind, self.state, self.start, self.least_step, self.most_step)
