@@ -46,8 +46,8 @@ class Offload(Lever):
     paper: ClassVar[str] = "arXiv:2303.06865"
     cost: ClassVar[str] = (
         "Every pass reads the blocks from disk, so one answer alone is slow and many at once share the reading. The blocks are written to "
-        "a file first. Products are PyTorch's, without the kernels for weights in memory. With `states` every pass also reads all that its "
-        "texts remember."
+        "a file first. Products are PyTorch's, without the kernels for weights in memory, whose rounding in bfloat16 is another: of two words "
+        "nearly as likely the other may be said. With `states` every pass also reads all that its texts remember."
     )
     main: ClassVar[str] = "keep"
     needs: ClassVar[frozenset[str]] = frozenset({"weights"})
