@@ -22,7 +22,7 @@ from steelyard.core.errors import SteelyardError
 from steelyard.core.recipe import Recipe
 from steelyard.core.run import Run
 from steelyard.weigh.asking.answering import answer_all, key_for, obstacle
-from steelyard.weigh.asking.arms import ArmOpener, OpenArm, Opener
+from steelyard.weigh.asking.arms import ArmOpener, OpenArm, Opener, is_trained
 from steelyard.weigh.asking.axes import REPEATS, SUBSET, repeated_task
 from steelyard.weigh.asking.speeds import Speeds
 from steelyard.weigh.asking.subjects import BASE, Question, primaries, questions, wants
@@ -128,7 +128,8 @@ def plan(
     Args:
         recipe: what would be weighed.
         directory: the run's; `runs/NAME` if None.
-        calibrate: let the base answer a few samples where no earlier run tells the speed.
+        calibrate: let the base answer a few samples where no earlier run tells the speed. One that has to be trained first is not: that
+            may take hours, and the plan then says so instead.
         say: receives lines for a person.
         opener: opens arms; this machine's own if None.
 
@@ -148,7 +149,7 @@ def _planned_in(run: Run, recipe: Recipe, calibrate: bool, opener: Opener | None
     try:
         for arm in recipe.arms.values():
             mine.find(arm)  # also where the speed is known: what cannot be weighed is not planned
-        if calibrate and not all(_pace(speeds, BASE, question) for question in asked):
+        if calibrate and not is_trained(recipe.arms[BASE]) and not all(_pace(speeds, BASE, question) for question in asked):
             run.say("Timing the base on a few samples of each task ...")
             base = mine.open(recipe.arms[BASE])
             try:
@@ -294,6 +295,8 @@ def _notes(recipe: Recipe, asked: Sequence[Question], chosen: Mapping[str, tuple
         notes.append("Minutes of arms that have not run yet take them to be as fast as the base.")
     if len(recipe.arms) > 1 and any(question.metrics_with_floor for question in asked):
         notes.append("Where the base turns out to be at floor on its first 50 samples, the arms are not asked.")
+    if is_trained(recipe.arms[BASE]) and any(row.arm == BASE and row.minutes is None for row in rows):
+        notes.append("The base has to be trained first; its pace, and with it the minutes, is known once it has answered a few samples.")
     if any(len(arm.seeds) > 1 for arm in recipe.arms.values()):
         notes.append("Arms with several seeds are made and asked once per seed; making them is not in these minutes.")
     return notes

@@ -69,6 +69,15 @@ def test_without_timing_the_minutes_are_unknown_and_said_to_be(tmp_path):
     assert "not known yet" in text(planned)
 
 
+def test_a_base_that_has_to_be_trained_is_not_trained_for_a_plan(tmp_path):
+    steps = [{"pretrain": {"data": "encyclopedia", "steps": 10}}]
+    bench = Bench()
+    planned = plan(recipe(arms={"a": "skill-80"}, steps=steps), tmp_path, opener=bench)
+    assert not bench.opened and planned.minutes is None and "has to be trained first" in text(planned)
+    weigh(recipe(arms={"a": "skill-80"}, steps=steps), tmp_path, say=lambda line: None, opener=bench)
+    assert "has to be trained first" not in text(plan(recipe(arms={"a": "skill-80"}, steps=steps), tmp_path, opener=bench))
+
+
 def test_a_plan_prints_and_goes_into_json(tmp_path):
     planned = plan(recipe(arms={"a": "skill-80", "b": "skill-70"}, **SLOW), tmp_path, opener=Bench())
     assert {"a ◆", "arithmetic", "points"} <= set(text(planned).replace("\n", "  ").split("  ")) | {"points"}
