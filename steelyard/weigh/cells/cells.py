@@ -26,6 +26,9 @@ from steelyard.weigh.statistics.power import samples_to_settle
 from steelyard.weigh.statistics.selective import linearised
 from steelyard.weigh.tasks.task import Metric, Task, Value
 
+MORE_SEEDS = "training seeds differ more than samples do: more seeds narrow it, more samples hardly"
+"""What is said of a cell that is not settled because of its seeds."""
+
 
 def draft_cells(
     arm: str, task: Task, base: Scored, runs: Sequence[Scored], notes: tuple[str, ...] = (), again: Sequence[Scored] = ()
@@ -216,9 +219,12 @@ def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
     )
     if word == "identical":
         interval = None  # equal records leave chance nothing to move
-    more = None
+    more, remark = None, cell.note
     if word == "underpowered" and interval is not None:
-        more = samples_to_settle(comparison.difference, interval, cell.margin, comparison.n, alpha)
+        if comparison.by_seeds < 0.5:
+            more = samples_to_settle(comparison.difference, interval, cell.margin, comparison.n, alpha)
+        else:
+            remark = "; ".join(filter(None, (remark, MORE_SEEDS)))
     return dataclasses.replace(
         cell,
         value=comparison.value.value,
@@ -228,6 +234,7 @@ def finish(draft: Draft, primary: bool = False, alpha: float = ALPHA) -> Cell:
         high=None if interval is None else interval[1],
         n=comparison.n,
         verdict=word,
+        note=remark,
         samples_to_settle=more,
     )
 

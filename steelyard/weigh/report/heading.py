@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from steelyard.weigh.report.columns import base_name, others
@@ -68,7 +69,7 @@ def _written(value: Any) -> str:
 
 
 def change_text(report: Report, arm: str) -> str:
-    """What makes an arm another than the base: its own model or endpoint, if it has one, and its levers."""
+    """What makes an arm another than the base: its own model or endpoint, if it has one, and its levers without those of the base."""
     written = report.recipe.get("arms")
     entry = written.get(arm) if isinstance(written, dict) else None
     source = ""
@@ -78,7 +79,10 @@ def change_text(report: Report, arm: str) -> str:
         source = "a new model"
     elif isinstance(entry, dict) and entry.get("base"):
         source = str(entry["base"])
-    return " + ".join(filter(None, (source, levers_text(report.arms[arm]))))
+    summary, base = report.arms[arm], report.arms.get(base_name(report))
+    if base is not None and summary is not base:
+        summary = dataclasses.replace(summary, levers=[lever for lever in summary.levers if lever not in base.levers])
+    return " + ".join(filter(None, (source, levers_text(summary))))
 
 
 def took(report: Report) -> str:

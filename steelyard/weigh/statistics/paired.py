@@ -222,6 +222,7 @@ class Comparison:
         joined: whether Student's interval is joined with that of `score`; where there is no `score`, it stands alone.
         deviation: standard deviation of one cluster's difference scaled to one sample, for planning; None where unknown.
         resampled: sorted bootstrap-t draws that widen Student's interval where the differences are skewed; else None.
+        by_seeds: share of the squared standard error that comes from training seeds and that no further samples narrow.
     """
 
     base: Estimate
@@ -237,6 +238,7 @@ class Comparison:
     unit: float = 1.0
     span: float | None = None
     joined: bool = False
+    by_seeds: float = 0.0
 
     @property
     def by_student(self) -> bool:
@@ -377,7 +379,13 @@ def spread_over_seeds(pooled: Comparison, differences: Sequence[float]) -> Compa
     inner = pooled.degrees if pooled.degrees < math.inf else pooled.n - 1
     degrees = total * total / (between * between / (k - 1) + within * within / max(inner, 1))
     wider = dataclasses.replace(
-        pooled, standard_error=math.sqrt(total), degrees=degrees, score=None, p_value=None, deviation=math.sqrt(total * pooled.n)
+        pooled,
+        standard_error=math.sqrt(total),
+        degrees=degrees,
+        score=None,
+        p_value=None,
+        deviation=math.sqrt(total * pooled.n),
+        by_seeds=between / total,
     )
     p_value = _p_value(wider, None)
     return dataclasses.replace(wider, p_value=max(p_value or 0.0, pooled.p_value or 0.0))

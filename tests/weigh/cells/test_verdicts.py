@@ -1,8 +1,10 @@
 """Verdicts: the first that holds, in the design's order."""
 
+import random
+
 import pytest
 
-from steelyard.weigh.cells.cells import base_cell, draft_cells, finish_all
+from steelyard.weigh.cells.cells import MORE_SEEDS, base_cell, draft_cells, finish_all
 from steelyard.weigh.cells.remarks import why_none
 from steelyard.weigh.cells.scoring import Scored
 from steelyard.weigh.cells.verdicts import at_floor, margin_of, verdict
@@ -66,6 +68,22 @@ def test_no_values_interval_reaches_where_the_metric_cannot():
     base, arm = (Scored(samples, [[Output()]] * 3, {BITS_PER_BYTE.name: [(a * by, b) for a, b in bits]}, [None] * 3) for by in (1.0, 1.1))
     (cell,) = finish_all(draft_cells("arm", BitsPerByte(), base, [arm]), {}, 0.05)
     assert cell.base_interval[0] == cell.value_interval[0] == 0 and cell.value_interval[1] > cell.value
+
+
+@pytest.mark.parametrize(("apart", "by_seeds"), [(0.3, True), (0.0, False)])
+def test_more_samples_are_asked_for_only_where_they_would_settle_a_cell(apart, by_seeds):
+    """Of an arm whose training seeds lie far apart more samples would not, and the cell says so."""
+    rng = random.Random(4)
+    samples = [Sample(str(place), Read("text")) for place in range(40)]
+    bits, noise = ([rng.gauss(mean, 0.3) for _ in samples] for mean in (2.0, 0.02))
+
+    def scored(values):
+        return Scored(samples, [[Output()]] * 40, {BITS_PER_BYTE.name: [(value, 1.0) for value in values]}, [None] * 40)
+
+    runs = [scored([value + more + shift for value, more in zip(bits, noise, strict=True)]) for shift in (-apart, 0.0, apart)]
+    (cell,) = finish_all(draft_cells("arm", BitsPerByte(), scored(bits), runs), {}, 0.05)
+    assert cell.verdict == "underpowered"
+    assert (cell.samples_to_settle is None, MORE_SEEDS in cell.note) == (by_seeds, by_seeds)
 
 
 def test_a_cell_without_values_says_which_side_has_none():

@@ -246,6 +246,19 @@ def test_an_arm_of_another_model_names_it():
     assert [change_text(report, arm) for arm in arms] == ["", "hf:org/big + quantize(bits=8)", "m at https://host/v1"]
 
 
+def test_an_arm_is_told_by_what_the_base_does_not_have():
+    training = {"name": "pretrain", "settings": {"data": "encyclopedia", "steps": 10}}
+    other = {"name": "pretrain", "settings": {"data": "encyclopedia", "steps": 20}}
+    lstm = {"name": "lstm", "settings": {}}
+    arms = {"base": ArmSummary("f", [training], {}), "lstm": ArmSummary("f", [lstm, training], {}), "long": ArmSummary("f", [other], {})}
+    report = dataclasses.replace(REPORT, arms=arms, recipe={})
+    assert [change_text(report, arm) for arm in arms] == [
+        "pretrain(data=encyclopedia, steps=10)",
+        "lstm",
+        "pretrain(data=encyclopedia, steps=20)",
+    ]
+
+
 def test_the_machine_is_told_in_a_line_and_in_rows():
     gpu = {"name": "Some GPU", "memory_bytes": 24_000_000_000, "capability": "8.9"}
     machine = {

@@ -296,3 +296,4 @@ def test_seeds_that_disagree_widen_a_trained_arms_interval():
     agreeing, disagreeing = spread_over_seeds(found, [0.5, 0.5, 0.5]), spread_over_seeds(found, [0.1, 0.5, 0.9])
     assert agreeing.interval() == found.interval()
     assert disagreeing.interval()[1] - disagreeing.interval()[0] > found.interval()[1] - found.interval()[0]
+    assert agreeing.by_seeds == 0 and disagreeing.by_seeds == pytest.approx(0.16 / 3 / disagreeing.standard_error**2)
