@@ -16,8 +16,8 @@ from typing import Any
 from steelyard.core.errors import SteelyardError
 from steelyard.core.levers import Lever, all_levers
 
-SECONDS = 120.0
-"""What describing all levers may take."""
+SECONDS = 600.0
+"""What describing all levers may take: some seconds, minutes where the machine does much else, before which this stands back."""
 NICE = 10
 """How far the process that describes them stands back behind those that answer."""
 
@@ -64,14 +64,14 @@ class Catalogue:
             await asyncio.gather(self._early, return_exceptions=True)
 
     async def _begun(self) -> None:
-        with contextlib.suppress(SteelyardError, TimeoutError, OSError):
+        with contextlib.suppress(SteelyardError, OSError):
             await self.levers()
 
     async def levers(self) -> list[dict[str, Any]]:
         """The list.
 
         Raises:
-            SteelyardError: the process failed.
+            SteelyardError: the process failed, or did not end.
         """
         async with self._one:
             if self._told is None:
@@ -85,9 +85,13 @@ async def _asked() -> list[dict[str, Any]]:
     )
     try:
         out, told = await asyncio.wait_for(process.communicate(), SECONDS)
-    except BaseException:
+    except BaseException as error:
         if process.returncode is None:
             process.kill()
+        if isinstance(error, TimeoutError):
+            raise SteelyardError(
+                f"listing the levers took more than {SECONDS:.0f} s", do="Ask again when the machine does less."
+            ) from error
         raise
     if process.returncode:
         reason = told.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason was told"]

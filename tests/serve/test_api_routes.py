@@ -68,7 +68,7 @@ def test_figures_count_what_was_asked_and_never_what_was_said(server: LiveServer
 
 
 def test_levers_are_told_with_the_schemas_of_their_settings_by_another_process(server: LiveServer) -> None:
-    levers: dict[str, Any] = {lever["name"]: lever for lever in server.client.get("/api/levers", timeout=120).json()["levers"]}
+    levers: dict[str, Any] = {lever["name"]: lever for lever in server.client.get("/api/levers", timeout=600).json()["levers"]}
     assert (
         levers["prompt"]["per_request"] and levers["beam"]["per_request"] and not levers["steering"]["per_request"] and "sft" not in levers
     )

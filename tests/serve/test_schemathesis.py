@@ -36,7 +36,7 @@ def test_no_request_made_from_its_description_makes_the_server_fail(server: Live
             if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
                 case.body["model"] = "encoder" if "embeddings" in label else "tiny"
             try:
-                response = case.call(base_url=server.url, timeout=240)
+                response = case.call(base_url=server.url, timeout=600)
             except (httpx.HTTPError, OSError) as error:
                 failures.append(f"{label}: {error!r} for {case.body!r:.300}")
                 return
