@@ -9,7 +9,6 @@ The readable twin is `Trunk.forward`. Every row's result depends on that row alo
 from __future__ import annotations
 
 import ctypes
-from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -192,7 +191,7 @@ class FusedTrunk:
             rows = [row for row, length in enumerate(step.lengths) if length > begin]
             part = step.of_rows(rows)
             lengths = tuple(min(length - begin, size) for length in part.lengths)
-            part = replace(part, starts=tuple(start + begin for start in part.starts), lengths=lengths, time=max(lengths), _cache={})
+            part = part.changed(starts=tuple(start + begin for start in part.starts), lengths=lengths, time=max(lengths))
             times = slice(begin, begin + part.time)
             hidden[rows, times] = self._run(ids_bt[rows, times], part)
         return hidden

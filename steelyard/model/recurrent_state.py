@@ -6,7 +6,6 @@ A recurrence cannot go back by forgetting the end of a list, so the pool keeps t
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,13 +32,11 @@ def _filled_up(x_btd: Tensor, step: Step, memory: Memory, run: Run) -> tuple[Ten
     rows, more = step.rows, -step.rows % step.tile
     if not more:
         return run(x_btd, step, memory)
-    part = dataclasses.replace(
-        step,
+    part = step.changed(
         slots=step.slots + step.slots[:1] * more,
         starts=step.starts + (0,) * more,
         lengths=step.lengths + (0,) * more,
         adapters=None if step.adapters is None else step.adapters + (-1,) * more,
-        _cache={},
     )
     y, memory = run(_with_zeros(x_btd, more), part, {name: _with_zeros(value, more) for name, value in memory.items()})
     return y[:rows], {name: value[:rows] for name, value in memory.items()}
@@ -76,7 +73,7 @@ class RecurrentPool:
         y_btd = torch.zeros_like(x_btd)
         if longest := max(bodies):
             longest = min(-(-longest // step.tile) * step.tile, step.time)
-            part = dataclasses.replace(step, lengths=bodies, time=longest, _cache={})
+            part = step.changed(lengths=bodies, time=longest)
             y_btd[:, :longest], memory = run(x_btd[:, :longest], part, memory)
             self._write(step, memory, bodies)
         rows = torch.arange(step.rows, device=x_btd.device)
@@ -85,7 +82,7 @@ class RecurrentPool:
             times = tuple(min(body + number, step.time - 1) for body in bodies)
             starts = tuple(start + body + number for start, body in zip(step.starts, bodies, strict=True))
             place = torch.tensor(times, device=x_btd.device)
-            part = dataclasses.replace(step, starts=starts, lengths=real, time=1, _cache={})
+            part = step.changed(starts=starts, lengths=real, time=1)
             y, memory = _filled_up(x_btd[rows, place][:, None], part, memory, run)
             there = torch.tensor(real, dtype=torch.bool, device=x_btd.device)
             y_btd[rows[there], place[there]] = y[there, 0]

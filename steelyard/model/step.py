@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,26 @@ EXTENT = 64
 
 DETERMINISTIC_EXTENT = 256
 """In deterministic calls every row's keys are read up to a multiple of this many tokens that depends on the row alone."""
+
+
+class Others(Protocol):
+    """The processes that compute other lines of the same batch. All ask alike, for each waits for the others' answers."""
+
+    def total(self, values: list[float]) -> list[float]:
+        """Sums over all processes."""
+        ...
+
+    def agreed(self, value: float) -> float:
+        """The first process's value, for all."""
+        ...
+
+
+class Kept:
+    """What a call's parts have found for one another. Not a plain `dict`, because FSDP copies the collections that it finds in a call, down to
+    those in dataclasses, and what a part tells a copy nobody hears."""
+
+    def __init__(self, values: dict[Hashable, Any] | None = None):
+        self.values = values or {}
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,8 @@ class Step:
             multiplied by itself is filled up to it.
         readable: attention by its equation rather than a fused kernel.
         capacity: tokens a slot holds; 0 when there is no state.
+        others: the processes that train on other lines of the same batch, or None.
+        counts: False where these lines stand in for ones that there are none of, so that no mean takes them in.
     """
 
     slots: tuple[int, ...]
@@ -57,7 +79,9 @@ class Step:
     tile: int = 1
     readable: bool = False
     capacity: int = 0
-    _cache: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
+    others: Others | None = None
+    counts: bool = True
+    _kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     @classmethod
     def whole(cls, rows: int, time: int, device: torch.device, segments: Tensor | None = None, program: SiteProgram | None = None) -> Step:
@@ -75,8 +99,7 @@ class Step:
             return tuple(values[row] for row in rows)
 
         time = max(self.lengths[row] for row in rows)
-        return replace(
-            self,
+        return self.changed(
             slots=pick(self.slots) if self.slots else (),
             starts=pick(self.starts),
             lengths=pick(self.lengths),
@@ -84,8 +107,11 @@ class Step:
             segments=None if self.segments is None else self.segments[list(rows), :time],
             adapters=None if self.adapters is None else pick(self.adapters),
             program=self.program and self.program.of_rows(rows),
-            _cache={},
         )
+
+    def changed(self, **changes: Any) -> Step:
+        """The call with some of it changed. It finds everything anew, but its parts' losses go where this one's go."""
+        return replace(self, **changes, _kept=Kept({"losses": self.losses}))
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """A value computed once per call and shared by all layers (masks, rotary angles).
@@ -94,10 +120,10 @@ class Step:
         read it), and share only collections (`list`, `dict`), which layers fill together.
         """
         if torch.compiler.is_compiling() and make not in (list, dict):
-            return self._cache[key] if isinstance(key, str) and key in self._cache else make()
-        if key not in self._cache:
-            self._cache[key] = make()
-        return self._cache[key]
+            return self._kept.values[key] if isinstance(key, str) and key in self._kept.values else make()
+        if key not in self._kept.values:
+            self._kept.values[key] = make()
+        return self._kept.values[key]
 
     @property
     def carry(self) -> dict[str, Any]:
@@ -106,8 +132,31 @@ class Step:
 
     @property
     def losses(self) -> list[tuple[str, Tensor]]:
-        """What parts want to be smaller besides the loss of the text, already weighted: (name, scalar), gathered in training."""
+        """What parts want to be smaller besides the loss of the text, already weighted: (name, scalar), gathered in training.
+
+        Where several processes share a batch, these are shares that add up (`mean_share`).
+        """
         return self.cached("losses", list)
+
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over all lines of the batch, of which this process has its own; no gradient goes through it."""
+        if self.others is None:
+            return own.detach()
+        return _total(own.detach() if self.counts else torch.zeros_like(own), self.others)
+
+    def mean_share(self, own: Tensor) -> Tensor:
+        """This process's share of a mean over the tokens of all lines of the batch: own values [n, ...] -> [...].
+
+        Shares of all processes add up to the mean, and so do their gradients. 0 where nobody has a token.
+        """
+        if self.others is None:
+            return own.mean(0) if len(own) else own.sum(0)
+        count = self.total(torch.tensor(float(len(own)), device=own.device))
+        return own.sum(0) * self.counts / count.clamp(min=1)
+
+    def agreed(self, value: int) -> int:
+        """A number that all processes have in common: the first one's."""
+        return value if self.others is None else int(self.others.agreed(value))
 
     @property
     def real(self) -> Tensor | None:
@@ -223,6 +272,11 @@ class Step:
         padding = query[None, :, None] >= lengths
         own = key == torch.minimum(place, torch.tensor(keys - 1, device=self.device))
         return (allowed | (padding & own))[:, None]
+
+
+@torch.compiler.disable
+def _total(own: Tensor, others: Others) -> Tensor:
+    return own.new_tensor(others.total(own.flatten().tolist())).view(own.shape)
 
 
 def scattered(slots: Tensor, places: Tensor, heads: int, tokens: int) -> Tensor:

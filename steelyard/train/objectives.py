@@ -3,7 +3,7 @@
 loss = sum_t [ - log p(x_t | x_<t) + z (log sum exp logits_t)^2 ] + learned tokens * sum of the parts' own losses
 
 The z-loss (arXiv:2204.02311, section 5) keeps logits from drifting away together. Parts of the trunk may have losses of their own (the
-balance of a mixture of experts): while training they append (name, scalar) to `step.cached("losses", list)`, already weighted.
+balance of a mixture of experts): while training they append (name, scalar) to `step.losses`, already weighted.
 Neither is part of a validation loss, which is the cross-entropy alone.
 
 Cost: logits are most of a step's memory with long rows or a large vocabulary, so those of many tokens are taken a piece at a time,
@@ -15,6 +15,7 @@ Shapes: b lines, t time, n learned tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from steelyard.data.batching import NOT_LEARNED, Batch
-from steelyard.model.step import Step
+from steelyard.model.step import Others, Step
 from steelyard.model.trunk import Trunk
 
 PIECE = 1024
@@ -37,7 +38,11 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def next_token_loss(
-    trunk: Trunk, *, z_loss: float = 0.0, compiled: Callable[[Measure], Measure] = lambda measure: measure
+    trunk: Trunk,
+    *,
+    z_loss: float = 0.0,
+    compiled: Callable[[Measure], Measure] = lambda measure: measure,
+    others: Others | None = None,
 ) -> Callable[[Batch], tuple[Tensor, int, dict[str, Tensor]]]:
     """The objective of a trunk with an `lm` head.
 
@@ -45,6 +50,7 @@ def next_token_loss(
         trunk: what is trained.
         z_loss: z; the paper's is 1e-4.
         compiled: what makes the head and its loss faster (`torch.compile`).
+        others: the processes that take other lines of each batch, or None. The parts' own losses are then means over all lines.
     """
     head: Any = trunk.heads["lm"]
     table: Any = getattr(head, "linear", head)
@@ -63,6 +69,7 @@ def next_token_loss(
         ids_bt, targets_bt = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.targets).to(device)
         segments_bt = None if batch.segments is None else torch.from_numpy(batch.segments).to(device)
         step = Step.whole(ids_bt.shape[0], ids_bt.shape[1], device, segments=segments_bt)
+        step = replace(step, others=others, counts=batch.tokens > 0)
         hidden_btd = trunk(ids_bt, step)
         hidden_nd, targets_n = _learned(hidden_btd.flatten(0, 1), targets_bt.flatten(), batch.learned)
         sums = in_pieces(measure, table, hidden_nd, targets_n)
@@ -73,9 +80,11 @@ def next_token_loss(
             parts["z"] = sums[1]
         if hasattr(head, "lessons"):  # heads that predict more than the next token
             for name, further_nd, wanted_n in head.lessons(hidden_btd, targets_bt, segments_bt):
-                step.losses.append((name, in_pieces(measure, table, further_nd, wanted_n).sum() / max(1, len(wanted_n))))
-        for name, value in step.cached("losses", list):
-            weighted = value * len(hidden_nd)
+                count = step.total(torch.tensor(float(len(wanted_n))))
+                step.losses.append((name, in_pieces(measure, table, further_nd, wanted_n).sum() / count.clamp(min=1)))
+        learned = step.total(torch.tensor(float(len(hidden_nd)))) if step.losses else None
+        for name, value in step.losses:
+            weighted = value * learned
             total = total + weighted
             parts[name] = parts.get(name, 0.0) + weighted
         return total, len(hidden_nd), {name: value.detach() for name, value in parts.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -55,7 +54,7 @@ def step_by_step(trunk: Trunk, ids: torch.Tensor) -> list[float]:
     first = Step(tuple(range(len(ids))), (0,) * len(ids), (1,) * len(ids), 1, ids.device, capacity=ids.shape[1])
     apart = torch.zeros(len(ids))
     for at in range(ids.shape[1]):
-        step = dataclasses.replace(first, starts=(at,) * len(ids), _cache={})
+        step = first.changed(starts=(at,) * len(ids))
         apart = torch.maximum(apart, (trunk.logits(ids[:, at : at + 1], step, state)[:, 0] - whole[:, at]).abs().amax(-1))
     return apart.tolist()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,7 +29,7 @@ def made(**pattern: int) -> SparseAttention:
 
 
 def readably(step: Step) -> Step:
-    return dataclasses.replace(step, readable=True, _cache={})
+    return step.changed(readable=True)
 
 
 patterns = st.fixed_dictionaries(

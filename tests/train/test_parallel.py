@@ -23,6 +23,14 @@ from steelyard.train.trainer import TrainerSettings, train
 SETTINGS = {"learning_rate": 1e-3, "warmup": 0.1, "weight_decay": 0.1, "average": 0.9, "accumulation": 2, "validate_every": 4}
 WAYS = {"data": {}, "sharded": {}, "sharded muon": {"optimizer": "muon"}}
 STEPS, SAVED = 8, 5
+PARTS = {
+    "experts": {"channel": {"moe": {"experts": 4, "active": 2, "balance": 1.0, "router_z": 0.1}}},
+    "experts rebuilt": {"stack": "reversible", "channel": {"moe": {"experts": 4, "active": 2, "balance": 1.0}}},
+    "halting": {"stack": {"universal": {"turns": 4, "ponder": 0.5, "epsilon": 0.4}}},
+    "drawn loops": {"stack": {"recurrent_depth": {"loops": 3}}},
+    "further tokens": {"head": {"multi_token": {"tokens": 3}}},
+}
+"""Parts with losses of their own, or with something drawn or decided for all lines of a step."""
 
 
 def batches(size=5, seed=0, **changes):
@@ -35,8 +43,10 @@ def batches(size=5, seed=0, **changes):
     return Batches(rows, size, seed=1, **changes)
 
 
-def trained(directory, steps, company=None, way="data", **more):
-    module = tiny_llama()
+def trained(directory, steps, company=None, way="data", parts=None, **more):
+    torch.manual_seed(1)
+    plan = {"width": 16, "depth": 3, "context": 64, "vocabulary": 60, **(parts or {})}
+    module = tiny_llama() if parts is None else DecoderPlan.model_validate(plan).trunk(60).build().requires_grad_(True)
     if company is not None:
         company.prepare(module, way)
     settings = TrainerSettings(**{**SETTINGS, "steps": STEPS, **more})
@@ -46,7 +56,7 @@ def trained(directory, steps, company=None, way="data", **more):
         run = Run(directory, seed=3, cancelled=lambda: next(asked) == steps)
     else:
         run = Run(directory, seed=3)
-    objective = next_token_loss(module)
+    objective = next_token_loss(module, others=company)
     progress = train(module, objective, stream, settings, run, validation=batches(4, seed=5, shuffle=False), company=company)
     return module, progress
 
@@ -78,8 +88,18 @@ def one_of_two(number, directory):
             torch.save(state, directory / name / "two.pt")
         with contextlib.suppress(TrainingStopped):
             trained(directory / name / "cut", SAVED, crew, way, **more)
+    for name, parts in PARTS.items():
+        for way in ways_of(parts):
+            module, _ = trained(directory / name / way, STEPS, crew, way, parts)
+            state = {key: crew.whole(value).clone() for key, value in module.state_dict().items()}
+            if crew.first:
+                torch.save(state, directory / name / f"{way}.pt")
     (directory / f"shares{number}.json").write_text(json.dumps(shares))
     dist.destroy_process_group()
+
+
+def ways_of(parts):
+    return ["data"] if parts.get("stack") == "reversible" else ["data", "sharded"]
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +118,18 @@ def test_two_processes_have_the_losses_gradients_and_weights_of_one(two, tmp_pat
             assert other[key] == pytest.approx(value, abs=1e-5), (one["step"], key)
     for key, value in torch.load(two / name / "two.pt").items():
         assert float((value - module.state_dict()[key]).abs().max()) < 1e-5, key
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_what_parts_add_and_draw_is_that_of_one_process(two, tmp_path, name):
+    module, _ = trained(tmp_path, STEPS, parts=PARTS[name])
+    for way in ways_of(PARTS[name]):
+        for one, other in zip(lines(tmp_path), lines(two / name / way), strict=True):
+            assert one.keys() == other.keys()
+            for key, value in one.items():
+                assert other[key] == pytest.approx(value, abs=2e-5), (way, one["step"], key)
+        for key, value in torch.load(two / name / f"{way}.pt").items():
+            assert float((value - module.state_dict()[key]).abs().max()) < 1e-5, (way, key)
 
 
 @pytest.mark.parametrize("name", WAYS)

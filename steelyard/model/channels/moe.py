@@ -103,11 +103,12 @@ class Moe(nn.Module):
         logits_ne, chosen_nk = logits_bte.flatten(0, 1), chosen_btk.flatten(0, 1)
         if real is not None:
             logits_ne, chosen_nk = logits_ne[real.flatten()], chosen_nk[real.flatten()]
-        if plan.balance and len(logits_ne):
-            choices = F.one_hot(chosen_nk, plan.experts).float().sum((0, 1)) / len(chosen_nk)
-            step.losses.append(("balance", plan.balance * plan.experts * (choices * logits_ne.softmax(-1).mean(0)).sum()))
-        if plan.router_z and len(logits_ne):
-            step.losses.append(("router_z", plan.router_z * logits_ne.logsumexp(-1).square().mean()))
+        if plan.balance:
+            chosen_e = step.total(F.one_hot(chosen_nk, plan.experts).float().sum((0, 1)))
+            choices_e = chosen_e / (chosen_e.sum() / plan.active).clamp(min=1)  # for each token
+            step.losses.append(("balance", plan.balance * plan.experts * (choices_e * step.mean_share(logits_ne.softmax(-1))).sum()))
+        if plan.router_z:
+            step.losses.append(("router_z", plan.router_z * step.mean_share(logits_ne.logsumexp(-1).square())))
 
     def flops(self, time: int) -> int:
         """Forward operations over a text of `time` tokens: the router and the chosen experts."""

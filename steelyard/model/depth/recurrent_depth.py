@@ -68,7 +68,7 @@ class RecurrentDepth(Numbered):
         self.norm = plan.norm.build(width)
 
     def forward(self, x: Tensor, step: Step, state: State | None) -> Tensor:
-        loops = draw(self.plan.loops) if self.training and self.plan.random else self.plan.loops
+        loops = step.agreed(draw(self.plan.loops)) if self.training and self.plan.random else self.plan.loops
         told = self.through(x, step, state, self.prelude)
         x, first = told, max(0, loops - self.plan.backward) if torch.is_grad_enabled() else 0
         with torch.set_grad_enabled(torch.is_grad_enabled() and not first):

@@ -78,12 +78,12 @@ class Universal(Numbered):
             x = torch.where(halting.still[:, :, None], after, x)
             weight = halting.weigh(self._probability(x, step), last=turn + 1 == len(turns))
             y = y + weight[:, :, None].to(x.dtype) * x
-            if state is None and not bool(halting.still.any()):
+            if state is None and not bool(step.total(halting.still.any().float())):
                 break
         step.carry[TAKEN] = halting.turns
         if self.training and self.plan.ponder:
             cost = halting.turns + halting.rest
-            step.losses.append(("ponder", self.plan.ponder * (cost.mean() if step.real is None else cost[step.real].mean())))
+            step.losses.append(("ponder", self.plan.ponder * step.mean_share(cost.flatten() if step.real is None else cost[step.real])))
         return y
 
     def _probability(self, x: Tensor, step: Step) -> Tensor:

@@ -225,15 +225,13 @@ class Patched(nn.Module):
         if step.segments is not None:
             segments = step.segments.new_full((len(both_bsd), count), -1)
             segments[rows, numbers] = step.segments[rows, times]
-        patch_step = dataclasses.replace(
-            step,
+        patch_step = step.changed(
             starts=tuple(pool.patches(slot) for slot in step.slots) if pool else (0,) * len(counts),
             lengths=tuple(counts),
             time=count,
             segments=segments,
             program=None,
             capacity=pool.over.tokens if pool else 0,
-            _cache={"losses": step.losses},
         )
         y_bnw = self.over(self.into(patches.flatten(2), patch_step), patch_step, pool.over if pool else None)
         return self.out(self.norm(y_bnw), patch_step).to(both_bsd.dtype)
@@ -260,12 +258,17 @@ class Patched(nn.Module):
             heard[:, 0] = torch.where(going_on[:, None], pool.last(step).to(heard.dtype), heard[:, 0])
         told = read + heard.unflatten(2, (size, width))[:, :, :places] + self.places[:places].to(read.dtype)
         adapters = None if step.adapters is None else tuple(index for index in step.adapters for _ in range(groups))
-        group_step = dataclasses.replace(
-            Step.whole(len(x_btd) * groups, places, step.device),
+        texts = len(x_btd) * groups
+        group_step = step.changed(
+            slots=(),
+            starts=(0,) * texts,
+            lengths=(places,) * texts,
+            time=places,
+            segments=None,
             adapters=adapters,
-            deterministic=step.deterministic,
-            readable=step.readable,
-            _cache={"losses": step.losses},
+            side={},
+            program=None,
+            capacity=0,
         )
         y = self.inside(told.flatten(0, 1), group_step, None)
         return y.unflatten(0, (len(x_btd), groups))[rows, where.group, where.place]

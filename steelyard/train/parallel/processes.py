@@ -8,8 +8,8 @@ All processes go through the same batches, so that the place in the data, the bu
 what two have saved one can go on from. Communication a step, with P bytes of weights in float32 and n processes, for each of them:
 data 2 P (n - 1) / n; sharded 3 P (n - 1) / n.
 
-What parts add to the loss (the balance of experts, pondering, further tokens) is a mean over each process's own lines: with these, two
-processes are one only up to how alike their lines are.
+What parts add to the loss (the balance of experts, pondering, further tokens) is a mean over all processes' lines, and what they draw for
+a whole step (recurrent depth's loops) is the first process's: parts ask for both through their call (`model/step.py`), a number or two a layer.
 """
 
 from __future__ import annotations
