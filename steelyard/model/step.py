@@ -142,7 +142,8 @@ class Step:
         """The sum over all lines of the batch, of which this process has its own; no gradient goes through it."""
         if self.others is None:
             return own.detach()
-        return _total(own.detach() if self.counts else torch.zeros_like(own), self.others)
+        ask: Any = _asked
+        return ask(own.detach() if self.counts else torch.zeros_like(own), self.others)
 
     def mean_share(self, own: Tensor) -> Tensor:
         """This process's share of a mean over the tokens of all lines of the batch: own values [n, ...] -> [...].
@@ -275,7 +276,7 @@ class Step:
 
 
 @torch.compiler.disable
-def _total(own: Tensor, others: Others) -> Tensor:
+def _asked(own: Tensor, others: Others) -> Tensor:
     return own.new_tensor(others.total(own.flatten().tolist())).view(own.shape)
 
 

@@ -82,7 +82,7 @@ def next_token_loss(
             for name, further_nd, wanted_n in head.lessons(hidden_btd, targets_bt, segments_bt):
                 count = step.total(torch.tensor(float(len(wanted_n))))
                 step.losses.append((name, in_pieces(measure, table, further_nd, wanted_n).sum() / count.clamp(min=1)))
-        learned = step.total(torch.tensor(float(len(hidden_nd)))) if step.losses else None
+        learned = step.total(torch.tensor(float(len(hidden_nd))))
         for name, value in step.losses:
             weighted = value * learned
             total = total + weighted
