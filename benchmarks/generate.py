@@ -107,6 +107,11 @@ class Ours:
         if device != "cpu":  # every shape is recorded once, and libraries choose their kernels, before anything is timed
             self()
 
+    @property
+    def products(self) -> torch.dtype:
+        """The float type that products are measured in: without AVX-512 a CPU multiplies none narrower than float32, or takes minutes."""
+        return torch.float32 if os.environ.get("STEELYARD_KERNELS") == "avx2" else self.engine.spec.weight_type
+
     def shares(self, rounds: list[dict[str, float]], limits: list[tuple[float, dict[torch.dtype, float]]]) -> dict[str, dict[str, float]]:
         """What share each measurement has of what the machine gave in the same round, bytes and operations a second: medians of rounds."""
         lengths, trunk, state = self.lengths, self.engine.trunk, self.engine.scheduler.host.state
@@ -116,8 +121,11 @@ class Ours:
             size = step_bytes(trunk, state, texts)
             each = [speeds[key] / len(texts) * size / bandwidth for speeds, (bandwidth, _) in zip(rounds, limits, strict=True)]
             told[key] = {"megabytes_a_step": size / 1e6, "share_of_bandwidth": statistics.median(each)}
-        operations, dtype = reading_flops(trunk, lengths.prompt), self.engine.spec.weight_type
-        each = [speeds["prefill"] / lengths.prompt * operations / rates[dtype] for speeds, (_, rates) in zip(rounds, limits, strict=True)]
+        operations = reading_flops(trunk, lengths.prompt)
+        each = [
+            speeds["prefill"] / lengths.prompt * operations / rates[self.products]
+            for speeds, (_, rates) in zip(rounds, limits, strict=True)
+        ]
         return told | {"prefill": {"gigaflops": operations / 1e9, "model_flops_utilisation": statistics.median(each)}}
 
     def _answers(self, prompts: list[list[int]], tokens: int) -> list[Completion]:
@@ -226,7 +234,7 @@ def main() -> None:
             theirs.append(Llama(options.llama, other, options.threads, lengths, "llama.cpp, Q4_0"))
         sides: dict[str, Callable[[], dict[str, float]]] = {side.name: side for side in (*ours, *theirs)}
         torch.set_num_threads(options.threads)
-        types = {side.engine.spec.weight_type for side in ours}
+        types = {side.products for side in ours}
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         limits: list[tuple[float, dict[torch.dtype, float]]] = []
         for number in range(options.rounds):
