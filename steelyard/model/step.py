@@ -35,7 +35,7 @@ class Others(Protocol):
         ...
 
 
-class Kept:
+class Notes:
     """What a call's parts have found for one another. Not a plain `dict`, because FSDP copies the collections that it finds in a call, down to
     those in dataclasses, and what a part tells a copy nobody hears."""
 
@@ -81,7 +81,7 @@ class Step:
     capacity: int = 0
     others: Others | None = None
     counts: bool = True
-    _kept: Kept = field(default_factory=Kept, repr=False, compare=False)
+    _notes: Notes = field(default_factory=Notes, repr=False, compare=False)
 
     @classmethod
     def whole(cls, rows: int, time: int, device: torch.device, segments: Tensor | None = None, program: SiteProgram | None = None) -> Step:
@@ -111,7 +111,7 @@ class Step:
 
     def changed(self, **changes: Any) -> Step:
         """The call with some of it changed. It finds everything anew, but its parts' losses go where this one's go."""
-        return replace(self, **changes, _kept=Kept({"losses": self.losses}))
+        return replace(self, **changes, _notes=Notes({"losses": self.losses}))
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
         """A value computed once per call and shared by all layers (masks, rotary angles).
@@ -120,10 +120,10 @@ class Step:
         read it), and share only collections (`list`, `dict`), which layers fill together.
         """
         if torch.compiler.is_compiling() and make not in (list, dict):
-            return self._kept.values[key] if isinstance(key, str) and key in self._kept.values else make()
-        if key not in self._kept.values:
-            self._kept.values[key] = make()
-        return self._kept.values[key]
+            return self._notes.values[key] if isinstance(key, str) and key in self._notes.values else make()
+        if key not in self._notes.values:
+            self._notes.values[key] = make()
+        return self._notes.values[key]
 
     @property
     def carry(self) -> dict[str, Any]:

@@ -199,6 +199,11 @@ def test_a_file_that_holds_no_schema_is_named(spec, tmp_path, content, words):
     assert str(path) in str(raised.value)
 
 
+def keyed(name):
+    """An object whose one key holds what a definition says."""
+    return {"type": "object", "properties": {"c": {"$ref": f"#/$defs/{name}"}}, "required": ["c"]}
+
+
 UNHONOURED = [
     ({"json_schema": {"not": {"type": "string"}}}, 'Unimplemented keys: \\["not"\\]'),
     ({"json_schema": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
@@ -220,6 +225,9 @@ UNHONOURED = [
     ({"json_schema": {"type": "number", "multipleOf": 1e-300}}, "too many digits"),
     ({"json_schema": {"enum": []}}, "Unsatisfiable"),
     ({"json_schema": {"type": "string", "minLength": 5, "maxLength": 2}}, "minLength \\(5\\) is greater than maxLength"),
+    ({"json_schema": {"type": "object", "properties": {"c": {"$ref": "#"}}, "required": ["c"]}}, "ever ends"),
+    ({"json_schema": {"type": "array", "items": {"$ref": "#"}, "minItems": 1}}, "ever ends"),
+    ({"json_schema": {"$defs": {"a": keyed("b"), "b": {"anyOf": [keyed("a"), keyed("b")]}}, "$ref": "#/$defs/a"}}, "ever ends"),
     ({"regex": "[a&&b]"}, "no text matches it"),
     ({"regex": "$^"}, "lookarounds"),
     ({"regex": "(?=a)b"}, "look-around"),

@@ -27,7 +27,7 @@ import jsonschema
 from steelyard.generate.constraints import schemas
 from steelyard.generate.constraints.constraint import Constraint
 from steelyard.generate.constraints.grammars import of_schema
-from steelyard.generate.constraints.plainer import plainer
+from steelyard.generate.constraints.plainer import impossible, plainer
 
 
 @functools.cache
@@ -233,6 +233,32 @@ def test_what_is_taken_for_exclusive_is(one, other):
     if "anyOf" in plainer({"oneOf": either}):
         for _, value in (one, other):
             assert sum(jsonschema.Draft202012Validator(schema).is_valid(value) for schema in either) == 1
+
+
+TREE = {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        (TREE, '{"left": {}}'),
+        (TREE | {"properties": {"left": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}, "required": ["left"]}, '{"left": {"left": null}}'),
+        ({"type": "array", "items": {"$ref": "#"}}, "[[], [[]]]"),
+        ({"$defs": {"a": {**keyed(0, k={"$ref": "#/$defs/a"}), "type": ["object", "string"]}}, "$ref": "#/$defs/a"}, '{"k": "x"}'),
+        ({"type": "array", "prefixItems": [{"type": "null"}], "items": {"$ref": "#"}, "minItems": 1}, "[null]"),
+    ],
+    ids=str,
+)
+def test_what_holds_its_own_kind_and_may_end_is_honoured(schema, text):
+    """Whereas what must hold its own kind is refused (tests/generate/test_constraint.py)."""
+    assert of_schema(schema).accepts(text) and schemas.complaint(text, schema) is None
+
+
+@settings(max_examples=200, deadline=None)
+@given(one=pairs())
+def test_what_is_taken_for_impossible_has_no_value(one):
+    schema, value = one
+    assert not (impossible(schema) and jsonschema.Draft202012Validator(schema).is_valid(value))
 
 
 # The check of finished answers

@@ -86,6 +86,49 @@ def test_a_pause_ends_the_turn(tab, server, kept):
     assert texts(kept) == ["just this"]
 
 
+def test_a_first_message_goes_into_its_own_conversation_though_another_is_opened_before_that_one_is_made(tab, server, kept):
+    other = kept.conversation("Rivers")
+    kept.add(other, "user", "Which is the longest?")
+    kept.add(other, "assistant", "The Nile.")
+    held: list[Any] = []
+    tab.route("**/api/conversations", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    listed = tab.get_by_role("navigation", name="Conversations").get_by_role("link")
+    listed.filter(has_text="Rivers").click()
+    expect(answers(tab)).to_have_text(re.compile("The Nile"))
+    assert len(held) == 1
+    held[0].continue_()
+    expect(listed).to_have_count(2)
+    assert tab.url.endswith(f"#/c/{other}")
+    expect(answers(tab)).to_have_text(re.compile("The Nile"))
+    assert texts(kept, other) == ["Which is the longest?"] and texts(kept, "c2") == ["Tell me about the Danube"]
+    assert kept.asked == []  # nobody is there to read an answer
+    listed.filter(has_text="Danube").click()
+    tab.get_by_role("button", name="Answer it").click()
+    expect(answers(tab)).to_contain_text("Danube")
+    assert len(kept.asked) == 1
+
+
+def test_what_could_not_be_stored_waits_in_its_own_conversation(tab, server, kept, complaints):
+    other = kept.conversation("Rivers")
+    kept.add(other, "user", "Which is the longest?")
+    kept.add(other, "assistant", "The Nile.")
+    held: list[Any] = []
+    tab.route("**/api/conversations", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
+    tab.goto(server)
+    say(tab, "Tell me about the Danube")
+    tab.get_by_role("navigation", name="Conversations").get_by_role("link", name="Rivers").click()
+    expect(answers(tab)).to_have_text(re.compile("The Nile"))
+    held[0].fulfill(status=507, json={"error": {"message": "The disk is full."}})
+    expect(tab.get_by_text("The disk is full.")).to_be_visible()
+    waiting = tab.get_by_role("region", name="Messages that wait")
+    expect(waiting).to_have_count(0)
+    tab.get_by_role("link", name="New conversation").click()
+    expect(waiting).to_contain_text("Tell me about the Danube")
+    complaints[:] = [line for line in complaints if "507" not in line]
+
+
 def test_what_is_written_during_an_answer_waits_and_interrupting_sends_it(tab, server, kept):
     tab.goto(server)
     say(tab, "slow one please")

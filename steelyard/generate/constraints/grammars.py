@@ -19,7 +19,7 @@ from steelyard.core.answer_form import AnswerForm, Kind, written
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.generate.constraints import schemas
 from steelyard.generate.constraints.judging import accepts, judge, problem_of
-from steelyard.generate.constraints.plainer import plainer
+from steelyard.generate.constraints.plainer import impossible, plainer
 from steelyard.generate.constraints.trial import survive
 
 MOST_CHARACTERS = 262_144
@@ -110,7 +110,14 @@ def of_schema(schema: Mapping[str, Any] | bool) -> Grammar:
         raise UnsupportedError("the keyword `x-guidance` is not supported", where="json_schema", do="Leave it out.")
     schema_itself = {"name": "schema", "json_schema": {**plainer(schemas.with_whole_counts(plain)), "x-guidance": OPTIONS}}
     compiled = json.dumps({"grammars": [{"lark_grammar": FREELY + "start: @schema"}, schema_itself]})
-    return _tried(Grammar("json_schema", source, compiled, schema))
+    grammar = _tried(Grammar("json_schema", source, compiled, schema))
+    if impossible(plain):
+        raise UnsupportedError(
+            "it cannot be honoured: no value that it matches ever ends",
+            where="json_schema",
+            do="Let what holds another of its own kind be left out, be null, or be an empty list.",
+        )
+    return grammar
 
 
 def of_regex(regex: str) -> Grammar:

@@ -3,8 +3,10 @@
 llguidance sees that two types, two keys of different text or two enumerations of text exclude one another, but neither numbers nor what
 lies behind a `$ref`. Whether nothing matches some schemas at once is asked here of their types, enumerations, bounds and required keys:
 
-    empty(A) iff no enumerated value is left, or no type: of numbers because bounds cross, of objects because a required key has no value
+    empty(A) iff no enumerated value is left, or no type: of numbers because bounds cross, of objects because a required key has no value,
+             of arrays because an item that must be there has none; or iff no alternative of an `anyOf` has one
 
+A value is finite, so what can only be made of itself is empty as well: asked again while it is being asked, a question is answered with yes.
 Only what is certain counts: a keyword that is not looked at leaves more values, never fewer. The finished answer is checked with
 `jsonschema` against the `oneOf` itself all the same. `uniqueItems: false` says nothing and is left out.
 """
@@ -29,8 +31,12 @@ DEEPEST = 12
 
 def plainer(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """A schema that the same values match, with `anyOf` for every `oneOf` whose alternatives are seen to exclude one another."""
-    renamed = any("$id" in part or "id" in part for part in _parts(schema) if part is not schema)  # references lead elsewhere
-    return _rewritten(schema, _Search(schema, 0 if renamed else BUDGET))
+    return _rewritten(schema, _Search(schema))
+
+
+def impossible(schema: Mapping[str, Any]) -> bool:
+    """Whether it is certain that no value matches, be it only because none would ever end."""
+    return _Search(schema).empty([schema])
 
 
 def _rewritten(schema: Any, search: _Search) -> Any:
@@ -70,8 +76,10 @@ def _parts(schema: Any) -> Iterator[Mapping[str, Any]]:
 class _Search:
     """Proofs within one schema, which share a budget."""
 
-    def __init__(self, root: Mapping[str, Any], budget: int):
-        self.root, self.left = root, budget
+    def __init__(self, root: Mapping[str, Any]):
+        renamed = any("$id" in part or "id" in part for part in _parts(root) if part is not root)  # references lead elsewhere
+        self.root, self.left = root, 0 if renamed else BUDGET
+        self.asked: list[frozenset[int]] = []
 
     def exclusive(self, alternatives: Sequence[Any], around: Any) -> bool:
         """Whether no value that matches what stands around matches two of the alternatives."""
@@ -85,6 +93,15 @@ class _Search:
             return False
         if not all(self._gather(schema, parts) for schema in schemas):
             return True
+        question = frozenset(map(id, parts))
+        if parts and question in self.asked:
+            return True
+        self.asked.append(question)
+        answer = self._empty(parts, depth)
+        self.asked.pop()
+        return answer
+
+    def _empty(self, parts: Sequence[Mapping[str, Any]], depth: int) -> bool:
         types = frozenset.intersection(TYPES, *map(_types, parts))
         low, high, strict = _bounds(parts)
         listed = [values for part in parts if (values := _listed(part)) is not None]
@@ -97,7 +114,9 @@ class _Search:
             types -= {"integer", "fraction"}
         if "object" in types and self._no_object(parts, depth):
             types -= {"object"}
-        return not types
+        if "array" in types and any(self._no_array(part, depth) for part in parts):
+            types -= {"array"}
+        return not types or any(self._no_alternative(part, depth) for part in parts)
 
     def _gather(self, schema: Any, parts: list[Mapping[str, Any]], depth: int = 0) -> bool:
         """Adds a schema and all that it demands besides; False where it lets nothing through."""
@@ -131,6 +150,16 @@ class _Search:
         """Whether a key that is required can have no value."""
         needed = {key for part in parts for key in _strings(part.get("required"))}
         return any(self.empty([_of_key(part, key) for part in parts], depth + 1) for key in sorted(needed))
+
+    def _no_array(self, part: Mapping[str, Any], depth: int) -> bool:
+        """Whether an item that must be there can have no value."""
+        least, items = part.get("minItems", 0), part.get("items", True)
+        first = isinstance(items, list) or "prefixItems" in part  # the first items have schemas of their own
+        return isinstance(least, int | float) and least >= 1 and not first and self.empty([items], depth + 1)
+
+    def _no_alternative(self, part: Mapping[str, Any], depth: int) -> bool:
+        alternatives = part.get("anyOf")
+        return isinstance(alternatives, list) and all(self.empty([one], depth + 1) for one in alternatives)
 
 
 def _of_key(part: Mapping[str, Any], key: str) -> Any:

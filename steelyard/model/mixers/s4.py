@@ -15,6 +15,7 @@ Shapes: b rows, t time, l kernel, h channels, m mode pairs, s = 2 m modes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
@@ -169,10 +170,7 @@ class S4(Keeping, Recurrence):
         if rank is None:
             transition = (delta * modes).exp()
             weights = out_of * (transition - 1) / modes * into  # of each pair's decaying wave
-            exponents = (delta * modes)[..., None] * torch.arange(length, device=modes.device)  # [h, m, l]
-            # Phases are taken in double precision, of which single precision keeps enough once they are small.
-            waves = torch.polar(exponents.real.exp().float(), exponents.imag.remainder(2 * torch.pi).float())
-            return 2 * torch.einsum("hm,hml->hl", weights.to(waves.dtype), waves).real
+            return waves_summed(weights, delta * modes, length)
         return self._by_generating_function(length, modes, into, out_of, rank, delta)
 
     def _by_generating_function(self, length: int, modes: Tensor, into: Tensor, out_of: Tensor, rank: Tensor, delta: Tensor) -> Tensor:
@@ -200,6 +198,26 @@ class S4(Keeping, Recurrence):
         return int(self.width * (2 * 2.5 * size * (size.bit_length() - 1) + 3 * size + 3 * time))
 
 
+def waves_summed(weights_hm: Tensor, rates_hm: Tensor, length: int) -> Tensor:
+    """2 Re sum_m w_m exp(r_m l) for l < length: float32 [h, l].
+
+    With l = stretch * i + j and exp(r l) = exp(r stretch i) exp(r j) that is a product of two matrices, of some 2 sqrt(length) waves each.
+    """
+    stretch = math.isqrt(length - 1) + 1
+    starts = torch.arange(0, length, stretch, device=rates_hm.device)
+
+    def waves(places: Tensor) -> Tensor:
+        # Phases are taken in double precision, of which single precision keeps enough once they are small.
+        exponents = rates_hm[..., None] * places
+        return torch.polar(exponents.real.exp(), exponents.imag.remainder(2 * torch.pi))
+
+    def split(numbers: Tensor, sign: int) -> Tensor:
+        return torch.cat((numbers.real, sign * numbers.imag), 1).float()
+
+    far, near = weights_hm[..., None] * waves(starts), waves(torch.arange(stretch, device=rates_hm.device))
+    return 2 * (split(far, -1).mT @ split(near, 1)).flatten(1)[:, :length]
+
+
 def applied(transition: Tensor, vector_hs: Tensor, *, left: bool) -> Tensor:
     """Row times matrix (`left`) or matrix times column; a diagonal may stand for its matrix."""
     if transition.dim() == 2:
@@ -209,6 +227,8 @@ def applied(transition: Tensor, vector_hs: Tensor, *, left: bool) -> Tensor:
 
 def powers(transition: Tensor, vector_hs: Tensor, count: int) -> Tensor:
     """v, A v, A^2 v, .. [h, count, s], by doubling."""
+    if count == 1:
+        return vector_hs[:, None]
     if transition.dim() == 2:
         exponents = torch.arange(count, device=transition.device)[None, :, None]
         return transition[:, None] ** exponents * vector_hs[:, None]

@@ -72,9 +72,13 @@ export class Chat {
     );
   }
 
+  /** How often a conversation was opened: whoever waits for the server sees by it that another one is shown now. */
+  private openings = 0;
+
   /** Opens a conversation, or a new one for null. */
   async open(id: string | null): Promise<void> {
     if (id === this.id && (id !== null || this.messages.length === 0)) return;
+    this.openings += 1;
     this.leave();
     places.leave();
     this.id = id;
@@ -128,25 +132,30 @@ export class Chat {
     this.wait(null);
   }
 
-  /** Ends the turn: what waits is stored message by message, then answered. */
+  /** Ends the turn: what waits is stored message by message, then answered, if its conversation is still the open one. */
   async sendAll(): Promise<void> {
     if (this.sending || this.answering || this.queue.waiting.length === 0) return;
     this.sending = true;
+    const { openings } = this;
+    let { id, head: at } = this;
     const drafts = this.queue.take();
     const quote = drafts.some((draft) => draft.quote);
     this.wait(null);
     this.storing = true;
     const good = await attempt(async () => {
-      const id = await this.ensure(drafts[0]?.text ?? "");
+      id ??= await this.make(drafts[0]?.text ?? "", openings);
       for (const draft of [...drafts]) {
-        await this.add(id, { role: "user", parts: partsOf(draft) });
+        at = (await this.add(id, { role: "user", parent: at, parts: partsOf(draft) })).id;
         drafts.shift(); // stored: a later failure puts back only the rest
       }
-      void this.answer(this.head, quote);
+      if (id === this.id) void this.answer(at, quote);
     });
     this.sending = false;
     this.storing = false;
-    if (!good) this.queue.putBack(drafts);
+    if (!good) this.queue.putBack(drafts, id);
+    if (openings === this.openings) return;
+    this.queue.wake(); // what was written in the other conversation meanwhile
+    void library.load();
   }
 
   /** Stops the answer that is being written and lets what waits be read now. */
@@ -215,22 +224,26 @@ export class Chat {
     notices.say(words ? t("live.answered", { text: words }) : t("live.ended"));
   }
 
-  private async ensure(firstText: string): Promise<string> {
-    if (this.id !== null) return this.id;
+  /** Makes the new conversation that was opened as number `openings`; it is shown unless another one is by then. Gives its id. */
+  private async make(firstText: string, openings: number): Promise<string> {
+    const settings = $state.snapshot(this.settings);
     const words = firstText.replace(/\s+/g, " ").trim();
     const title = words.length > TITLE_LENGTH ? `${words.slice(0, TITLE_LENGTH)}…` : words;
     const made = await createConversation(title || undefined);
+    const shown = openings === this.openings;
+    preferences.keep(made.id, shown ? $state.snapshot(this.settings) : settings);
+    if (!shown) return made.id;
     this.id = made.id;
     this.title = made.title || title;
-    preferences.keep(made.id, $state.snapshot(this.settings));
     this.queue.adopt(made.id);
     router.rename(addressOf(made.id));
     return made.id;
   }
 
-  private async add(conversation: string, message: { role: Message["role"]; parts: SentPart[]; parent?: string | null; edited_from?: string }): Promise<Message> {
-    const stored = await addMessage(conversation, { parent: this.head, ...message });
-    this.messages = [...this.messages, stored];
+  private async add(conversation: string, message: { role: Message["role"]; parts: SentPart[]; parent: string | null; edited_from?: string }): Promise<Message> {
+    const stored = await addMessage(conversation, message);
+    if (conversation !== this.id) return stored;
+    if (!this.tree.byId.has(stored.id)) this.messages = [...this.messages, stored];
     this.head = stored.id;
     return stored;
   }
@@ -245,11 +258,14 @@ export class Chat {
     const placed = [message, ...turn].some((said) => said.parts.some((part) => part.type === "place" && part.figures.length > 0));
     const coming = this.live.find(({ request }) => request.parent === (turn.at(-1) ?? message).id)?.request; // it may still be written
     const quote = placed && (after[turn.length]?.generation ?? coming)?.settings?.quote === true;
-    await this.branch(async (conversation) => {
-      made = (await this.add(conversation, edited(message, text, this.tree.parent.get(message.id) ?? null))).id;
-      for (const later of turn) await this.add(conversation, edited(later, textOf(later), this.head));
+    const before = this.tree.parent.get(message.id) ?? null;
+    const branched = await this.branch(async (conversation) => {
+      let said = await this.add(conversation, edited(message, text, before));
+      made = said.id;
+      for (const later of turn) said = await this.add(conversation, edited(later, textOf(later), said.id));
+      return said.id;
     }, t("edit.rerunDone"));
-    void this.answer(this.head, quote);
+    if (branched) void this.answer(this.head, quote);
     return made;
   }
 
@@ -259,9 +275,10 @@ export class Chat {
     const end = this.head ?? message.id;
     await this.branch(async (conversation) => {
       const { head, message: first } = await rewriteMessage(conversation, { message: message.id, parts: edited(message, text, null).parts, end });
-      await this.reload();
-      this.head = head;
+      if (conversation === this.id) await this.reload();
+      if (conversation === this.id) this.head = head;
       made = first;
+      return head;
     }, t("edit.onlyDone"));
     return made;
   }
@@ -272,21 +289,22 @@ export class Chat {
     await this.answer(parent, message.generation?.settings?.quote === true);
   }
 
-  private async branch(work: (conversation: string) => Promise<void>, done: string): Promise<void> {
+  /** Work that ends in another branch, whose last message it gives. Says whether that is shown now. */
+  private async branch(work: (conversation: string) => Promise<string>, done: string): Promise<boolean> {
     const conversation = this.id;
     const before = this.head;
-    if (conversation === null) return;
+    if (conversation === null) return false;
     this.wait(null);
     await this.stop();
     this.storing = true;
-    const good = await attempt(() => work(conversation));
-    if (good) await attempt(() => changeConversation(conversation, { head: this.head }));
+    const good = await attempt(async () => {
+      const head = await work(conversation);
+      await attempt(() => changeConversation(conversation, { head }));
+    });
     this.storing = false;
-    if (!good) {
-      this.head = before;
-      return;
-    }
-    notices.show(done, () => this.go(before, conversation));
+    if (good) notices.show(done, () => this.go(before, conversation));
+    else if (conversation === this.id) this.head = before;
+    return good && conversation === this.id;
   }
 
   /** Shows another branch. Of a conversation that is not open any more, the branch that will be shown. */
@@ -307,8 +325,8 @@ export class Chat {
     await attempt(async () => {
       const { id: conversation, head: before } = this;
       const ticket = await deleteMessage(message.id, mode);
-      await this.reload();
-      this.stepUp(before);
+      if (conversation === this.id) await this.reload();
+      if (conversation === this.id) this.stepUp(before);
       notices.show(t(mode === "this" ? "delete.thisDone" : "delete.belowDone"), async () => {
         await undo(ticket.undo);
         if (conversation === this.id) await this.reload();
@@ -342,10 +360,10 @@ export class Chat {
 
   async eraseMessage(message: Message): Promise<void> {
     await attempt(async () => {
+      const { id: conversation, head: before } = this;
       await erase({ message: message.id });
-      const before = this.head;
-      await this.reload();
-      this.stepUp(before);
+      if (conversation === this.id) await this.reload();
+      if (conversation === this.id) this.stepUp(before);
       notices.show(t("erase.done"));
     });
   }
@@ -356,8 +374,9 @@ export class Chat {
     if (id === null || comparison === null) return;
     await attempt(async () => {
       await choose({ conversation: id, turn: comparison.turn, ...choice, shown: comparison.answers });
-      this.wait(null);
-      if (choice.chosen) await this.go(choice.chosen);
+      if (id === this.id) this.wait(null);
+      else preferences.keep(id, { ...preferences.of(id), undecided: null });
+      if (choice.chosen) await this.go(choice.chosen, id);
       notices.show(t("compare.kept"));
     });
   }

@@ -31,7 +31,7 @@ class Library {
     if (next === null) return;
     await attempt(async () => {
       const page = await listConversations(this.query.trim(), next);
-      if (turn !== this.turn) return;
+      if (turn !== this.turn || next !== this.next) return; // asked for twice
       this.list = [...this.list, ...page.conversations];
       this.next = page.next;
     });

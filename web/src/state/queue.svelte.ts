@@ -37,12 +37,12 @@ export class Queue {
     this.hold();
     this.editing = null;
     this.conversation = conversation;
-    this.waiting = JSON.parse(sessionStorage.getItem(STORE + (conversation ?? "new")) ?? "[]") as Draft[];
+    this.waiting = keptFor(conversation);
   }
 
   /** A new conversation got its name: what waits is now kept under it. */
   adopt(conversation: string): void {
-    sessionStorage.removeItem(`${STORE}new`);
+    keep(null, []);
     this.conversation = conversation;
     this.keep();
   }
@@ -75,7 +75,9 @@ export class Queue {
     return drafts;
   }
 
-  putBack(drafts: Draft[]): void {
+  /** Lets them wait again in the conversation that they were written for, open or not. */
+  putBack(drafts: Draft[], conversation: string | null): void {
+    if (conversation !== this.conversation) return keep(conversation, [...drafts, ...keptFor(conversation)]);
     this.waiting = [...drafts, ...this.waiting];
     this.keep();
   }
@@ -108,8 +110,15 @@ export class Queue {
   }
 
   private keep(): void {
-    const key = STORE + (this.conversation ?? "new");
-    if (this.waiting.length) sessionStorage.setItem(key, JSON.stringify(this.waiting));
-    else sessionStorage.removeItem(key);
+    keep(this.conversation, this.waiting);
   }
+}
+
+const keyOf = (conversation: string | null): string => STORE + (conversation ?? "new");
+
+const keptFor = (conversation: string | null): Draft[] => JSON.parse(sessionStorage.getItem(keyOf(conversation)) ?? "[]") as Draft[];
+
+function keep(conversation: string | null, drafts: Draft[]): void {
+  if (drafts.length) sessionStorage.setItem(keyOf(conversation), JSON.stringify(drafts));
+  else sessionStorage.removeItem(keyOf(conversation));
 }
