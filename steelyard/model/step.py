@@ -26,8 +26,8 @@ DETERMINISTIC_EXTENT = 256
 class Others(Protocol):
     """The processes that compute other lines of the same batch. All ask alike, for each waits for the others' answers."""
 
-    def total(self, values: list[float]) -> list[float]:
-        """Sums over all processes."""
+    def summed(self, own: Tensor, /) -> Tensor:
+        """What all processes have of it, added up: a tensor of its own, which needs no gradient."""
         ...
 
     def agreed(self, value: float) -> float:
@@ -142,8 +142,7 @@ class Step:
         """The sum over all lines of the batch, of which this process has its own; no gradient goes through it."""
         if self.others is None:
             return own.detach()
-        ask: Any = _asked
-        return ask(own.detach() if self.counts else torch.zeros_like(own), self.others)
+        return self.others.summed(own.detach() if self.counts else torch.zeros_like(own))
 
     def mean_share(self, own: Tensor) -> Tensor:
         """This process's share of a mean over the tokens of all lines of the batch: own values [n, ...] -> [...].
@@ -273,11 +272,6 @@ class Step:
         padding = query[None, :, None] >= lengths
         own = key == torch.minimum(place, torch.tensor(keys - 1, device=self.device))
         return (allowed | (padding & own))[:, None]
-
-
-@torch.compiler.disable
-def _asked(own: Tensor, others: Others) -> Tensor:
-    return own.new_tensor(others.total(own.flatten().tolist())).view(own.shape)
 
 
 def scattered(slots: Tensor, places: Tensor, heads: int, tokens: int) -> Tensor:

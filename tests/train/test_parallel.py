@@ -56,7 +56,7 @@ def trained(directory, steps, company=None, way="data", parts=None, **more):
         run = Run(directory, seed=3, cancelled=lambda: next(asked) == steps)
     else:
         run = Run(directory, seed=3)
-    objective = next_token_loss(module, others=company)
+    objective = next_token_loss(module, others=company.others if company else None)
     progress = train(module, objective, stream, settings, run, validation=batches(4, seed=5, shuffle=False), company=company)
     return module, progress
 

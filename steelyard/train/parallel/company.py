@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.data.batching import Batch
+from steelyard.model.step import Others
 
 Way = Literal["data", "sharded"]
 """How processes share the work (train/parallel/processes.py)."""
@@ -25,6 +26,8 @@ class Company(Protocol):
     """Whether this process writes metrics and checkpoints and speaks to people."""
     number: int
     """Of this process, from 0."""
+    others: Others | None
+    """What a call of the trunk asks the other processes by, where there are any."""
 
     def prepare(self, module: T, way: Way) -> T:
         """The module, in place, as these processes train it."""
@@ -72,6 +75,7 @@ class Alone:
 
     first = True
     number = 0
+    others: Others | None = None
 
     def prepare(self, module: T, way: Way) -> T:
         return module

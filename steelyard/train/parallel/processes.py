@@ -15,7 +15,7 @@ a whole step (recurrent depth's loops) is the first process's: parts ask for bot
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.data.batching import NOT_LEARNED, Batch
 from steelyard.model.depth.reversible import Reversible
 from steelyard.model.depth.stacked import Block
+from steelyard.model.step import Others
 from steelyard.train.parallel.company import Way
 
 T = TypeVar("T", bound=nn.Module)
@@ -81,6 +82,9 @@ class Together:
         self.number, self.size = mesh.get_local_rank(), mesh.size()
         self.first = self.number == 0
         self.device = torch.device(mesh.device_type)
+        self.others: Others | None = self
+        apart: Any = torch.compiler.disable
+        self.summed: Callable[[Tensor], Tensor] = apart(self._summed)  # compiled blocks call it as it is
 
     def prepare(self, module: T, way: Way) -> T:
         return parallelize(module, self.mesh, way)
@@ -99,6 +103,9 @@ class Together:
         with _others():
             dist.all_reduce(sums, group=self.group)
         return sums.tolist()
+
+    def _summed(self, own: Tensor) -> Tensor:
+        return torch.tensor(self.total(own.flatten().tolist()), dtype=own.dtype, device=own.device).view(own.shape)
 
     def agreed(self, value: float) -> float:
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)

@@ -202,8 +202,7 @@ class Pretrain(Lever):
         """One training of a copy of the model's weights."""
         trunk = copy.deepcopy(model.trunk.with_weights(torch.float32)).requires_grad_(True).to(torch.device(run.device))
         crew.prepare(trunk, self.parallel)
-        others = None if isinstance(crew, Alone) else crew
-        objective = next_token_loss(trunk, z_loss=self.z_loss, others=others, **({"compiled": compiled} if self.compile else {}))
+        objective = next_token_loss(trunk, z_loss=self.z_loss, others=crew.others, **({"compiled": compiled} if self.compile else {}))
         with contextlib.ExitStack() as stack:
             stack.enter_context(recomputed(trunk, self.checkpoint_activations))
             stack.enter_context(compiled_blocks(trunk, self.compile))
