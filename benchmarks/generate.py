@@ -108,9 +108,10 @@ class Ours:
             self()
 
     @property
-    def products(self) -> torch.dtype:
-        """The float type that products are measured in: without AVX-512 a CPU multiplies none narrower than float32, or takes minutes."""
-        return torch.float32 if os.environ.get("STEELYARD_KERNELS") == "avx2" else self.engine.spec.weight_type
+    def product_type(self) -> torch.dtype:
+        """The float type that products are measured in: without AVX-512 PyTorch takes minutes for one that is narrower than float32."""
+        slow = self.engine.trunk.device.type == "cpu" and "AVX512" not in torch.backends.cpu.get_cpu_capability()
+        return torch.float32 if slow else self.engine.spec.weight_type
 
     def shares(self, rounds: list[dict[str, float]], limits: list[tuple[float, dict[torch.dtype, float]]]) -> dict[str, dict[str, float]]:
         """What share each measurement has of what the machine gave in the same round, bytes and operations a second: medians of rounds."""
@@ -123,7 +124,7 @@ class Ours:
             told[key] = {"megabytes_a_step": size / 1e6, "share_of_bandwidth": statistics.median(each)}
         operations = reading_flops(trunk, lengths.prompt)
         each = [
-            speeds["prefill"] / lengths.prompt * operations / rates[self.products]
+            speeds["prefill"] / lengths.prompt * operations / rates[self.product_type]
             for speeds, (_, rates) in zip(rounds, limits, strict=True)
         ]
         return told | {"prefill": {"gigaflops": operations / 1e9, "model_flops_utilisation": statistics.median(each)}}
@@ -234,7 +235,7 @@ def main() -> None:
             theirs.append(Llama(options.llama, other, options.threads, lengths, "llama.cpp, Q4_0"))
         sides: dict[str, Callable[[], dict[str, float]]] = {side.name: side for side in (*ours, *theirs)}
         torch.set_num_threads(options.threads)
-        types = {side.products for side in ours}
+        types = {side.product_type for side in ours}
         rounds: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
         limits: list[tuple[float, dict[torch.dtype, float]]] = []
         for number in range(options.rounds):

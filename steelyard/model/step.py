@@ -145,13 +145,14 @@ class Step:
         return self.others.summed(own.detach() if self.counts else torch.zeros_like(own))
 
     def mean_share(self, own: Tensor) -> Tensor:
-        """This process's share of a mean over the tokens of all lines of the batch: own values [n, ...] -> [...].
+        """This process's share of a mean over the tokens of all lines of the batch: values of its own [n, ...], n tokens that are no
+        padding -> [...].
 
         Shares of all processes add up to the mean, and so do their gradients. 0 where nobody has a token.
         """
         if self.others is None:
             return own.mean(0) if len(own) else own.sum(0)
-        count = self.total(torch.tensor(float(len(own)), device=own.device))
+        count = self.cached("tokens of all", lambda: self.total(torch.tensor(float(len(own)), device=own.device)))
         return own.sum(0) * self.counts / count.clamp(min=1)
 
     def agreed(self, value: int) -> int:

@@ -15,7 +15,6 @@ Shapes: b lines, t time, n learned tokens, d width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,7 +68,7 @@ def next_token_loss(
         ids_bt, targets_bt = torch.from_numpy(batch.ids).to(device), torch.from_numpy(batch.targets).to(device)
         segments_bt = None if batch.segments is None else torch.from_numpy(batch.segments).to(device)
         step = Step.whole(ids_bt.shape[0], ids_bt.shape[1], device, segments=segments_bt)
-        step = replace(step, others=others, counts=batch.tokens > 0)
+        step = step.changed(others=others, counts=batch.tokens > 0)
         hidden_btd = trunk(ids_bt, step)
         hidden_nd, targets_n = _learned(hidden_btd.flatten(0, 1), targets_bt.flatten(), batch.learned)
         sums = in_pieces(measure, table, hidden_nd, targets_n)

@@ -261,6 +261,47 @@ def test_what_is_taken_for_impossible_has_no_value(one):
     assert not (impossible(schema) and jsonschema.Draft202012Validator(schema).is_valid(value))
 
 
+NAMES = ("a", "b", "c")
+
+
+@st.composite
+def definitions(draw):
+    """Three schemas that refer to one another, and for each how its values are made: kind, and the names it needs."""
+    made = {}
+    for name in NAMES:
+        kind, needs = (
+            draw(st.sampled_from(["null", "object", "array", "any", "all"])),
+            draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2)),
+        )
+        made[name] = kind, needs
+    return made
+
+
+def in_words(kind, needs):
+    refer = [{"$ref": f"#/$defs/{name}"} for name in needs]
+    return {
+        "null": {"type": "null"},
+        "object": {"type": "object", "properties": dict(zip("xy", refer, strict=False)), "required": list("xy")[: len(refer)]},
+        "array": {"type": "array", "items": refer[0], "minItems": 1},
+        "any": {"anyOf": refer},
+        "all": {"type": "array", "items": refer[0]},  # which may be empty
+    }[kind]
+
+
+@settings(max_examples=300, deadline=None)
+@given(definitions())
+def test_what_can_never_end_is_seen(made):
+    """Against the least fixed point: what has a value, because all or one of what it needs have one."""
+    has = set()
+    for _ in NAMES:
+        for name, (kind, needs) in made.items():
+            there = [need in has for need in needs]
+            if {"null": True, "all": True, "object": all(there), "array": there[0], "any": any(there)}[kind]:
+                has.add(name)
+    schema = {"$defs": {name: in_words(*how) for name, how in made.items()}, "$ref": "#/$defs/a"}
+    assert impossible(schema) == ("a" not in has)
+
+
 # The check of finished answers
 
 FORM = {"type": "object", "properties": {"a": {"type": "integer"}}, "patternProperties": {"^x": {"type": "string"}}, "required": ["a"]}

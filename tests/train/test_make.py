@@ -193,7 +193,7 @@ def test_a_recipe_read_before_is_made_as_it_was_read(here):
 
 
 NEW = """
-new: {width: 32, depth: 1, context: 32}
+new: {width: 32, depth: 1, context: 32, channel: {moe: {experts: 4, balance: 1.0}}}
 steps: [{pretrain: {data: texts, steps: 4, batch: 4, dtype: float32, learning_rate: 0.01}}]
 seed: 1
 """

@@ -89,7 +89,7 @@ class Balancing(torch.nn.Module):
 
     def forward(self, x, step):
         if self.training:
-            step.cached("losses", list).append(("balance", 0.1 * self.weight.square()))
+            step.losses.append(("balance", 0.1 * self.weight.square()))
         return self.channel(x, step)
 
 

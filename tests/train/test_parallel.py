@@ -1,6 +1,7 @@
 """Two processes are one: the same loss, gradients and weights, and what two have saved one goes on from."""
 
 import contextlib
+import datetime
 import itertools
 import json
 import os
@@ -75,7 +76,9 @@ def one_of_two(number, directory):
     from steelyard.train.interruption import TrainingStopped
     from steelyard.train.parallel.launched import company
 
-    dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=number, world_size=2)
+    # One that asks the other for what that one does not tell has to fail, not to wait for half an hour.
+    patience = datetime.timedelta(minutes=5)
+    dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=number, world_size=2, timeout=patience)
     crew = company(torch.device("cpu"))
     shares = {}
     for name, more in WAYS.items():

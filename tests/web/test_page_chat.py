@@ -110,6 +110,31 @@ def test_a_first_message_goes_into_its_own_conversation_though_another_is_opened
     assert len(kept.asked) == 1
 
 
+def test_what_is_edited_is_stored_in_its_conversation_though_another_is_opened_meanwhile(tab, server, kept):
+    first, other = kept.conversation("Lakes"), kept.conversation("Rivers")
+    for conversation, question, said in ((first, "Which is the deepst?", "Baikal."), (other, "Which is the longest?", "The Nile.")):
+        kept.add(conversation, "user", question)
+        kept.add(conversation, "assistant", said)
+    held: list[Any] = []
+    tab.route(f"**/api/conversations/{first}/messages", lambda route: held.append(route))
+    tab.goto(f"{server}#/c/{first}")
+    mine = tab.get_by_role("article", name="You")
+    mine.hover()
+    mine.get_by_role("button", name="Edit").click()
+    tab.get_by_role("textbox", name="Edit").fill("Which is the deepest?")
+    tab.get_by_role("button", name="Save and answer again").click()
+    listed = tab.get_by_role("navigation", name="Conversations").get_by_role("link")
+    listed.filter(has_text="Rivers").click()
+    expect(answers(tab)).to_have_text(re.compile("The Nile"))
+    assert len(held) == 1
+    held[0].continue_()
+    expect(tab.get_by_role("button", name="Undo")).to_be_visible()
+    expect(answers(tab)).to_have_text(re.compile("The Nile"))
+    assert texts(kept, first) == ["Which is the deepst?", "Which is the deepest?"] and texts(kept, other) == ["Which is the longest?"]
+    edited = kept.conversations[first]["messages"][-1]
+    assert kept.conversations[first]["head"] == edited["id"] and kept.asked == []
+
+
 def test_what_could_not_be_stored_waits_in_its_own_conversation(tab, server, kept, complaints):
     other = kept.conversation("Rivers")
     kept.add(other, "user", "Which is the longest?")
@@ -216,6 +241,7 @@ def test_only_the_answer_to_several_messages_says_that_they_were_read_as_one_tur
     say(tab, "one", "Enter")
     say(tab, "two")
     expect(answers(tab)).to_contain_text("2 messages were read as one turn.")
+    expect(answers(tab)).to_contain_text("tokens/s")  # it has ended: what is sent before would wait
     say(tab, "slow and alone")
     expect(answers(tab).last).to_contain_text("word word")
     expect(answers(tab).last).not_to_contain_text("read as one turn")

@@ -113,9 +113,9 @@ def of_schema(schema: Mapping[str, Any] | bool) -> Grammar:
     grammar = _tried(Grammar("json_schema", source, compiled, schema))
     if impossible(plain):
         raise UnsupportedError(
-            "it cannot be honoured: no value that it matches ever ends",
+            "it cannot be honoured: no value matches it, or none that ever ends",
             where="json_schema",
-            do="Let what holds another of its own kind be left out, be null, or be an empty list.",
+            do="Let what holds another of its own kind be left out, be null, or be an empty list; look for bounds that exclude one another.",
         )
     return grammar
 

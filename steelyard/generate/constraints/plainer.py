@@ -1,10 +1,12 @@
-"""Schemas in words that llguidance can follow: a `oneOf` whose alternatives exclude one another says what `anyOf` says.
+"""Schemas in words that llguidance can follow, and schemas that no value matches.
+
+A `oneOf` whose alternatives exclude one another says what `anyOf` says.
 
 llguidance sees that two types, two keys of different text or two enumerations of text exclude one another, but neither numbers nor what
 lies behind a `$ref`. Whether nothing matches some schemas at once is asked here of their types, enumerations, bounds and required keys:
 
     empty(A) iff no enumerated value is left, or no type: of numbers because bounds cross, of objects because a required key has no value,
-             of arrays because an item that must be there has none; or iff no alternative of an `anyOf` has one
+             of arrays because an item that must be there has none; or iff no alternative of an `anyOf` or `oneOf` has one
 
 A value is finite, so what can only be made of itself is empty as well: asked again while it is being asked, a question is answered with yes.
 Only what is certain counts: a keyword that is not looked at leaves more values, never fewer. The finished answer is checked with
@@ -25,7 +27,7 @@ NAMED = ("$defs", "definitions", "dependentSchemas", "patternProperties", "prope
 """Keywords that hold a schema, a list of schemas, and schemas by name."""
 TYPES = frozenset({"null", "boolean", "integer", "fraction", "string", "array", "object"})
 BUDGET = 50_000
-"""Schemas and enumerated values looked at for one whole schema; alternatives not decided on by then count as not exclusive."""
+"""Schemas, keys and enumerated values looked at for one whole schema; what is not decided by then counts as not exclusive, and as possible."""
 DEEPEST = 12
 
 
@@ -35,7 +37,7 @@ def plainer(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def impossible(schema: Mapping[str, Any]) -> bool:
-    """Whether it is certain that no value matches, be it only because none would ever end."""
+    """Whether it is certain that no value matches, be it only because none would ever end. Not all such schemas are seen."""
     return _Search(schema).empty([schema])
 
 
@@ -80,6 +82,7 @@ class _Search:
         renamed = any("$id" in part or "id" in part for part in _parts(root) if part is not root)  # references lead elsewhere
         self.root, self.left = root, 0 if renamed else BUDGET
         self.asked: list[frozenset[int]] = []
+        self.keys: dict[int, dict[str, Any]] = {}
 
     def exclusive(self, alternatives: Sequence[Any], around: Any) -> bool:
         """Whether no value that matches what stands around matches two of the alternatives."""
@@ -104,11 +107,10 @@ class _Search:
     def _empty(self, parts: Sequence[Mapping[str, Any]], depth: int) -> bool:
         types = frozenset.intersection(TYPES, *map(_types, parts))
         low, high, strict = _bounds(parts)
-        listed = [values for part in parts if (values := _listed(part)) is not None]
+        listed = [self._listed(part) for part in parts if "const" in part or isinstance(part.get("enum"), list)]
         if listed:
             self.left -= sum(map(len, listed))
-            common = set.intersection(*({_key(value) for value in values} for values in listed))
-            fitting = [value for value in listed[0] if _key(value) in common and _kinds(value) & types]
+            fitting = [value for key, value in listed[0].items() if all(key in other for other in listed[1:]) and _kinds(value) & types]
             return not any(_within(value, low, high, strict) for value in fitting)
         if low > high or (low == high and strict):
             types -= {"integer", "fraction"}
@@ -149,6 +151,7 @@ class _Search:
     def _no_object(self, parts: Sequence[Mapping[str, Any]], depth: int) -> bool:
         """Whether a key that is required can have no value."""
         needed = {key for part in parts for key in _strings(part.get("required"))}
+        self.left -= len(needed)
         return any(self.empty([_of_key(part, key) for part in parts], depth + 1) for key in sorted(needed))
 
     def _no_array(self, part: Mapping[str, Any], depth: int) -> bool:
@@ -158,8 +161,15 @@ class _Search:
         return isinstance(least, int | float) and least >= 1 and not first and self.empty([items], depth + 1)
 
     def _no_alternative(self, part: Mapping[str, Any], depth: int) -> bool:
-        alternatives = part.get("anyOf")
-        return isinstance(alternatives, list) and all(self.empty([one], depth + 1) for one in alternatives)
+        """Whether none of the alternatives can have a value."""
+        named = [part[name] for name in ("anyOf", "oneOf") if isinstance(part.get(name), list)]
+        return any(all(self.empty([one], depth + 1) for one in alternatives) for alternatives in named)
+
+    def _listed(self, part: Mapping[str, Any]) -> dict[str, Any]:
+        """The values that a schema enumerates, each by what is the same for equal ones; taken down once."""
+        if id(part) not in self.keys:
+            self.keys[id(part)] = {_key(value): value for value in ([part["const"]] if "const" in part else part["enum"])}
+        return self.keys[id(part)]
 
 
 def _of_key(part: Mapping[str, Any], key: str) -> Any:
@@ -178,13 +188,6 @@ def _types(part: Mapping[str, Any]) -> frozenset[str]:
     named = part.get("type")
     names = [named] if isinstance(named, str) else _strings(named) if isinstance(named, list) else None
     return TYPES if names is None else frozenset(names) | ({"integer", "fraction"} if "number" in names else frozenset())
-
-
-def _listed(part: Mapping[str, Any]) -> list[Any] | None:
-    """The values that a schema enumerates, if it does."""
-    if "const" in part:
-        return [part["const"]]
-    return part["enum"] if isinstance(part.get("enum"), list) else None
 
 
 def _kinds(value: Any) -> frozenset[str]:

@@ -209,7 +209,8 @@ class Patched(nn.Module):
     def _over(self, both_bsd: Tensor, where: Cut, step: Step, pool: PatchPool | None) -> Tensor:
         """What the blocks say of each patch that ends in the call, as bytes at each place hear it: [b, n, P d]."""
         size, counts = self.plan.size, where.counts
-        count = _filled(max(counts), step)
+        # Where others compute more lines there is always one, be it of no bytes: they may wait for what this process says of its own.
+        count = max(_filled(max(counts), step), int(step.others is not None))
         rows, times = where.ends.nonzero(as_tuple=True)
         numbers = where.patch[rows, times] - 1
         index = times[:, None] + torch.arange(size, device=step.device)  # in `both`, whose first size - 1 precede the call

@@ -9,7 +9,8 @@ what two have saved one can go on from. Communication a step, with P bytes of we
 data 2 P (n - 1) / n; sharded 3 P (n - 1) / n.
 
 What parts add to the loss (the balance of experts, pondering, further tokens) is a mean over all processes' lines, and what they draw for
-a whole step (recurrent depth's loops) is the first process's: parts ask for both through their call (`model/step.py`), a number or two a layer.
+a whole step (recurrent depth's loops) is the first process's: parts ask for both through their call (`model/step.py`). A mixture of experts
+sends how often each was chosen, for every layer.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ class Together:
         return sums.tolist()
 
     def _summed(self, own: Tensor) -> Tensor:
-        return torch.tensor(self.total(own.flatten().tolist()), dtype=own.dtype, device=own.device).view(own.shape)
+        sums = own.to(torch.float64, copy=True)
+        with _others():
+            dist.all_reduce(sums, group=self.group)
+        return sums.to(own.dtype)
 
     def agreed(self, value: float) -> float:
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)

@@ -134,6 +134,7 @@ export class Chat {
 
   /** Ends the turn: what waits is stored message by message, then answered, if its conversation is still the open one. */
   async sendAll(): Promise<void> {
+    if (this.sending) this.late = true;
     if (this.sending || this.answering || this.queue.waiting.length === 0) return;
     this.sending = true;
     const { openings } = this;
@@ -153,9 +154,9 @@ export class Chat {
     this.sending = false;
     this.storing = false;
     if (!good) this.queue.putBack(drafts, id);
-    if (openings === this.openings) return;
-    this.queue.wake(); // what was written in the other conversation meanwhile
-    void library.load();
+    if (this.late) this.queue.wake();
+    this.late = false;
+    if (openings !== this.openings) void library.load();
   }
 
   /** Stops the answer that is being written and lets what waits be read now. */
@@ -170,6 +171,8 @@ export class Chat {
   }
 
   private sending = false;
+  /** Whether more was to be sent, perhaps in another conversation, while messages were being stored. */
+  private late = false;
   private settled: Promise<void> = Promise.resolve();
   private readonly inTurn = turns();
 
@@ -185,6 +188,7 @@ export class Chat {
     this.head = parent;
     this.failed = null;
     await catalog.modelsRead;
+    if (this.id !== id) return; // another conversation was opened meanwhile
     const other = this.settings.other;
     const requests = [this.settings, ...(other ? [other] : [])].map((how) => requestFor(how, parent, quote));
     const [first, second] = requests;
@@ -194,13 +198,13 @@ export class Chat {
     this.live = asked;
     notices.say(t("live.answering"));
     await Promise.all(asked.map((answer) => answer.run()));
-    if (this.id !== id) return; // another conversation was opened meanwhile
-    await this.settle(asked, parent);
+    if (this.id === id) await this.settle(id, asked, parent);
+    if (this.id !== id) return;
     void library.load();
     this.queue.wake();
   }
 
-  private async settle(answers: LiveAnswer[], parent: string): Promise<void> {
+  private async settle(id: string, answers: LiveAnswer[], parent: string): Promise<void> {
     const made = answers.flatMap((answer) => answer.asMessage() ?? []);
     const clean = answers.every((answer) => answer.reason !== "cancelled" && answer.reason !== "error");
     for (const answer of answers) if (answer.failure) notices.fail(new Error(answer.failure));
@@ -208,7 +212,8 @@ export class Chat {
     this.failed = why ? { turn: parent, why } : null;
     if (!clean) {
       await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
-      await attempt(() => this.reload());
+      if (this.id === id) await attempt(() => this.reload());
+      if (this.id !== id) return;
     }
     const missing = made.filter((message) => !this.tree.byId.has(message.id));
     if (clean) this.messages = [...this.messages, ...missing];
@@ -259,13 +264,13 @@ export class Chat {
     const coming = this.live.find(({ request }) => request.parent === (turn.at(-1) ?? message).id)?.request; // it may still be written
     const quote = placed && (after[turn.length]?.generation ?? coming)?.settings?.quote === true;
     const before = this.tree.parent.get(message.id) ?? null;
-    const branched = await this.branch(async (conversation) => {
+    const head = await this.branch(async (conversation) => {
       let said = await this.add(conversation, edited(message, text, before));
       made = said.id;
       for (const later of turn) said = await this.add(conversation, edited(later, textOf(later), said.id));
       return said.id;
     }, t("edit.rerunDone"));
-    if (branched) void this.answer(this.head, quote);
+    if (head) void this.answer(head, quote);
     return made;
   }
 
@@ -289,22 +294,23 @@ export class Chat {
     await this.answer(parent, message.generation?.settings?.quote === true);
   }
 
-  /** Work that ends in another branch, whose last message it gives. Says whether that is shown now. */
-  private async branch(work: (conversation: string) => Promise<string>, done: string): Promise<boolean> {
+  /** Work that ends in another branch, whose last message it gives; null where it failed, or its conversation is not the open one any more. */
+  private async branch(work: (conversation: string) => Promise<string>, done: string): Promise<string | null> {
     const conversation = this.id;
     const before = this.head;
-    if (conversation === null) return false;
+    if (conversation === null) return null;
+    let head: string | null = null;
     this.wait(null);
     await this.stop();
     this.storing = true;
     const good = await attempt(async () => {
-      const head = await work(conversation);
+      head = await work(conversation);
       await attempt(() => changeConversation(conversation, { head }));
     });
     this.storing = false;
     if (good) notices.show(done, () => this.go(before, conversation));
     else if (conversation === this.id) this.head = before;
-    return good && conversation === this.id;
+    return conversation === this.id ? head : null;
   }
 
   /** Shows another branch. Of a conversation that is not open any more, the branch that will be shown. */
