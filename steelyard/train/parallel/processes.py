@@ -106,10 +106,10 @@ class Together:
         return sums.tolist()
 
     def _summed(self, own: Tensor) -> Tensor:
-        sums = own.to(torch.float64, copy=True)
+        sums = own.to(self.device, torch.float64, copy=True)
         with _others():
             dist.all_reduce(sums, group=self.group)
-        return sums.to(own.dtype)
+        return sums.to(own.device, own.dtype)
 
     def agreed(self, value: float) -> float:
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
