@@ -86,7 +86,8 @@ def test_a_pause_ends_the_turn(tab, server, kept):
     assert texts(kept) == ["just this"]
 
 
-def test_a_first_message_goes_into_its_own_conversation_though_another_is_opened_before_that_one_is_made(tab, server, kept):
+def sent_and_left(tab: Any, server: str, kept: Kept) -> tuple[str, list[Any]]:
+    """A first message is sent, and before its conversation is made another one is opened: that one's id, and the request that is held."""
     other = kept.conversation("Rivers")
     kept.add(other, "user", "Which is the longest?")
     kept.add(other, "assistant", "The Nile.")
@@ -94,11 +95,16 @@ def test_a_first_message_goes_into_its_own_conversation_though_another_is_opened
     tab.route("**/api/conversations", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
     tab.goto(server)
     say(tab, "Tell me about the Danube")
-    listed = tab.get_by_role("navigation", name="Conversations").get_by_role("link")
-    listed.filter(has_text="Rivers").click()
+    tab.get_by_role("navigation", name="Conversations").get_by_role("link", name="Rivers").click()
     expect(answers(tab)).to_have_text(re.compile("The Nile"))
     assert len(held) == 1
+    return other, held
+
+
+def test_a_first_message_goes_into_its_own_conversation_though_another_is_opened_before_that_one_is_made(tab, server, kept):
+    other, held = sent_and_left(tab, server, kept)
     held[0].continue_()
+    listed = tab.get_by_role("navigation", name="Conversations").get_by_role("link")
     expect(listed).to_have_count(2)
     assert tab.url.endswith(f"#/c/{other}")
     expect(answers(tab)).to_have_text(re.compile("The Nile"))
@@ -136,15 +142,7 @@ def test_what_is_edited_is_stored_in_its_conversation_though_another_is_opened_m
 
 
 def test_what_could_not_be_stored_waits_in_its_own_conversation(tab, server, kept, complaints):
-    other = kept.conversation("Rivers")
-    kept.add(other, "user", "Which is the longest?")
-    kept.add(other, "assistant", "The Nile.")
-    held: list[Any] = []
-    tab.route("**/api/conversations", lambda route: held.append(route) if route.request.method == "POST" else route.continue_())
-    tab.goto(server)
-    say(tab, "Tell me about the Danube")
-    tab.get_by_role("navigation", name="Conversations").get_by_role("link", name="Rivers").click()
-    expect(answers(tab)).to_have_text(re.compile("The Nile"))
+    _, held = sent_and_left(tab, server, kept)
     held[0].fulfill(status=507, json={"error": {"message": "The disk is full."}})
     expect(tab.get_by_text("The disk is full.")).to_be_visible()
     waiting = tab.get_by_role("region", name="Messages that wait")
