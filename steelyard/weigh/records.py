@@ -29,6 +29,7 @@ from typing import Any, Self
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.fingerprint import digest
 from steelyard.core.protocols import Citation, Confidence, Score, Token, ToolCall, Usage
+from steelyard.core.sqlite import log_ahead
 from steelyard.weigh import salvage
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
@@ -44,6 +45,7 @@ CREATE TABLE IF NOT EXISTS records(
 """
 _COLUMNS = "key, arm, task, sample, seed, trial, failed, output"
 _KINDS = (str, str, str, str, int, int, int, bytes)  # of the columns
+_PATIENCE = 60.0  # seconds to wait for another process that writes
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class Records:
             if not reading:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             place = self._place() if reading else str(self.path)
-            self._database = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False, uri=reading)
+            self._database = sqlite3.connect(place, timeout=_PATIENCE, isolation_level=None, check_same_thread=False, uri=reading)
         try:
             with self._explained():
                 self._prepare(reading)
@@ -192,6 +194,18 @@ class Records:
         return f"{(Path(self._copy.name) / path.name).as_uri()}?mode=rw"
 
     def _prepare(self, reading: bool) -> None:
+        with self._moment("BEGIN"):
+            self._check(reading)
+        if reading:
+            return
+        log_ahead(self._database, _PATIENCE)
+        self._database.execute("PRAGMA synchronous = NORMAL")
+        with self._moment("BEGIN IMMEDIATE"):  # whoever opens the store meanwhile sees all of this, or nothing
+            for statement in (f"PRAGMA application_id = {APPLICATION_ID}", f"PRAGMA user_version = {FORMAT}", _TABLE):
+                self._database.execute(statement)
+
+    def _check(self, reading: bool) -> None:
+        """Sees that the file is a store of this version, or (for writing) nothing yet."""
         ask = self._database.execute
         kind, form = ask("PRAGMA application_id").fetchone()[0], ask("PRAGMA user_version").fetchone()[0]
         if kind not in (0, APPLICATION_ID) or (kind == 0 and ask("SELECT count(*) FROM sqlite_master").fetchone()[0]):
@@ -204,15 +218,20 @@ class Records:
             )
         if (found := ask("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(found.removeprefix("*** in database main ***"))
-        if reading:
-            if kind != APPLICATION_ID:
-                raise NoRecordsError("there are no records in this file", where=str(self.path), do="Weigh in the directory first.")
-            return
-        ask("PRAGMA journal_mode = WAL")
-        ask("PRAGMA synchronous = NORMAL")
-        ask(f"PRAGMA application_id = {APPLICATION_ID}")
-        ask(f"PRAGMA user_version = {FORMAT}")
-        ask(_TABLE)
+        if reading and kind != APPLICATION_ID:
+            raise NoRecordsError("there are no records in this file", where=str(self.path), do="Weigh in the directory first.")
+
+    @contextmanager
+    def _moment(self, begin: str) -> Iterator[None]:
+        """A transaction, undone where its block raises."""
+        self._database.execute(begin)
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
 
     def get(self, key: Key) -> Output | None:
         """The output recorded for a key, or None where there is none that can be read."""
@@ -230,15 +249,8 @@ class Records:
         self._insert([row])
 
     def _insert(self, rows: Iterable[tuple[Any, ...]]) -> None:
-        with self._explained():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                self._database.executemany(f"INSERT OR REPLACE INTO records({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-                self._database.execute("COMMIT")
-            except BaseException:
-                if self._database.in_transaction:
-                    self._database.execute("ROLLBACK")
-                raise
+        with self._explained(), self._moment("BEGIN IMMEDIATE"):
+            self._database.executemany(f"INSERT OR REPLACE INTO records({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def merge(self, other: Path) -> int:
         """Takes over what another store has and this one lacks, or has only as a failure.

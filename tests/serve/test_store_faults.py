@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,14 @@ def test_a_draft_of_an_erased_answer_leaves_nothing(place: str) -> None:
         store.answers.grow(id, "SECRET")
     with Store(place) as store:
         assert text_of(shown(store, conversation)[id]) == "" and not store.conversations.list(ANN, "secret")["conversations"]
+
+
+def test_a_server_starts_while_another_makes_the_database(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "s.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    end = threading.Timer(0.3, other.execute, ("COMMIT",))
+    end.start()
+    with Store(tmp_path / "s.sqlite") as store:
+        assert store.conversations.list(ANN)["conversations"] == []
+    end.join()
+    other.close()

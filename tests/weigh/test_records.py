@@ -6,8 +6,10 @@ import os
 import shutil
 import signal
 import sqlite3
+import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.protocols import AnswerSettings, Citation, Message, Score, Token, ToolCall, Usage
-from steelyard.weigh.records import Key, Records, _pack, _unpack, key_of
+from steelyard.weigh.records import Key, NoRecordsError, Records, _pack, _unpack, key_of
 from steelyard.weigh.tasks.task import Ask, Choose, Continue, Output, Read, Sample
 
 FULL = Output(
@@ -318,6 +320,22 @@ def test_two_writers_share_a_store(tmp_path):
         a.put(keys(1)[0], FULL)
         b.put(keys(2)[1], FULL)
         assert len(a) == len(b) == 2
+
+
+def test_whoever_opens_a_store_first_all_of_them_get_it(tmp_path):
+    for number in range(20):
+        path, together = tmp_path / f"{number}.sqlite", threading.Barrier(4)
+
+        def opened(reading, path=path, together=together):
+            together.wait()
+            try:
+                with Records(path, reading=reading) as store:
+                    return len(store)
+            except NoRecordsError:
+                return 0 if reading else None
+
+        with ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(opened, [False, True, False, False])) == [0, 0, 0, 0]
 
 
 def test_parquet_needs_pyarrow_and_says_so(tmp_path):

@@ -21,6 +21,7 @@ from sqlalchemy.engine import URL, Connection, make_url
 
 from steelyard.core.errors import SteelyardError, UnsupportedError
 from steelyard.core.files import writing as explaining_files
+from steelyard.core.sqlite import log_ahead
 from steelyard.serve.store.errors import StoreError
 from steelyard.serve.store.limits import StoreLimits
 from steelyard.serve.store.tables import metadata
@@ -241,7 +242,8 @@ def _lite_engine(url: URL, limits: StoreLimits) -> sa.Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself; `begin` below does
-        for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+        log_ahead(connection, limits.wait_seconds)  # servers that start together
+        for setting in ("synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
             connection.execute(f"PRAGMA {setting}")
 
     @event.listens_for(engine, "begin")
