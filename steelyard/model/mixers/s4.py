@@ -2,13 +2,15 @@
 
 x'(t) = A x(t) + B u(t),  y(t) = Re C x(t) + D u(t), sampled with a step of Delta;  K_l = Re C A_d^l B_d,  y = K * u   (arXiv:2111.00396)
 diagonal   A = diag(lambda), zero-order hold: A_d = exp(Delta A), B_d = A^-1 (A_d - 1) B           (S4D, arXiv:2206.11893)
-low_rank   A = diag(lambda) - p p*, bilinear: A_d = (1 - Delta/2 A)^-1 (1 + Delta/2 A), B_d = (1 - Delta/2 A)^-1 Delta B, and the
-           kernel from its generating function at roots of unity, by the Woodbury identity (algorithm 1)
+low_rank   A = diag(lambda) - p p*, bilinear: A_d = (1 - Delta/2 A)^-1 (1 + Delta/2 A), B_d = (1 - Delta/2 A)^-1 Delta B
+
+With l = stretch i + j the kernel is a product of two short rows, C A_d^(stretch i) and A_d^j B_d, some 2 sqrt(t) vectors for t places. (The
+paper's algorithm 1, a generating function at t roots of unity, gives the same numbers, in seven to fourteen times the time.)
 
 HiPPO's matrix, whose state holds what the input was so far in Legendre polynomials, is such a pair lambda, p (theorem 1): the start.
 Modes come in conjugate pairs, of which one is kept. Modes and steps move slowly (a tenth of the learning rate) or they lose what the
 start gave them. Channels are mixed afterwards: W gelu(y), gated. Cost: O(t log t) a channel and O(t state) for the kernel, once a step
-for all rows; memory 2 numbers a mode.
+for all rows (low_rank: O(state^3 log t) more, its matrix's powers); memory 2 numbers a mode.
 
 Shapes: b rows, t time, l kernel, h channels, m mode pairs, s = 2 m modes.
 """
@@ -114,11 +116,11 @@ class S4(Keeping, Recurrence):
         if not memory:
             return y, memory
         transition, into, out_of = self._kept.of(self._system, "steps", self._in_steps)
-        half = torch.view_as_complex(memory["state"].contiguous()).to(into.dtype)
-        before = torch.cat((half, half.conj()), -1)  # [b, h, s]
-        heard = powers(transition, into, time).to(torch.complex64)  # [h, l, s]
+        single = torch.complex64 if into.is_complex() else torch.float32
+        before = self._unfolded(memory["state"]).to(into.dtype)  # [b, h, s]
+        heard = powers(transition, into, time).to(single)  # [h, l, s]
         said = powers(transition.mT if transition.dim() == 3 else transition, applied(transition, out_of, left=True), time)
-        y = y + torch.einsum("hls,bhs->blh", said.to(torch.complex64), before.to(torch.complex64)).real
+        y = y + torch.einsum("hls,bhs->blh", said.to(single), before.to(single)).real
         after = before.clone()
         for length in sorted(set(lengths)):
             rows = torch.tensor([row for row, own in enumerate(lengths) if own == length], device=u_bth.device)
@@ -126,7 +128,20 @@ class S4(Keeping, Recurrence):
             new = torch.einsum("hls,blh->bhs", heard[:, :length].flip(1), u_bth[rows, :length].to(heard.dtype))
             carried = torch.einsum("hrs,bhs->bhr", kept, before[rows]) if kept.dim() == 3 else kept * before[rows]
             after = after.index_put((rows,), carried + new)
-        return y, {"state": torch.view_as_real(after[..., : self.pairs].to(torch.complex64).contiguous())}
+        return y, {"state": self._folded(after)}
+
+    def _unfolded(self, state_bhm2: Tensor) -> Tensor:
+        """A remembered state as the system has it: low_rank real parts, then imaginary ones; diagonal both modes of each pair."""
+        if self.rank is not None:
+            return state_bhm2.mT.flatten(-2)
+        half = torch.view_as_complex(state_bhm2.contiguous())
+        return torch.cat((half, half.conj()), -1)
+
+    def _folded(self, state_bhs: Tensor) -> Tensor:
+        """The other way: float32 [b, h, m, 2]."""
+        if self.rank is not None:
+            return state_bhs.float().unflatten(-1, (2, self.pairs)).mT.contiguous()
+        return torch.view_as_real(state_bhs[..., : self.pairs].to(torch.complex64).contiguous())
 
     # ---- the system ------------------------------------------------------------------------------------------------------------
 
@@ -141,15 +156,19 @@ class S4(Keeping, Recurrence):
         return modes, self._numbers(self.into), self._numbers(self.out_of), rank, self.log_step.double().exp()[:, None]
 
     def _in_steps(self) -> tuple[Tensor, Tensor, Tensor]:
-        """A_d [h, s] or [h, s, s], B_d and C [h, s], over both modes of each pair."""
+        """A_d, B_d and C. Diagonal: [h, s] each, over both modes of each pair. low_rank: real, [h, s, s] and [h, s] twice, over the real
+        parts of the kept modes and then their imaginary ones."""
         modes, into, out_of, rank, delta = self.continuous()
-        modes, into, out_of = (torch.cat((part, part.conj()), -1) for part in (modes, into, out_of))
         if rank is None:
+            modes, into, out_of = (torch.cat((part, part.conj()), -1) for part in (modes, into, out_of))
             transition = (delta * modes).exp()
             return transition, (transition - 1) / modes * into, out_of
-        rank = torch.cat((rank, rank.conj()), -1)
-        a = torch.diag_embed(modes) - rank[:, :, None] * rank.conj()[:, None]
-        one, half = torch.eye(modes.shape[-1], dtype=a.dtype, device=a.device), delta[..., None] / 2
+        own = torch.diag_embed(modes) - rank[:, :, None] * rank.conj()[:, None]  # what a mode's change takes from the modes kept
+        other = -rank[:, :, None] * rank[:, None]  # and from their conjugates
+        some, rest = own + other, own - other
+        a = torch.cat((torch.cat((some.real, -rest.imag), -1), torch.cat((some.imag, rest.real), -1)), -2)
+        into, out_of = torch.cat((into.real, into.imag), -1), 2 * torch.cat((out_of.real, -out_of.imag), -1)
+        one, half = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device), delta[..., None] / 2
         found = torch.linalg.solve(one - half * a, torch.cat((one + half * a, (delta * into)[..., None]), -1))
         return found[..., :-1], found[..., -1], out_of
 
@@ -166,31 +185,21 @@ class S4(Keeping, Recurrence):
         return self._kept.of(self._system, made, lambda: self._kernel(made))[:, :length]
 
     def _kernel(self, length: int) -> Tensor:
-        modes, into, out_of, rank, delta = self.continuous()
-        if rank is None:
-            transition = (delta * modes).exp()
-            weights = out_of * (transition - 1) / modes * into  # of each pair's decaying wave
-            return waves_summed(weights, delta * modes, length)
-        return self._by_generating_function(length, modes, into, out_of, rank, delta)
+        if self.rank is not None:
+            return self._by_powers(length)
+        modes, into, out_of, _, delta = self.continuous()
+        transition = (delta * modes).exp()
+        weights = out_of * (transition - 1) / modes * into  # of each pair's decaying wave
+        return waves_summed(weights, delta * modes, length)
 
-    def _by_generating_function(self, length: int, modes: Tensor, into: Tensor, out_of: Tensor, rank: Tensor, delta: Tensor) -> Tensor:
-        # Of odd order no root of unity is -1, where the function has a pole that the sum has not.
-        order = length + 1 - length % 2
-        transition, _, full = self._in_steps()
-        cut = full - applied(torch.linalg.matrix_power(transition, order), full, left=True)  # C (1 - A_d^order)
-        cut = cut[:, : self.pairs]
-        angles = -2 * torch.pi * torch.arange(order // 2 + 1, device=modes.device, dtype=torch.float64) / order
-        z = torch.polar(torch.ones_like(angles), angles)
-        g = 2 / delta * ((1 - z) / (1 + z))  # [h, l]
-        near, far = (1 / (g[:, None] - part[..., None]) for part in (modes, modes.conj()))  # [h, m, l]
-
-        def summed(a: Tensor, b: Tensor) -> Tensor:
-            both = a * b
-            return torch.einsum("hm,hml->hl", both, near) + torch.einsum("hm,hml->hl", both.conj(), far)
-
-        inner = summed(cut, rank) * summed(rank.conj(), into) / (1 + summed(rank.conj(), rank))
-        spectrum = 2 / (1 + z) * (summed(cut, into) - inner)
-        return torch.fft.irfft(spectrum, n=order)[:, :length].float()
+    def _by_powers(self, length: int) -> Tensor:
+        """No power of A_d makes a state larger (A's symmetric part, Re lambda - p p*, is negative, and the bilinear rule keeps that), so high
+        powers are exact."""
+        transition, into, out_of = self._in_steps()
+        stretch = math.isqrt(length - 1) + 1
+        near = powers(transition, into, stretch)
+        far = powers(torch.linalg.matrix_power(transition, stretch).mT, out_of, -(-length // stretch))
+        return (far @ near.mT).flatten(1)[:, :length].float()
 
     def mixing_flops(self, time: int) -> int:
         """Forward operations of the convolution (three real transforms, one of them the kernel's, and a product)."""
