@@ -1,10 +1,12 @@
-"""What tests share: real models and data, got once a session, skipped with a reason where they cannot be had."""
+"""What tests share: seeds of their own, and real models and data, got once a session, skipped with a reason where they cannot be had."""
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,26 @@ settings.register_profile("by hand", deadline=None)  # a busy machine is no mist
 settings.load_profile("ci" if os.environ.get("CI") else "by hand")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def seed(name: str) -> None:
+    """What a test or fixture draws without a seed hangs on its name alone, not on what ran before it in this process. SEED=N draws else."""
+    number = zlib.crc32(f"{os.environ.get('SEED', '')}{name}".encode())
+    random.seed(number)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(number)
+    if "torch" in sys.modules:
+        sys.modules["torch"].default_generator.manual_seed(number)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef, request: pytest.FixtureRequest) -> None:
+    seed(f"{fixturedef.baseid}::{fixturedef.argname}[{request.param_index}]")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    seed(item.nodeid)
 
 
 @pytest.fixture(scope="session", autouse=True)

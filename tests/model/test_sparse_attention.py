@@ -105,7 +105,7 @@ def test_gradients_are_those_of_the_dense_matrix():
 
 def test_the_last_token_hears_exactly_the_window_through_each_layer():
     parts = [made(window=6), made(window=6), made(window=6)]
-    x = torch.randn(1, 40, 12, requires_grad=True)
+    x = (0.1 * torch.randn(1, 40, 12)).requires_grad_()  # small: no token so much louder than another that its share underflows
     y, step = x, Step.whole(1, 40, CPU)
     for part in parts:
         y = y + part(y, step)
