@@ -5,8 +5,10 @@
 Four sides train a decoder of 12M weights (6 blocks, 384 wide, 6 heads, context 256, vocabulary 4,096) in bfloat16: ours and a twin as
 one writes it in plain PyTorch, each as it is and through torch.compile. Each round every side takes one step, the order turning round;
 what is told are medians. Compilation happens before and is told apart. CPU seconds stand beside the clock's because they say more on a
-machine that does other work too. Before they are timed, all must have the same loss. Peak memory is measured in a process of its own
-for each side (`--memory`), less what the process held before it was built. The last line is JSON.
+machine that does other work too. Before they are timed, all must have the same loss. With `--memory` two more things are told, each from
+a process of its own: the most bytes of tensors that a step has at once, weights and moments included (`tensor_bytes`), and, for the plain
+sides, the process's peak less what it held before the side was built (`peak_bytes`; a compiler's own memory would be in the others').
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from steelyard.core.hardware import describe, versions
 from steelyard.core.meters.memory import peak_resident, reset_peak, resident
@@ -43,10 +46,12 @@ SIDES = ("ours", "ours-compiled", "twin", "twin-compiled")
 
 @dataclass
 class Side:
-    """Something to time: its loss before anything was learned, and what takes one step, giving (seconds, seconds of processor time)."""
+    """Something to time: its loss before anything was learned, what takes one step, giving (seconds, seconds of processor time), and the
+    tensors that are there before and after it."""
 
     loss: float
     step: Callable[[], tuple[float, float]]
+    kept: Callable[[], Iterable[Tensor]]
 
 
 class TwinBlock(nn.Module):
@@ -155,7 +160,7 @@ def ours(batch: OneBatch, compiling: bool, folder: Path) -> Side:
         (began, cpu), (ended, cpu_then) = batch.asked[:2]
         return ended - began, cpu_then - cpu
 
-    return Side(float(total) / learned, step)
+    return Side(float(total) / learned, step, trunk.parameters)  # a training has its own optimizer
 
 
 def twin(batch: OneBatch, compiling: bool) -> Side:
@@ -176,7 +181,10 @@ def twin(batch: OneBatch, compiling: bool) -> Side:
         optimizer.step()
         return time.perf_counter() - began, time.process_time() - cpu
 
-    return Side(loss_before, step)
+    def kept() -> Iterable[Tensor]:
+        return [*model.parameters(), *(moment for moments in optimizer.state.values() for moment in moments.values())]
+
+    return Side(loss_before, step, kept)
 
 
 def seeded() -> Twin:
@@ -202,19 +210,36 @@ def peak_bytes(name: str, size: int) -> int:
     return (peak_resident() or 0) - (before or 0)
 
 
+def tensor_bytes(name: str, size: int) -> int:
+    """The most bytes of tensors at once during a step (ours: two, the second with its moments), as the allocator's events tell them."""
+    with tempfile.TemporaryDirectory() as folder:
+        taken = side(name, OneBatch(size), Path(folder))
+        for _ in range(2):
+            taken.step()
+        kept = sum(tensor.nbytes for tensor in taken.kept())
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as events:
+            taken.step()
+        trace = Path(folder) / "trace.json"
+        events.export_chrome_trace(str(trace))
+        found = json.loads(trace.read_text())["traceEvents"]
+    return kept + max(event["args"]["Total Allocated"] for event in found if event.get("name") == "[memory]")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--only", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--memory", action="store_true", help="peak memory of the plain sides too")
+    parser.add_argument("--memory", action="store_true", help="memory of all sides too")
     parser.add_argument("--peak", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--tensors", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.peak:
-        print(peak_bytes(options.peak, options.batch))
-        return
+    for asked, measured in ((options.peak, peak_bytes), (options.tensors, tensor_bytes)):
+        if asked:
+            print(measured(asked, options.batch))
+            return
     batch = OneBatch(options.batch)
     tokens = batch.ids.numel()
     with tempfile.TemporaryDirectory() as folder:
@@ -231,9 +256,11 @@ def main() -> None:
     for name, steps in taken.items():
         seconds, cpu = (statistics.median(step[place] for step in steps) for place in (0, 1))
         results[name] = {"loss": sides[name].loss, "tokens_per_second": tokens / seconds, "tokens_per_cpu_second": tokens / cpu}
-        if options.memory and not name.endswith("-compiled"):
-            command = [sys.executable, __file__, "--peak", name, "--batch", str(options.batch), "--threads", str(options.threads)]
-            results[name]["peak_bytes"] = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        for told, option in (("tensor_bytes", "--tensors"), ("peak_bytes", "--peak")) if options.memory else ():
+            if told == "tensor_bytes" or not name.endswith("-compiled"):
+                command = [sys.executable, __file__, option, name, "--batch", str(options.batch), "--threads", str(options.threads)]
+                said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                results[name][told] = int(said.split()[-1])
         print(name, json.dumps(results[name]), flush=True)
     print(json.dumps({"pretraining": results, "options": vars(options), "machine": describe(), "versions": versions()}))
 

@@ -1,7 +1,8 @@
 """torch.compile for training: blocks and the loss become fused loops, the same function up to rounding.
 
-Each block is compiled by itself, and blocks of one plan share what was compiled, so that time does not grow with the depth. Cost:
-tens of seconds on a CPU, which needs a C++ compiler; they are told apart from the seconds of training.
+Each block is compiled by itself, and blocks of one plan share what was compiled, so that time does not grow with the depth. Of what
+a block would keep for the way back, the part that costs least is computed again (`KEPT`). Cost: tens of seconds on a CPU, which needs a
+C++ compiler; they are told apart from the seconds of training.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from steelyard.model.depth.stacked import Block
 
 COMPILERS = ("c++", "g++", "clang++")
 BACKEND = "inductor"
+KEPT = 0.9
+"""Share of what the compiler would keep of a block for the way back. Short of all it computes again, first, what lies between products: on a
+CPU a third less memory for 3% more time (docs/benchmarks.md); half of all would be a tenth less again, for 3% more."""
 
 
 def check_compiler(device: torch.device) -> None:
@@ -46,12 +50,19 @@ def compiled_blocks(module: nn.Module, wanted: bool = True) -> Iterator[None]:
     for block in blocks:
         block.compile(backend=BACKEND, dynamic=False)
     try:
-        yield
+        with _keeping_less() if blocks else contextlib.nullcontext():
+            yield
     finally:
         for hook in hooks:
             hook.remove()
         for block in blocks:
             block._compiled_call_impl = None
+
+
+def _keeping_less() -> contextlib.AbstractContextManager[Any]:
+    from torch._functorch import config  # where nothing is compiled, nothing of the compiler is loaded
+
+    return config.patch(activation_memory_budget=KEPT)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -128,6 +128,10 @@ def test_metrics_tell_the_loss_without_what_was_added_and_name_that(tmp_path):
     assert line["loss_balance"] == pytest.approx(0.8, rel=1e-5) and 0 < line["loss_z"] < 0.1
 
 
+UNCODED = "aot_eager_decomp_partition"
+"""All of the compiler but the making of machine code, which takes a minute."""
+
+
 class Counted(torch.autograd.graph.saved_tensors_hooks):
     """Bytes that the graph keeps for going back, each storage once."""
 
@@ -164,7 +168,7 @@ def test_recomputed_blocks_keep_a_fraction_of_the_activations_and_give_the_same_
 
 @pytest.mark.parametrize(("dtype", "near"), [("float32", 1e-4), ("bfloat16", 5e-3)])
 def test_compiled_blocks_and_loss_train_the_same_and_their_seconds_are_told_apart(tmp_path, monkeypatch, dtype, near):
-    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")  # all but the making of machine code, which takes a minute
+    monkeypatch.setattr(compilation, "BACKEND", UNCODED)
 
     class Stream:
         def iterate(self, place=None):
@@ -182,6 +186,24 @@ def test_compiled_blocks_and_loss_train_the_same_and_their_seconds_are_told_apar
     assert plain.compile_seconds == 0 < fast.compile_seconds
     assert fast.seconds < fast.compile_seconds
     assert all(torch.allclose(one, other, atol=2 * near) for one, other in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_compiled_blocks_keep_less_than_the_compiler_would_and_give_the_same_gradients(monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", UNCODED)
+    rows, found = batch(4, 48), []
+    ids = torch.from_numpy(rows.ids)
+    for share in (1.0, compilation.KEPT):
+        monkeypatch.setattr(compilation, "KEPT", share)
+        torch.compiler.reset()  # blocks of one plan share what was compiled
+        trunk = tiny(blocks=1).train()
+        counted = Counted(trunk)
+        with compiled_blocks(trunk), torch.autocast("cpu", torch.bfloat16):
+            with counted:
+                trunk(ids, Step.whole(*ids.shape, ids.device))
+            found.append((counted.bytes, gradients(trunk, next_token_loss(trunk)(rows)[0])))
+    (kept, all_kept), (kept_less, some_again) = found
+    assert kept_less < 0.85 * kept, (kept_less, kept)
+    assert all(torch.allclose(one, other, atol=1e-2, rtol=1e-2) for one, other in zip(all_kept, some_again, strict=True))
 
 
 @pytest.mark.parametrize("time", [1, 5, 64, 97])

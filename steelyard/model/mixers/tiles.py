@@ -20,13 +20,15 @@ LONGEST = 512
 
 def attend_in_tiles(q_bhtd: Tensor, k_bhtd: Tensor, v_bhtd: Tensor, scale: float) -> Tensor:
     """[b, h, t, d]: each token's mean of the values up to its own. Products in the inputs' type, softmax in float32."""
-    time = q_bhtd.shape[2]
+    (rows, heads, time, _), device = q_bhtd.shape, q_bhtd.device
+    # With rows and heads in one dimension pieces of keys and values are views: nothing is copied, or kept for the way back, for each tile.
+    q_ntd, k_ntd, v_ntd = (part.flatten(0, 1) for part in (q_bhtd, k_bhtd, v_bhtd))
     size = -(-time // TILES)
     out = []
     for start in range(0, time, size):
         stop = min(time, start + size)
-        scores = (q_bhtd[:, :, start:stop] @ k_bhtd[:, :, :stop].transpose(-1, -2)).float() * scale
-        later = torch.arange(stop, device=q_bhtd.device) > torch.arange(start, stop, device=q_bhtd.device)[:, None]
-        weights = scores.masked_fill(later, float("-inf")).softmax(-1).to(v_bhtd.dtype)
-        out.append(weights @ v_bhtd[:, :, :stop])
-    return torch.cat(out, 2)
+        scores = torch.bmm(q_ntd[:, start:stop], k_ntd[:, :stop].mT).float() * scale
+        later = torch.arange(stop, device=device) > torch.arange(start, stop, device=device)[:, None]
+        weights = scores.masked_fill(later, float("-inf")).softmax(-1).to(v_ntd.dtype)
+        out.append(torch.bmm(weights, v_ntd[:, :stop]))
+    return torch.cat(out, 1).unflatten(0, (rows, heads))
