@@ -239,7 +239,7 @@ def test_only_the_answer_to_several_messages_says_that_they_were_read_as_one_tur
     say(tab, "one", "Enter")
     say(tab, "two")
     expect(answers(tab)).to_contain_text("2 messages were read as one turn.")
-    expect(answers(tab)).to_contain_text("tokens/s")  # it has ended: what is sent before would wait
+    expect(answers(tab)).to_contain_text("small-model")  # it has ended: what is sent before would wait
     say(tab, "slow and alone")
     expect(answers(tab).last).to_contain_text("word word")
     expect(answers(tab).last).not_to_contain_text("read as one turn")
