@@ -21,7 +21,7 @@ def run(bench: Bench) -> Finding:
         "forgetful": S4Lever(state=16, least_step=9.0, most_step=10.0),
     }
     plans: dict[str, dict[str, Any]] = {name: {"mixer": {"s4": lever.settings}, "depth": 1} for name, lever in levers.items()}
-    steps, lines = bench.pick(250, 8), bench.pick(200, 40)
+    steps, lines = bench.pick(1000, 8), bench.pick(200, 40)
     found = raced(bench, plans, "delay", (DELAY,), (DELAY,), steps=steps, lines=lines, learning_rate=4e-3, size=16)
     what = f"a letter after {DELAY} pairs, one layer"
     hippo, random, low_rank, low_rank_random, forgetful = (found[name, DELAY] for name in levers)
@@ -42,6 +42,7 @@ def run(bench: Bench) -> Finding:
             ),
         ],
         {name: [levers[name]] for name in ("hippo", "hippo, low rank")},
+        notes=["250 steps, as it had at first, did not yet tell the low-rank starts apart (0.13 and 0.12 of the characters right)."],
     )
 
 
